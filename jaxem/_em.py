@@ -1,0 +1,304 @@
+"""The algorithm: coordinate ascent on F_T, one `while_loop` and one `scan`.
+
+A step is M, then E, from one initial E-step, so that θ, its statistics and F in the state describe the
+same point, and the F that is reported is the F of the θ that is returned.
+
+    θ⁺ = argmax_θ F_T(θ, γ),   γ⁺ = argmax_γ F_T(θ⁺, γ)                     (eq:M, eq:E)
+"""
+
+import enum
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from jaxem import _validate
+from jaxem._mixture import Data, Expectation, Mixture, Theta
+from jaxem.families import gaussian
+
+
+class Status(enum.IntEnum):
+    """How a fit ended. Codes, not exceptions, so that they survive `jit` and `vmap`; `check` raises."""
+
+    CONVERGED = 0  # the last gain in F was within tolerance (k-means: no centre changed)
+    MAX_STEPS = 1  # still rising after max_steps
+    DECREASED = 2  # an M-step lowered F by more than rounding: it does not maximise; θ from before it
+    NONFINITE = 3  # F became NaN or infinite: a collapse, or bad data; θ from before it
+
+
+ADVICE = {
+    Status.MAX_STEPS: "still rising: raise max_steps, or loosen tol",
+    Status.DECREASED: "an M-step lowered F: it does not maximise Q; certify(m, theta, x).C3 shows by how much",
+    Status.NONFINITE: "F is NaN or infinite: a component collapsed or the data overflow; hold its scale, "
+    "start elsewhere (jaxem.inits), or use fewer components",
+}
+
+
+class EMError(RuntimeError):
+    """Raised by `check` for a fit that did not converge."""
+
+
+class Fit(NamedTuple):
+    """The outcome of `em`; every field describes the same θ. Batched fits carry a leading lane axis."""
+
+    theta: Theta
+    free_energy: Float[Array, "*lanes"]  # F_T at theta, nats
+    gain: Float[Array, "*lanes"]  # its last rise, nats; ∞ before the first step
+    num_steps: Int[Array, "*lanes"]  # M-steps done
+    status: Int[Array, "*lanes"]  # a Status
+
+
+class Path(NamedTuple):
+    """The trajectory of `em_path`; entry t is one step from θ_t to θ_{t+1}."""
+
+    theta: Theta  # θ_{t+1}
+    after_e: Float[Array, " T"]  # F_T(θ_t, γ_t)
+    after_m: Float[Array, " T"]  # F_T(θ_{t+1}, γ_t)
+
+
+class State(NamedTuple):
+    """The carry of the loop."""
+
+    theta: Theta
+    expectation: Expectation
+    gain: Array
+    num_steps: Array
+    status: Array
+
+
+Stop = Callable[[State, State, Array], Array]  # (before, after, tolerance in nats) -> done?
+
+
+def gain_is_small(before: State, after: State, tolerance: Array) -> Array:
+    """|gain| ≤ max(tol·W, floor)."""
+    return jnp.abs(after.gain) <= tolerance
+
+
+def nothing_moved(before: State, after: State, tolerance: Array) -> Array:
+    """θ⁺ = θ, bit for bit: Lloyd's stopping rule."""
+    same = jax.tree.map(lambda a, b: jnp.all(a == b), before.theta, after.theta)
+    return jnp.all(jnp.stack(jax.tree.leaves(same)))
+
+
+def init(m: Mixture, theta: Theta, data: Data) -> State:
+    """The state at θ: one E-step, no M-step."""
+    expectation = m.expect(theta, data)
+    finite = jnp.isfinite(expectation.free_energy)
+    status = jnp.where(finite, Status.MAX_STEPS, Status.NONFINITE).astype(jnp.int32)
+    infinity = jnp.full_like(expectation.free_energy, jnp.inf)
+    return State(theta, expectation, infinity, jnp.zeros((), jnp.int32), status)
+
+
+def step(m: Mixture, state: State, data: Data, tol: ArrayLike, stop: Stop) -> State:
+    """One M-step and the E-step after it; a fall of F or a non-finite F leaves θ where it was."""
+    theta = m.maximize(state.expectation.statistics, state.theta, data)  # eq:M
+    expectation = m.expect(theta, data)  # eq:E
+    gain = expectation.free_energy - state.expectation.free_energy
+    floor = 8 * jnp.finfo(gain.dtype).eps * expectation.scale  # what rounding alone can move F by
+    after = State(theta, expectation, gain, state.num_steps + 1, state.status)
+    done = stop(state, after, jnp.maximum(tol * m.size(data), floor))
+    finite = jnp.isfinite(expectation.free_energy)
+    fell = gain < -floor
+    status = jnp.where(done, Status.CONVERGED, Status.MAX_STEPS)
+    status = jnp.where(fell, Status.DECREASED, status)
+    status = jnp.where(finite, status, Status.NONFINITE).astype(jnp.int32)
+    accept = finite & ~fell
+    kept = jax.tree.map(lambda new, old: jnp.where(accept, new, old), after, state)
+    return kept._replace(status=status)
+
+
+@partial(jax.jit, static_argnames="stop")
+def _run(m: Mixture, theta: Theta, data: Data, tol: ArrayLike, max_steps: ArrayLike, stop: Stop) -> Fit:
+    """The one loop: step until a status is reached or max_steps are done."""
+    final = lax.while_loop(
+        lambda state: (state.status == Status.MAX_STEPS) & (state.num_steps < max_steps),
+        lambda state: step(m, state, data, tol, stop),
+        init(m, theta, data),
+    )
+    return Fit(final.theta, final.expectation.free_energy, final.gain, final.num_steps, final.status)
+
+
+@partial(jax.jit, static_argnames="stop")
+def _run_lanes(m: Mixture, thetas: Theta, data: Data, tol: ArrayLike, max_steps: ArrayLike, stop: Stop) -> Fit:
+    """Lanes one after another: each stops when it is done, where `vmap` would run all to the slowest."""
+    lanes = jax.tree.leaves(thetas)[0].shape[0]
+    temperatures = jnp.broadcast_to(data.temperature, (lanes,))
+
+    def lane(args: tuple[Theta, Array]) -> Fit:
+        theta, temperature = args
+        return _run(m, theta, data._replace(temperature=temperature), tol, max_steps, stop)
+
+    return lax.map(lane, (thetas, temperatures))
+
+
+def _prepare_run(m, theta, x, temperature, weights, tol, max_steps, batched=False) -> tuple[Theta, Data]:
+    theta, data = _validate.prepare(m, theta, x, weights, temperature, batched=batched)
+    _validate.non_negative("tol", tol, "0 stops at the floor of rounding")
+    _validate.count("max_steps", max_steps, 0)
+    return theta, data
+
+
+def em(
+    m: Mixture,
+    theta: Theta,
+    x: ArrayLike,
+    *,
+    temperature: ArrayLike = 1.0,
+    weights: ArrayLike | None = None,
+    tol: ArrayLike = 1e-10,
+    max_steps: ArrayLike = 1000,
+) -> Fit:
+    """Fit a mixture by expectation–maximisation: coordinate ascent on F_T (eq:F) from `theta`.
+
+    Stops when |gain| ≤ max(tol·W, 8·eps·Σ|F_n|), where W = Σ w_n (N without weights) and the second term is
+    the floor below which a change of F is rounding. Works inside `jit` and `vmap` (over θ, x, temperature,
+    weights), and is forward-differentiable; for reverse mode use `em_path`.
+
+    Args:
+        m: the mixture, e.g. `gaussian.isotropic`, possibly with parameters held.
+        theta: where to start, a dict of the program's parameters; `jaxem.inits` makes one.
+        x: the data, (N, D), or (N,) for D = 1.
+        temperature: T of eq:F. 1 is EM; 0 is hard EM, which for `isotropic` with equal π held is k-means.
+        weights: w (N,) ≥ 0, one per row.
+        tol: smallest gain worth a step, in nats per unit of weight.
+        max_steps: most M-steps to do; 0 only evaluates.
+
+    Returns:
+        A `Fit`; `status` tells how it ended, `jaxem.check(fit)` raises unless it converged.
+
+    Raises:
+        ValueError: for a wrong name, shape, dtype or concrete value; it says which and what to do.
+
+    >>> import jax.numpy as jnp, jaxem
+    >>> from jaxem.families import gaussian
+    >>> x = jnp.array([[-1.2], [-1.0], [-0.8], [0.9], [1.1]])
+    >>> theta = {"pi": jnp.array([0.5, 0.5]), "mu": jnp.array([[-0.5], [0.5]]), "sigma": 1.0}
+    >>> fit = jaxem.em(gaussian.isotropic, theta, x)
+    >>> jaxem.check(fit).theta["mu"].round(1).tolist()
+    [[-1.0], [1.0]]
+    """
+    theta, data = _prepare_run(m, theta, x, temperature, weights, tol, max_steps)
+    fit = _run(m, theta, data, tol, max_steps, gain_is_small)
+    _validate.blame_x(data.x, fit.free_energy)
+    return fit
+
+
+def em_batch(
+    m: Mixture,
+    thetas: Theta,
+    x: ArrayLike,
+    *,
+    temperature: ArrayLike = 1.0,
+    weights: ArrayLike | None = None,
+    tol: ArrayLike = 1e-10,
+    max_steps: ArrayLike = 1000,
+) -> Fit:
+    """Many fits of the same data: every entry of `thetas` has a leading lane axis. Equals `vmap(em)`.
+
+    Each lane costs its own iterations only, while `vmap` of the loop runs all lanes until the slowest is
+    done. `temperature` may have one value per lane. Arguments otherwise as `em`.
+
+    >>> import jax, jaxem
+    >>> from jaxem.families import gaussian
+    >>> x = jax.random.normal(jax.random.key(0), (100, 2))
+    >>> keys = jax.random.split(jax.random.key(1), 8)
+    >>> starts = jax.vmap(lambda key: jaxem.inits.random_points(gaussian.isotropic, key, x, 3))(keys)
+    >>> fits = jaxem.em_batch(gaussian.isotropic, starts, x)
+    >>> jaxem.best(fits).theta["mu"].shape
+    (3, 2)
+    """
+    thetas, data = _prepare_run(m, thetas, x, temperature, weights, tol, max_steps, batched=True)
+    fits = _run_lanes(m, thetas, data, tol, max_steps, gain_is_small)
+    _validate.blame_x(data.x, fits.free_energy)
+    return fits
+
+
+@partial(jax.jit, static_argnames="num_steps")
+def _path(m: Mixture, theta: Theta, data: Data, num_steps: int) -> Path:
+    def body(theta: Theta, _: None) -> tuple[Theta, Path]:
+        expectation = m.expect(theta, data)
+        new = m.maximize(expectation.statistics, theta, data)
+        return new, Path(new, expectation.free_energy, m.objective(new, theta, data))
+
+    _, path = lax.scan(body, theta, length=num_steps)
+    return path
+
+
+def em_path(
+    m: Mixture,
+    theta: Theta,
+    x: ArrayLike,
+    *,
+    num_steps: int,
+    temperature: ArrayLike = 1.0,
+    weights: ArrayLike | None = None,
+) -> Path:
+    """A fixed number of EM steps, with F after every half-step. Differentiable in both modes.
+
+    Entry t holds F(θ_t, γ_t) after the E-step, F(θ_{t+1}, γ_t) after the M-step, and θ_{t+1}; θ_0 is the
+    argument. Both traces never fall. Memory under `jax.grad` is O(num_steps·|θ| + N + chunk·K).
+
+    >>> import jax, jax.numpy as jnp, jaxem
+    >>> from jaxem.families import gaussian
+    >>> x = jnp.array([[-1.2], [-1.0], [-0.8], [0.9], [1.1]])
+    >>> theta = {"pi": jnp.array([0.5, 0.5]), "mu": jnp.array([[-0.5], [0.5]]), "sigma": 1.0}
+    >>> path = jaxem.em_path(gaussian.isotropic, theta, x, num_steps=5)
+    >>> bool(jnp.all(path.after_m >= path.after_e)), path.theta["mu"].shape
+    (True, (5, 2, 1))
+    """
+    theta, data = _validate.prepare(m, theta, x, weights, temperature)
+    _validate.static_count("num_steps", num_steps, 1)
+    path = _path(m, theta, data, int(num_steps))
+    _validate.blame_x(data.x, path.after_e)
+    return path
+
+
+def kmeans(x: ArrayLike, mu: ArrayLike, *, max_steps: ArrayLike = 1000) -> Fit:
+    """Lloyd's k-means from the centres `mu` (K, D): hard EM of `isotropic` with π = 1/K and σ = 1 held.
+
+    Stops when no centre changes. Ties go to the lowest index; an empty cluster keeps its centre.
+
+    >>> import jax.numpy as jnp, jaxem
+    >>> x = jnp.array([[0.0], [1.0], [10.0], [11.0]])
+    >>> fit = jaxem.kmeans(x, jnp.array([[0.0], [1.0]]))
+    >>> fit.theta["mu"].tolist(), float(jaxem.distortion(x, fit.theta["mu"]))
+    ([[0.5], [10.5]], 1.0)
+    """
+    mu = jnp.asarray(mu)
+    if mu.ndim != 2 or mu.shape[0] < 1:
+        raise ValueError(f"mu: must be (K, D) with K ≥ 1, got shape {mu.shape}; one centre per row")
+    theta = {"pi": jnp.full(mu.shape[0], 1 / mu.shape[0]), "mu": mu, "sigma": jnp.array(1.0)}
+    m = gaussian.isotropic.hold("pi", "sigma")
+    theta, data = _prepare_run(m, theta, x, 0.0, None, 0.0, max_steps)
+    fit = _run(m, theta, data, 0.0, max_steps, nothing_moved)
+    _validate.blame_x(data.x, fit.free_energy)
+    return fit
+
+
+def best(fits: Fit) -> Fit:
+    """The lane of highest free energy; lanes whose F is NaN come last."""
+    lane = jnp.argmax(jnp.where(jnp.isnan(fits.free_energy), -jnp.inf, fits.free_energy))
+    return jax.tree.map(lambda leaf: leaf[lane], fits)
+
+
+def check(fit: Fit) -> Fit:
+    """Return the fit if every lane CONVERGED, else raise `EMError` naming lanes, status and remedy."""
+    if not _validate.is_concrete(fit.status):
+        raise ValueError("check: needs a concrete fit; call it outside jit and vmap")
+    status = np.atleast_1d(np.asarray(fit.status))
+    if (status == Status.CONVERGED).all():
+        return fit
+    lines = []
+    for code, advice in ADVICE.items():
+        lanes = np.argwhere(status == code)
+        if lanes.size:
+            where = ", ".join(str(lane.tolist() if lane.size > 1 else int(lane[0])) for lane in lanes[:10])
+            where = f" in lane(s) {where}{', …' * (len(lanes) > 10)}" if np.ndim(fit.status) else ""
+            lines.append(f"{code.name}{where}: {advice}")
+    raise EMError("; ".join(lines))

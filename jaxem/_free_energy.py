@@ -1,0 +1,92 @@
+"""The one objective, as pure functions of the table ℓ_nk = log p(x_n, z_n = k | θ).
+
+    F_T(θ, γ) = Σ_nk γ_nk ℓ_nk(θ) − T Σ_nk γ_nk log γ_nk                     (eq:F)
+
+At fixed θ it is maximal at γ = softmax_k(ℓ_nk / T), one-hot as T → 0        (eq:E)
+and its value there is T Σ_n log Σ_k exp(ℓ_nk / T), Σ_n max_k ℓ_nk at T = 0  (eq:bound)
+
+Public tables are (N, K). Kernels hold them component-major, (K, N), so every function takes the component
+axis as `axis`. Temperature is data: one compiled program serves T = 1, an annealing schedule and T = 0.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+
+def free_energy(
+    log_joint: Float[Array, "N K"],
+    gamma: Float[Array, "N K"],
+    temperature: ArrayLike = 1.0,
+    *,
+    weights: Float[Array, " N"] | None = None,
+) -> Float[Array, ""]:
+    """The free energy of any assignment (eq:F), in nats.
+
+        F_T(θ, γ) = Σ_n w_n [Σ_k γ_nk ℓ_nk − T Σ_k γ_nk log γ_nk],   with 0·log 0 = 0 and 0·(−∞) = 0.
+
+    Its maximum over γ is `log_likelihood` at T = 1 (Neal & Hinton 1998).
+
+    Args:
+        log_joint: ℓ, from `jaxem.log_joint`; entries may be −∞.
+        gamma: γ, non-negative, rows summing to one.
+        temperature: T ≥ 0.
+        weights: w, one per row; all 1 when absent.
+
+    >>> import jax.numpy as jnp, jaxem
+    >>> table = jnp.log(jnp.array([[0.2, 0.6]]))              # p(x, z = 0), p(x, z = 1)
+    >>> posterior = jnp.array([[0.25, 0.75]])
+    >>> bool(jnp.allclose(jaxem.free_energy(table, posterior), jnp.log(0.8)))     # log p(x)
+    True
+    """
+    rows = row_free_energy(jnp.asarray(log_joint), jnp.asarray(gamma), temperature, axis=-1)
+    return jnp.sum(weighted(rows, weights))
+
+
+def row_free_energy(log_joint: Array, gamma: Array, temperature: ArrayLike, axis: int) -> Array:
+    """The N terms of eq:F, one per row of the data."""
+    expected = jnp.where((gamma == 0) & jnp.isneginf(log_joint), 0, log_joint)  # 0·(−∞) = 0
+    positive = gamma > 0
+    gamma_log_gamma = jnp.where(positive, gamma * jnp.log(jnp.where(positive, gamma, 1)), 0)  # 0·log 0 = 0
+    return jnp.sum(gamma * expected - temperature * gamma_log_gamma, axis=axis)  # eq:F
+
+
+def weighted(rows: Array, weights: Array | None) -> Array:
+    """w_n · row_n, a row of weight zero counting for nothing even where it is infinite."""
+    if weights is None:
+        return rows
+    return jnp.where(weights > 0, weights * jnp.where(weights > 0, rows, 0), 0)
+
+
+def assign(log_joint: Array, temperature: ArrayLike, axis: int) -> tuple[Array, Array]:
+    """The E-step: the maximiser γ of eq:F and the N terms of its maximum (eq:E, eq:bound).
+
+    One `lax.cond` on T chooses soft or hard. A row whose every ℓ is −∞ gets γ = 1/K (T = 0: its first
+    component) and the value −∞.
+    """
+    temperature = jnp.asarray(temperature, log_joint.dtype)
+
+    def soft(table: Array) -> tuple[Array, Array]:
+        t = jnp.where(temperature > 0, temperature, 1)  # under vmap both branches run: stay finite at T = 0
+        peak = lax.stop_gradient(jnp.max(table, axis=axis, keepdims=True))
+        possible = jnp.isfinite(peak)
+        # eq:E, from differences to the row's peak: no overflow, and exactly 0 where e^{…} underflows
+        relative = jnp.exp((table - jnp.where(possible, peak, 0)) / t)
+        total = jnp.sum(relative, axis=axis, keepdims=True)
+        gamma = jnp.where(possible, relative / jnp.where(possible, total, 1), 1 / table.shape[axis])
+        rows = peak + t * jnp.log(jnp.where(possible, total, 1))  # eq:bound
+        gamma = jnp.where(jnp.isnan(peak), jnp.nan, gamma)  # NaN in, NaN out
+        return gamma, jnp.squeeze(rows, axis)
+
+    def hard(table: Array) -> tuple[Array, Array]:
+        return one_hot_argmax(table, axis), jnp.max(table, axis=axis)  # eq:E and eq:bound at T = 0
+
+    return lax.cond(temperature > 0, soft, hard, log_joint)
+
+
+def one_hot_argmax(table: Array, axis: int) -> Array:
+    """One-hot of the largest entry, the lowest index at ties."""
+    winner = jnp.argmax(table, axis=axis)
+    return jax.nn.one_hot(winner, table.shape[axis], dtype=table.dtype, axis=axis)

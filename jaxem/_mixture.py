@@ -1,0 +1,197 @@
+"""A mixture: a NumPyro program, and the two maximisers of eq:F it implies.
+
+The program is the one source of truth. Its parameters are `numpyro.param` sites; inside the data plate
+it draws one discrete `z` and observes `x`. This file is the only one that opens NumPyro's handlers for
+mixtures: it reads the table ℓ off the program's trace (eq:joint), draws samples from it, and asks it for
+the constraints of θ. A family adds what makes it fast: a kernel equal to that table, additive statistics,
+and the closed-form M-step.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpyro
+from jaxtyping import Array, Float
+from numpyro import handlers
+from numpyro.distributions import biject_to, constraints
+
+from jaxem._free_energy import assign, row_free_energy, weighted
+from jaxem._reduce import sum_over_rows
+
+Theta = dict[str, Array]
+
+
+class Data(NamedTuple):
+    """What a fit holds fixed: the rows, their weights (None: all 1) and the temperature."""
+
+    x: Array
+    weights: Array | None
+    temperature: Array
+
+
+class Expectation(NamedTuple):
+    """The E-step's outcome at one θ: additive statistics, F_T(θ) and Σ_n |F_n|, the scale of its rounding."""
+
+    statistics: Any
+    free_energy: Array
+    scale: Array
+
+
+def closed_form(m: "Mixture", statistics: Any, theta: Theta, data: Data) -> Theta:
+    """The family's own M-step."""
+    return m.update(statistics, theta, m.held)
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture model: a NumPyro program with closed-form EM. Hashable, and a pytree without leaves.
+
+    Being static, it passes through `jax.jit` and `jax.vmap` as an ordinary argument. K and D come from θ.
+
+    Attributes:
+        program: `program(x, num_points=None)`, with the parameters as `numpyro.param` sites, and sample
+            sites `z` and `x` in one plate. Substitute θ into it to sample or draw it, or lift its
+            parameters to priors and hand it to `numpyro.infer`.
+        shapes: the sites of θ and their shapes in terms of K and D, e.g. `(("pi", "K"), ("mu", "K D"))`.
+        statistics: (θ, x (n, D), γ (K, n)) → sums over the rows, any pytree. May refer to θ.
+        update: (statistics, θ, held) → θ, the M-step (eq:M); held names must come back unchanged.
+        guess: (centres (K, D), x (N, D)) → θ, the start that `jaxem.inits` builds on centres.
+        kernel: (θ, x) → ℓ (K, n), equal to the table of the program's trace; None reads the trace.
+        gradient_form: (θ, ∇L, N_k) → θ⁺, the M-step written as a step along the likelihood's gradient
+            (eq:XuJordan), for certificate C6; None where no such form is known.
+        held: names of θ that are never updated; see `hold`.
+        maximizer: how the M-step is done: `closed_form`, or what `jaxem.gradient_m_step` puts here.
+    """
+
+    program: Callable[..., Any]
+    shapes: tuple[tuple[str, str], ...]
+    statistics: Callable[[Theta, Array, Array], Any]
+    update: Callable[[Any, Theta, frozenset[str]], Theta]
+    guess: Callable[[Array, Array], Theta]
+    kernel: Callable[[Theta, Array], Array] | None = None
+    gradient_form: Callable[[Theta, Theta, Array, frozenset[str]], Theta] | None = None
+    held: frozenset[str] = frozenset()
+    maximizer: Callable[["Mixture", Any, Theta, Data], Theta] = closed_form
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of θ, in the program's order."""
+        return tuple(name for name, _ in self.shapes)
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """The names of θ that EM updates."""
+        return tuple(name for name in self.parameters if name not in self.held)
+
+    def hold(self, *names: str) -> "Mixture":
+        """The same mixture with these entries of θ never updated.
+
+        >>> from jaxem.families import gaussian
+        >>> gaussian.isotropic.hold("pi", "sigma").free
+        ('mu',)
+        """
+        unknown = sorted(set(names) - set(self.parameters))
+        if unknown:
+            raise ValueError(
+                f"hold: {', '.join(map(repr, unknown))} is not a parameter of this mixture; "
+                f"choose from {', '.join(map(repr, self.parameters))}"
+            )
+        return replace(self, held=self.held | set(names))
+
+    # ---- the program, read
+
+    def traced_table(self, theta: Theta, x: Array) -> Float[Array, "K n"]:
+        """ℓ read off the program's trace: every value of z at once, against the data plate (eq:joint)."""
+        num_components = jnp.shape(theta["pi"])[0]
+        z = jnp.arange(num_components)[:, None]
+        model = handlers.substitute(self.program, data=theta | {"z": z})
+        with jax.numpy_rank_promotion("allow"):  # NumPyro's distributions broadcast freely
+            sites = handlers.trace(model).get_trace(x)
+            terms = [
+                site["fn"].log_prob(site["value"])
+                for site in sites.values()
+                if site["type"] == "sample" and site["cond_indep_stack"]
+            ]
+            return jnp.broadcast_to(sum(terms), (num_components, x.shape[0]))
+
+    def table(self, theta: Theta, x: Array) -> Float[Array, "K n"]:
+        """ℓ_nk, component-major: the kernel's where there is one, else the program's."""
+        return (self.kernel or self.traced_table)(theta, x)
+
+    def sample(self, theta: Theta, key: Array, num_samples: int) -> tuple[Array, Array]:
+        """(x, z) drawn from the program at θ."""
+        model = handlers.seed(handlers.substitute(self.program, data=theta), key)
+        with jax.numpy_rank_promotion("allow"):
+            sites = handlers.trace(model).get_trace(None, num_points=num_samples)
+        return sites["x"]["value"], sites["z"]["value"]
+
+    def constraint(self, name: str) -> constraints.Constraint:
+        """The constraint that the program declares for a parameter."""
+        return _constraints(self)[name]
+
+    def unconstrain(self, theta: Theta) -> Theta:
+        """θ's free entries in NumPyro's unconstrained coordinates."""
+        return {name: biject_to(self.constraint(name)).inv(theta[name]) for name in self.free}
+
+    def constrain(self, free: Theta, theta: Theta) -> Theta:
+        """The inverse of `unconstrain`; held entries are θ's."""
+        return theta | {name: biject_to(self.constraint(name))(u) for name, u in free.items()}
+
+    # ---- the two maximisers of eq:F, and F itself
+
+    def expect(self, theta: Theta, data: Data) -> Expectation:
+        """The E-step (eq:E): statistics of γ(θ) and F_T at θ, in one pass over the rows."""
+
+        def chunk(x: Array, weights: Array) -> Expectation:
+            gamma, rows = assign(self.table(theta, x), data.temperature, axis=0)
+            rows = weighted(rows, weights)
+            statistics = self.statistics(theta, x, gamma * weights[None])
+            return Expectation(statistics, jnp.sum(rows), jnp.sum(jnp.abs(rows)))
+
+        return self.sum_over_rows(chunk, theta, data)
+
+    def maximize(self, statistics: Any, theta: Theta, data: Data) -> Theta:
+        """The M-step (eq:M): θ⁺ = argmax_θ Σ γ ℓ(θ), held entries as they are."""
+        return self.maximizer(self, statistics, theta, data)
+
+    def objective(self, theta: Theta, old: Theta, data: Data) -> Array:
+        """F_T(θ, γ(θ_old)): the surface that the M-step climbs."""
+
+        def chunk(x: Array, weights: Array) -> Array:
+            gamma, _ = assign(self.table(old, x), data.temperature, axis=0)
+            rows = row_free_energy(self.table(theta, x), gamma, data.temperature, axis=0)
+            return jnp.sum(weighted(rows, weights))
+
+        return self.sum_over_rows(chunk, theta, data)
+
+    def sum_over_rows(self, chunk: Callable[[Array, Array], Any], theta: Theta, data: Data) -> Any:
+        """Σ over chunks of the rows, in θ's precision."""
+        pi = theta["pi"]
+        return sum_over_rows(chunk, data.x, data.weights, num_components=pi.shape[0], dtype=pi.dtype)
+
+    def size(self, data: Data) -> Array | int:
+        """W: how much data there is, the unit in which a tolerance is stated."""
+        return data.x.shape[0] if data.weights is None else jnp.sum(data.weights)
+
+
+@functools.cache
+def _constraints(m: Mixture) -> dict[str, constraints.Constraint]:
+    """Each parameter's constraint, from a trace of the program on shapes alone."""
+    found: dict[str, constraints.Constraint] = {}
+    sizes = {"K": 2, "D": 2, "C": 2}
+
+    def visit() -> None:
+        theta = {name: jnp.ones([sizes[axis] for axis in spec.split()]) for name, spec in m.shapes}
+        model = handlers.seed(handlers.substitute(m.program, data=theta), jax.random.key(0))
+        with jax.numpy_rank_promotion("allow"):
+            sites = handlers.trace(model).get_trace(None, num_points=2)
+        for name in m.parameters:
+            found[name] = sites[name]["kwargs"].get("constraint", constraints.real)
+
+    jax.eval_shape(visit)
+    return found

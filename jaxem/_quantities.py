@@ -1,0 +1,148 @@
+"""What a mixture says about data at a given θ: ℓ, γ, L, Q, J, and draws. Public tables are (N, K)."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from jaxem import _validate
+from jaxem._free_energy import assign, row_free_energy, weighted
+from jaxem._mixture import Data, Mixture, Theta
+from jaxem._reduce import sum_over_rows
+from jaxem.families.gaussian import squared_distances
+
+
+def log_joint(m: Mixture, theta: Theta, x: ArrayLike) -> Float[Array, "N K"]:
+    """ℓ_nk = log p(x_n, z_n = k | θ), in nats (eq:joint).
+
+    The table of the NumPyro program's trace; a family's kernel is held equal to it by the tests.
+
+    >>> import jax.numpy as jnp, jaxem
+    >>> from jaxem.families import gaussian
+    >>> theta = {"pi": jnp.array([0.5, 0.5]), "mu": jnp.array([[0.0], [2.0]]), "sigma": 1.0}
+    >>> jaxem.log_joint(gaussian.isotropic, theta, jnp.array([[1.0]])).round(3).tolist()
+    [[-2.1120002269744873, -2.1120002269744873]]
+    """
+    theta, data = _validate.prepare(m, theta, x)
+    return _table(m, theta, data.x)
+
+
+def responsibilities(m: Mixture, theta: Theta, x: ArrayLike, temperature: ArrayLike = 1.0) -> Float[Array, "N K"]:
+    """γ = softmax_k(ℓ_nk / T), the maximiser of F_T (eq:E); one-hot, lowest index at ties, at T = 0.
+
+    At T = 1 the posterior p(z_n = k | x_n, θ).
+
+    >>> import jax.numpy as jnp, jaxem
+    >>> from jaxem.families import gaussian
+    >>> theta = {"pi": jnp.array([0.5, 0.5]), "mu": jnp.array([[0.0], [2.0]]), "sigma": 1.0}
+    >>> jaxem.responsibilities(gaussian.isotropic, theta, jnp.array([[1.0]])).tolist()
+    [[0.5, 0.5]]
+    >>> jaxem.responsibilities(gaussian.isotropic, theta, jnp.array([[1.0]]), temperature=0.0).tolist()
+    [[1.0, 0.0]]
+    """
+    theta, data = _validate.prepare(m, theta, x, temperature=temperature)
+    gamma = _gamma(m, theta, data)
+    _validate.blame_x(data.x, gamma)
+    return gamma
+
+
+def log_likelihood(m: Mixture, theta: Theta, x: ArrayLike, *, weights: ArrayLike | None = None) -> Float[Array, ""]:
+    """L(θ) = Σ_n w_n log Σ_k p(x_n, z_n = k | θ), in nats; memory does not grow with N·K.
+
+    >>> import jax.numpy as jnp, jaxem
+    >>> from jaxem.families import gaussian
+    >>> theta = {"pi": jnp.array([1.0]), "mu": jnp.array([[0.0]]), "sigma": 1.0}
+    >>> float(jaxem.log_likelihood(gaussian.isotropic, theta, jnp.array([0.0]))) == -0.5 * jnp.log(2 * jnp.pi)
+    Array(True, dtype=bool)
+    """
+    theta, data = _validate.prepare(m, theta, x, weights)
+    value = _log_likelihood(m, theta, data)
+    _validate.blame_x(data.x, value)
+    return value
+
+
+def expected_log_joint(
+    m: Mixture, theta: Theta, gamma: ArrayLike, x: ArrayLike, *, weights: ArrayLike | None = None
+) -> Float[Array, ""]:
+    """Q(θ; γ) = Σ_n w_n Σ_k γ_nk ℓ_nk(θ), the expected complete-data log-likelihood, with 0·(−∞) = 0.
+
+    >>> import jax.numpy as jnp, jaxem
+    >>> from jaxem.families import gaussian
+    >>> theta = {"pi": jnp.array([0.5, 0.5]), "mu": jnp.array([[0.0], [2.0]]), "sigma": 1.0}
+    >>> x = jnp.array([[1.0]])
+    >>> gamma = jaxem.responsibilities(gaussian.isotropic, theta, x)
+    >>> float(jaxem.expected_log_joint(gaussian.isotropic, theta, gamma, x).round(3))
+    -2.11199951171875
+    """
+    theta, data = _validate.prepare(m, theta, x, weights)
+    gamma = jnp.asarray(gamma, theta["pi"].dtype)
+    wanted = (data.x.shape[0], theta["pi"].shape[0])
+    if gamma.shape != wanted:
+        raise ValueError(f"gamma: must have shape (N, K) = {wanted}, got {gamma.shape}")
+    value = _expected(m, theta, gamma, data)
+    _validate.blame_x(data.x, value)
+    return value
+
+
+def distortion(x: ArrayLike, mu: ArrayLike) -> Float[Array, ""]:
+    """J = Σ_n min_k ‖x_n − μ_k‖², the objective of k-means, in squared units of x.
+
+    >>> import jax.numpy as jnp, jaxem
+    >>> float(jaxem.distortion(jnp.array([[0.0], [3.0]]), jnp.array([[1.0]])))
+    5.0
+    """
+    x = _validate.prepare_x(x)
+    mu = jnp.asarray(mu, x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else float)
+    if mu.ndim != 2 or mu.shape[1] != x.shape[1] or mu.shape[0] < 1:
+        raise ValueError(f"mu: must be (K, D) with K ≥ 1 and D = {x.shape[1]} as in x, got shape {mu.shape}")
+    value = _distortion(x, mu)
+    _validate.blame_x(x, value)
+    return value
+
+
+def sample(
+    m: Mixture, theta: Theta, key: Array, num_samples: int
+) -> tuple[Float[Array, "num_samples D"], Int[Array, " num_samples"]]:
+    """(x, z): `num_samples` draws from the mixture's program, with the component of each.
+
+    >>> import jax, jax.numpy as jnp, jaxem
+    >>> from jaxem.families import gaussian
+    >>> theta = {"pi": jnp.array([0.5, 0.5]), "mu": jnp.array([[0.0, 0.0], [9.0, 9.0]]), "sigma": 1.0}
+    >>> x, z = jaxem.sample(gaussian.isotropic, theta, jax.random.key(0), 500)
+    >>> x.shape, bool(jnp.all((x[:, 0] > 4.5) == (z == 1)))
+    ((500, 2), True)
+    """
+    _validate.static_count("num_samples", num_samples, 1)
+    mu_like = next((jnp.asarray(theta[name]) for name, spec in m.shapes if "D" in spec and name in theta), None)
+    num_features = 1 if mu_like is None else mu_like.shape[-1]
+    theta = _validate.prepare_theta(m, theta, jnp.zeros((1, num_features), int))
+    return m.sample(theta, key, num_samples)
+
+
+@jax.jit
+def _table(m: Mixture, theta: Theta, x: Array) -> Array:
+    return m.table(theta, x).T
+
+
+@jax.jit
+def _gamma(m: Mixture, theta: Theta, data: Data) -> Array:
+    return assign(m.table(theta, data.x), data.temperature, axis=0)[0].T
+
+
+@jax.jit
+def _log_likelihood(m: Mixture, theta: Theta, data: Data) -> Array:
+    return m.expect(theta, data).free_energy
+
+
+@jax.jit
+def _expected(m: Mixture, theta: Theta, gamma: Array, data: Data) -> Array:
+    # temperature 0 leaves F = Σ γ ℓ
+    return jnp.sum(weighted(row_free_energy(m.table(theta, data.x), gamma.T, 0.0, axis=0), data.weights))
+
+
+@jax.jit
+def _distortion(x: Array, mu: Array) -> Array:
+    def chunk(x: Array, weights: Array) -> Array:
+        return jnp.sum(weights * jnp.min(squared_distances(x, mu), axis=0))
+
+    return sum_over_rows(chunk, x, None, num_components=mu.shape[0], dtype=mu.dtype)

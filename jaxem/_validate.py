@@ -1,0 +1,157 @@
+"""Static facts, checked once at the door: every error names the argument, what it got and the remedy.
+
+Shapes, names and dtypes are always known; values only when concrete, so inside a user's `jit` or `vmap`
+the checks on values are skipped and the outcome becomes a `Status`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array
+from numpyro.distributions import constraints
+
+from jaxem._mixture import Data, Mixture, Theta
+
+
+def is_concrete(*values: Any) -> bool:
+    """True when no leaf is a tracer."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def prepare(
+    m: Mixture,
+    theta: Theta,
+    x: ArrayLike,
+    weights: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    *,
+    batched: bool = False,
+) -> tuple[Theta, Data]:
+    """θ in x's precision and the rows as (N, D), or a ValueError. `batched`: θ has a leading lane axis."""
+    x = prepare_x(x)
+    theta = prepare_theta(m, theta, x, batched=batched)
+    dtype = theta["pi"].dtype
+    temperature = jnp.asarray(temperature, dtype)
+    lanes = next(iter(theta.values())).shape[:1] if batched else ()
+    if temperature.shape not in {(), lanes}:
+        raise ValueError(f"temperature: must be a scalar{' or one per lane' * batched}, got shape {temperature.shape}")
+    non_negative("temperature", temperature, "use 1 for EM, 0 for hard assignment")
+    return theta, Data(x, prepare_weights(weights, x, dtype), temperature)
+
+
+def prepare_x(x: ArrayLike) -> Array:
+    """The rows as a numeric (N, D) array."""
+    if not isinstance(x, jax.Array):
+        x = np.asarray(x)
+        if x.dtype.kind not in "biuf" and not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f"x: must be numeric, got dtype {x.dtype}; convert it to float32 or float64")
+        x = jnp.asarray(x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise ValueError(f"x: must be real, got dtype {x.dtype}; pass x.real, or real and imaginary parts as columns")
+    if x.ndim not in (1, 2):
+        raise ValueError(f"x: must be (N, D) or (N,), got shape {x.shape}; reshape it to one row per point")
+    if x.size == 0:
+        raise ValueError(f"x: is empty, got shape {x.shape}; pass at least one row and one column")
+    return x[:, None] if x.ndim == 1 else x
+
+
+def prepare_theta(m: Mixture, theta: Theta, x: Array, *, batched: bool = False) -> Theta:
+    """θ cast to x's precision, its names, shapes and (where concrete) values checked against the program."""
+    if not hasattr(theta, "keys"):
+        raise ValueError(f"theta: must be a dict with {list(m.parameters)}, got {type(theta).__name__}")
+    missing = [name for name in m.parameters if name not in theta]
+    unknown = [name for name in theta if name not in m.parameters]
+    if missing or unknown:
+        raise ValueError(f"theta: missing {missing}, unknown {unknown}; this mixture has exactly {list(m.parameters)}")
+    theta = {name: jnp.asarray(theta[name]) for name in m.parameters}
+    for name, value in theta.items():
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            theta[name] = value.astype(float)
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        theta = {name: value.astype(x.dtype) for name, value in theta.items()}
+    else:
+        dtype = jnp.result_type(*theta.values())
+        theta = {name: value.astype(dtype) for name, value in theta.items()}
+    _check_shapes(m, theta, x, batched)
+    for name, value in theta.items():
+        if is_concrete(value):
+            _check_values(name, np.asarray(value), m.constraint(name))
+    return theta
+
+
+def _check_shapes(m: Mixture, theta: Theta, x: Array, batched: bool) -> None:
+    sizes: dict[str, tuple[int, str]] = {"D": (x.shape[1], "x")}
+    for name, spec in m.shapes:
+        axes = ["lanes"] * batched + spec.split()
+        shape = theta[name].shape
+        if len(shape) != len(axes):
+            wanted = f"({', '.join(axes)})"
+            raise ValueError(f"theta[{name!r}]: must have shape {wanted}, got {shape}; see the family's table of θ")
+        for axis, size in zip(axes, shape, strict=True):
+            expected, source = sizes.setdefault(axis, (size, f"theta[{name!r}]"))
+            if size != expected:
+                raise ValueError(
+                    f"theta[{name!r}]: has {axis} = {size} (shape {shape}), but {source} has {axis} = {expected}; "
+                    "make them agree"
+                )
+    if sizes["K"][0] < 1:
+        raise ValueError("theta: has K = 0 components; pass at least one")
+
+
+def _check_values(name: str, value: np.ndarray, constraint: constraints.Constraint) -> None:
+    if not np.isfinite(value).all():
+        raise ValueError(f"theta[{name!r}]: must be finite, got {value}; start from jaxem.inits")
+    if constraint is constraints.simplex:
+        slack = 10 * value.shape[-1] * np.finfo(value.dtype).eps
+        off = np.abs(value.sum(-1) - 1).max()
+        if off > slack or (value < 0).any():
+            raise ValueError(f"theta[{name!r}]: must be ≥ 0 and sum to 1, got {value}; divide it by its sum")
+    elif not np.all(constraint(value)):
+        raise ValueError(f"theta[{name!r}]: must satisfy NumPyro's constraint {constraint}, got {value}")
+
+
+def prepare_weights(weights: ArrayLike | None, x: Array, dtype: jnp.dtype) -> Array | None:
+    """w (N,) ≥ 0 in θ's precision, or None."""
+    if weights is None:
+        return None
+    weights = jnp.asarray(weights, dtype)
+    if weights.shape != x.shape[:1]:
+        raise ValueError(f"weights: must have shape {x.shape[:1]}, one per row of x, got {weights.shape}")
+    non_negative("weights", weights, "drop rows by giving them weight 0")
+    if is_concrete(weights) and not float(jnp.sum(weights)) > 0:
+        raise ValueError("weights: sum to 0; give at least one row a positive weight")
+    return weights
+
+
+def non_negative(name: str, value: ArrayLike, remedy: str) -> None:
+    """A ValueError where a concrete value is negative, NaN or infinite."""
+    if is_concrete(value):
+        value = np.asarray(value)
+        if not (np.isfinite(value) & (value >= 0)).all():
+            raise ValueError(f"{name}: must be finite and ≥ 0, got {value}; {remedy}")
+
+
+def count(name: str, value: Any, least: int) -> None:
+    """A ValueError where a concrete count is not an integer of at least `least`."""
+    if is_concrete(value) and (np.asarray(value).dtype.kind not in "iu" or np.asarray(value) < least):
+        raise ValueError(f"{name}: must be an integer ≥ {least}, got {value!r}")
+
+
+def static_count(name: str, value: Any, least: int) -> None:
+    """A ValueError where a count that fixes a shape is traced, not an integer, or too small."""
+    if not is_concrete(value):
+        raise ValueError(f"{name}: fixes a shape, so it must be a Python int, got {value}; mark it static in jax.jit")
+    count(name, value, least)
+
+
+def blame_x(x: Array, outcome: Any) -> None:
+    """After a non-finite outcome on concrete data: a ValueError that names x's bad rows, if it has any."""
+    if not is_concrete(x, outcome) or np.isfinite(np.asarray(outcome)).all():
+        return
+    bad = np.flatnonzero(~np.isfinite(np.asarray(x)).all(axis=1))
+    if bad.size:
+        shown = ", ".join(map(str, bad[:5])) + (", …" if bad.size > 5 else "")
+        raise ValueError(f"x: has NaN or infinity in {bad.size} row(s): {shown}; drop or impute them")
