@@ -137,8 +137,8 @@ def _run_lanes(m: Mixture, thetas: Theta, data: Data, tol: ArrayLike, max_steps:
     return lax.map(lane, (thetas, temperatures))
 
 
-def _prepare_run(m, theta, x, temperature, weights, tol, max_steps, batched=False) -> tuple[Theta, Data]:
-    theta, data = _validate.prepare(m, theta, x, weights, temperature, batched=batched)
+def _prepare_run(m, theta, x, temperature, weights, labels, tol, max_steps, batched=False) -> tuple[Theta, Data]:
+    theta, data = _validate.prepare(m, theta, x, weights, temperature, labels, batched=batched)
     _validate.non_negative("tol", tol, "0 stops at the floor of rounding")
     _validate.count("max_steps", max_steps, 0)
     return theta, data
@@ -151,6 +151,7 @@ def em(
     *,
     temperature: ArrayLike = 1.0,
     weights: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
     tol: ArrayLike = 1e-10,
     max_steps: ArrayLike = 1000,
 ) -> Fit:
@@ -166,6 +167,7 @@ def em(
         x: the data, (N, D), or (N,) for D = 1.
         temperature: T of eq:F. 1 is EM; 0 is hard EM, which for `isotropic` with equal π held is k-means.
         weights: w (N,) ≥ 0, one per row.
+        labels: (N,) the component of a row where it is known, −1 where not: γ is fixed to it (semi-supervised).
         tol: smallest gain worth a step, in nats per unit of weight.
         max_steps: most M-steps to do; 0 only evaluates.
 
@@ -183,7 +185,7 @@ def em(
     >>> jaxem.check(fit).theta["mu"].round(1).tolist()
     [[-1.0], [1.0]]
     """
-    theta, data = _prepare_run(m, theta, x, temperature, weights, tol, max_steps)
+    theta, data = _prepare_run(m, theta, x, temperature, weights, labels, tol, max_steps)
     fit = _run(m, theta, data, tol, max_steps, gain_is_small)
     _validate.blame_x(data.x, fit.free_energy)
     return fit
@@ -196,6 +198,7 @@ def em_batch(
     *,
     temperature: ArrayLike = 1.0,
     weights: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
     tol: ArrayLike = 1e-10,
     max_steps: ArrayLike = 1000,
 ) -> Fit:
@@ -213,7 +216,7 @@ def em_batch(
     >>> jaxem.best(fits).theta["mu"].shape
     (3, 2)
     """
-    thetas, data = _prepare_run(m, thetas, x, temperature, weights, tol, max_steps, batched=True)
+    thetas, data = _prepare_run(m, thetas, x, temperature, weights, labels, tol, max_steps, batched=True)
     fits = _run_lanes(m, thetas, data, tol, max_steps, gain_is_small)
     _validate.blame_x(data.x, fits.free_energy)
     return fits
@@ -238,6 +241,7 @@ def em_path(
     num_steps: int,
     temperature: ArrayLike = 1.0,
     weights: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
 ) -> Path:
     """A fixed number of EM steps, with F after every half-step. Differentiable in both modes.
 
@@ -252,7 +256,7 @@ def em_path(
     >>> bool(jnp.all(path.after_m >= path.after_e)), path.theta["mu"].shape
     (True, (5, 2, 1))
     """
-    theta, data = _validate.prepare(m, theta, x, weights, temperature)
+    theta, data = _validate.prepare(m, theta, x, weights, temperature, labels)
     _validate.static_count("num_steps", num_steps, 1)
     path = _path(m, theta, data, int(num_steps))
     _validate.blame_x(data.x, path.after_e)
@@ -275,7 +279,7 @@ def kmeans(x: ArrayLike, mu: ArrayLike, *, max_steps: ArrayLike = 1000) -> Fit:
         raise ValueError(f"mu: must be (K, D) with K ≥ 1, got shape {mu.shape}; one centre per row")
     theta = {"pi": jnp.full(mu.shape[0], 1 / mu.shape[0]), "mu": mu, "sigma": jnp.array(1.0)}
     m = gaussian.isotropic.hold("pi", "sigma")
-    theta, data = _prepare_run(m, theta, x, 0.0, None, 0.0, max_steps)
+    theta, data = _prepare_run(m, theta, x, 0.0, None, None, 0.0, max_steps)
     fit = _run(m, theta, data, 0.0, max_steps, nothing_moved)
     _validate.blame_x(data.x, fit.free_energy)
     return fit

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from jaxtyping import Array, Float
 from numpyro import handlers
@@ -26,11 +27,12 @@ Theta = dict[str, Array]
 
 
 class Data(NamedTuple):
-    """What a fit holds fixed: the rows, their weights (None: all 1) and the temperature."""
+    """What a fit holds fixed: the rows, their weights (None: all 1), the temperature, and known labels."""
 
     x: Array
     weights: Array | None
     temperature: Array
+    labels: Array | None = None  # (N,): the component of a row where it is known, −1 where not
 
 
 class Expectation(NamedTuple):
@@ -64,6 +66,7 @@ class Mixture:
         kernel: (θ, x) → ℓ (K, n), equal to the table of the program's trace; None reads the trace.
         gradient_form: (θ, ∇L, N_k) → θ⁺, the M-step written as a step along the likelihood's gradient
             (eq:XuJordan), for certificate C6; None where no such form is known.
+        check_support: (x, θ) → what is wrong with x's values, or None; numpy arrays, called on concrete x.
         held: names of θ that are never updated; see `hold`.
         maximizer: how the M-step is done: `closed_form`, or what `jaxem.gradient_m_step` puts here.
     """
@@ -75,6 +78,7 @@ class Mixture:
     guess: Callable[[Array, Array], Theta]
     kernel: Callable[[Theta, Array], Array] | None = None
     gradient_form: Callable[[Theta, Theta, Array, frozenset[str]], Theta] | None = None
+    check_support: Callable[[np.ndarray, dict[str, np.ndarray]], str | None] | None = None
     held: frozenset[str] = frozenset()
     maximizer: Callable[["Mixture", Any, Theta, Data], Theta] = closed_form
 
@@ -142,16 +146,26 @@ class Mixture:
         """The inverse of `unconstrain`; held entries are θ's."""
         return theta | {name: biject_to(self.constraint(name))(u) for name, u in free.items()}
 
+    def labelled_table(self, theta: Theta, x: Array, labels: Array | None) -> Float[Array, "K n"]:
+        """ℓ with −∞ for the components that a known label excludes: then eq:E gives that row its label."""
+        table = self.table(theta, x)
+        if labels is None:
+            return table
+        component = jnp.arange(table.shape[0])[:, None]
+        excluded = (labels[None] >= 0) & (labels[None] != component)
+        return jnp.where(excluded, -jnp.inf, table)
+
     # ---- the two maximisers of eq:F, and F itself
 
     def expect(self, theta: Theta, data: Data) -> Expectation:
         """The E-step (eq:E): statistics of γ(θ) and F_T at θ, in one pass over the rows."""
 
-        def chunk(x: Array, weights: Array) -> Expectation:
-            gamma, rows = assign(self.table(theta, x), data.temperature, axis=0)
-            rows = weighted(rows, weights)
+        def chunk(rows: tuple[Array, Array | None], weights: Array) -> Expectation:
+            x, labels = rows
+            gamma, value = assign(self.labelled_table(theta, x, labels), data.temperature, axis=0)
+            value = weighted(value, weights)
             statistics = self.statistics(theta, x, gamma * weights[None])
-            return Expectation(statistics, jnp.sum(rows), jnp.sum(jnp.abs(rows)))
+            return Expectation(statistics, jnp.sum(value), jnp.sum(jnp.abs(value)))
 
         return self.sum_over_rows(chunk, theta, data)
 
@@ -162,17 +176,19 @@ class Mixture:
     def objective(self, theta: Theta, old: Theta, data: Data) -> Array:
         """F_T(θ, γ(θ_old)): the surface that the M-step climbs."""
 
-        def chunk(x: Array, weights: Array) -> Array:
-            gamma, _ = assign(self.table(old, x), data.temperature, axis=0)
-            rows = row_free_energy(self.table(theta, x), gamma, data.temperature, axis=0)
-            return jnp.sum(weighted(rows, weights))
+        def chunk(rows: tuple[Array, Array | None], weights: Array) -> Array:
+            x, labels = rows
+            gamma, _ = assign(self.labelled_table(old, x, labels), data.temperature, axis=0)
+            value = row_free_energy(self.labelled_table(theta, x, labels), gamma, data.temperature, axis=0)
+            return jnp.sum(weighted(value, weights))
 
         return self.sum_over_rows(chunk, theta, data)
 
-    def sum_over_rows(self, chunk: Callable[[Array, Array], Any], theta: Theta, data: Data) -> Any:
-        """Σ over chunks of the rows, in θ's precision."""
+    def sum_over_rows(self, chunk: Callable[[Any, Array], Any], theta: Theta, data: Data) -> Any:
+        """Σ over chunks of the rows (x, labels), in θ's precision."""
         pi = theta["pi"]
-        return sum_over_rows(chunk, data.x, data.weights, num_components=pi.shape[0], dtype=pi.dtype)
+        rows = (data.x, data.labels)
+        return sum_over_rows(chunk, rows, data.weights, num_components=pi.shape[0], dtype=pi.dtype)
 
     def size(self, data: Data) -> Array | int:
         """W: how much data there is, the unit in which a tolerance is stated."""

@@ -23,31 +23,35 @@ def chunk_rows(num_rows: int, num_components: int) -> int:
 
 
 def sum_over_rows(
-    f: Callable[[Array, Array], Any],
-    x: Array,
+    f: Callable[[Any, Array], Any],
+    rows: Any,
     weights: Array | None,
     *,
     num_components: int,
     dtype: jnp.dtype,
 ) -> Any:
-    """Σ over chunks of f(x[chunk], weights[chunk]), where f returns any pytree of sums over rows.
+    """Σ over chunks of f(rows[chunk], weights[chunk]), where f returns any pytree of sums over rows.
 
+    `rows` is any pytree of arrays with the data's leading axis.
     The last chunk ends at the last row and overlaps its neighbour; overlapped rows get weight zero. So
-    one body is compiled, nothing is padded, and x is never copied. The body is rematerialised under
+    one body is compiled, nothing is padded, and the data are never copied. The body is rematerialised under
     reverse-mode differentiation.
     """
-    num_rows = x.shape[0]
-    rows = chunk_rows(num_rows, num_components)
-    if rows == num_rows:
-        return f(x, jnp.ones(num_rows, dtype) if weights is None else weights)
+    num_rows = jax.tree.leaves(rows)[0].shape[0]
+    size = chunk_rows(num_rows, num_components)
+    if size == num_rows:
+        return f(rows, jnp.ones(num_rows, dtype) if weights is None else weights)
 
     @jax.checkpoint
     def chunk(index: Array) -> Any:
-        first = index * rows
-        start = jnp.minimum(first, num_rows - rows)
-        fresh = (start + jnp.arange(rows) >= first).astype(dtype)
-        part = fresh if weights is None else fresh * lax.dynamic_slice_in_dim(weights, start, rows)
-        return f(lax.dynamic_slice_in_dim(x, start, rows), part)
+        first = index * size
+        start = jnp.minimum(first, num_rows - size)
+
+        def part(leaf: Array) -> Array:
+            return lax.dynamic_slice_in_dim(leaf, start, size)
+
+        fresh = (start + jnp.arange(size) >= first).astype(dtype)
+        return f(jax.tree.map(part, rows), fresh if weights is None else fresh * part(weights))
 
     def add(carry: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], None]:
         total, error = carry
@@ -58,5 +62,5 @@ def sum_over_rows(
         return (new, error), None
 
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(chunk, jnp.array(0)))
-    (total, _), _ = lax.scan(add, (zeros, zeros), jnp.arange(-(-num_rows // rows)))
+    (total, _), _ = lax.scan(add, (zeros, zeros), jnp.arange(-(-num_rows // size)))
     return total

@@ -27,19 +27,23 @@ def prepare(
     x: ArrayLike,
     weights: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
+    labels: ArrayLike | None = None,
     *,
     batched: bool = False,
 ) -> tuple[Theta, Data]:
     """θ in x's precision and the rows as (N, D), or a ValueError. `batched`: θ has a leading lane axis."""
     x = prepare_x(x)
     theta = prepare_theta(m, theta, x, batched=batched)
+    check_support(m, theta, x)
     dtype = theta["pi"].dtype
     temperature = jnp.asarray(temperature, dtype)
     lanes = next(iter(theta.values())).shape[:1] if batched else ()
     if temperature.shape not in {(), lanes}:
         raise ValueError(f"temperature: must be a scalar{' or one per lane' * batched}, got shape {temperature.shape}")
     non_negative("temperature", temperature, "use 1 for EM, 0 for hard assignment")
-    return theta, Data(x, prepare_weights(weights, x, dtype), temperature)
+    if labels is not None:
+        labels = prepare_labels(labels, x, theta["pi"].shape[-1], least=-1)
+    return theta, Data(x, prepare_weights(weights, x, dtype), temperature, labels)
 
 
 def prepare_x(x: ArrayLike) -> Array:
@@ -56,6 +60,31 @@ def prepare_x(x: ArrayLike) -> Array:
     if x.size == 0:
         raise ValueError(f"x: is empty, got shape {x.shape}; pass at least one row and one column")
     return x[:, None] if x.ndim == 1 else x
+
+
+def check_support(m: Mixture, theta: Theta, x: Array) -> None:
+    """A ValueError where concrete rows lie outside the family's support."""
+    if m.check_support is not None and is_concrete(theta, x):
+        fault = m.check_support(np.asarray(x), {name: np.asarray(value) for name, value in theta.items()})
+        if fault:
+            raise ValueError(f"x: {fault}")
+
+
+def prepare_labels(labels: ArrayLike, x: Array, num_components: int, *, least: int) -> Array:
+    """Integer labels (N,) in least … K−1."""
+    labels = jnp.asarray(labels)
+    if labels.shape != x.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"labels: must be {x.shape[0]} integers, one per row of x, got shape {labels.shape} of {labels.dtype}"
+        )
+    if is_concrete(labels):
+        values = np.asarray(labels)
+        if values.min() < least or values.max() >= num_components:
+            raise ValueError(
+                f"labels: must lie in {least} … {num_components - 1}, got {values.min()} … {values.max()}; "
+                "renumber them, or use more components"
+            )
+    return labels
 
 
 def prepare_theta(m: Mixture, theta: Theta, x: Array, *, batched: bool = False) -> Theta:

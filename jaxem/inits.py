@@ -61,23 +61,12 @@ def from_labels(m: Mixture, x: ArrayLike, labels: ArrayLike, num_components: int
     ([1.0, 9.0], [0.6700000166893005, 0.33000001311302185])
     """
     x = _as_float(_validate.prepare_x(x))
-    labels = jnp.asarray(labels)
-    if labels.shape != x.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(
-            f"labels: must be {x.shape[0]} integers, one per row of x, got shape {labels.shape} of {labels.dtype}"
-        )
     if num_components is None:
         if not _validate.is_concrete(labels):
             raise ValueError("num_components: must be given where labels are traced")
-        num_components = int(jnp.max(labels)) + 1
+        num_components = int(np.max(labels)) + 1
     _validate.static_count("num_components", num_components, 1)
-    if _validate.is_concrete(labels):
-        values = np.asarray(labels)
-        if values.min() < 0 or values.max() >= num_components:
-            raise ValueError(
-                f"labels: must lie in 0 … {num_components - 1}, got {values.min()} … {values.max()}; "
-                "raise num_components or renumber them"
-            )
+    labels = _validate.prepare_labels(labels, x, int(num_components), least=0)
     theta = _from_labels(m, x, labels, int(num_components))
     for value in theta.values():
         _validate.blame_x(x, value)
