@@ -9,7 +9,6 @@ from jaxem._free_energy import free_energy
 from jaxem._gradient import gradient_m_step
 from jaxem._mixture import Mixture
 from jaxem._quantities import distortion, expected_log_joint, log_joint, log_likelihood, responsibilities, sample
-
 from jaxem._version import __version__ as __version__
 
 __all__ = [

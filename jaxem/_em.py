@@ -9,7 +9,7 @@ same point, and the F that is reported is the F of the θ that is returned.
 import enum
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
