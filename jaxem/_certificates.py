@@ -159,7 +159,16 @@ def _stationarity(m: Mixture, new: Theta, gamma: Array, data: Data) -> Array:
     def rows(theta: Theta, x: Array, index: Array) -> Array:
         return row_free_energy(m.table(theta, x), gamma[index].T, 0.0, axis=0)
 
-    return _relative(*_gradients(m, new, rows, data))
+    free, unravel = ravel_pytree(m.unconstrain(new))
+
+    def expected(free: Array) -> Array:
+        everything = rows(m.constrain(unravel(free), new), data.x, jnp.arange(data.x.shape[0]))
+        return jnp.sum(weighted(everything, data.weights))
+
+    residual, scale = _gradients(m, new, rows, data)
+    # θ⁺ itself is rounded: eps·|θ| moves the gradient by the curvature times it
+    _, curvature = jax.jvp(jax.grad(expected), (free,), (jnp.abs(free),))
+    return _relative(residual, scale + jnp.abs(curvature))
 
 
 def _fisher_residual(m: Mixture, theta: Theta, data: Data) -> Array:

@@ -80,10 +80,12 @@ def gain_is_small(before: State, after: State, tolerance: Array) -> Array:
     return jnp.abs(after.gain) <= tolerance
 
 
-def nothing_moved(before: State, after: State, tolerance: Array) -> Array:
-    """θ⁺ = θ, bit for bit: Lloyd's stopping rule."""
-    same = jax.tree.map(lambda a, b: jnp.all(a == b), before.theta, after.theta)
-    return jnp.all(jnp.stack(jax.tree.leaves(same)))
+def centres_at_rest(before: State, after: State, tolerance: Array) -> Array:
+    """Lloyd's stopping rule: no centre moved by more than the rounding of the mean it is."""
+    moments = before.expectation.statistics
+    mu, moved = before.theta["mu"], jnp.abs(after.theta["mu"] - before.theta["mu"])
+    radius = jnp.sqrt(moments.spread / jnp.maximum(moments.N_k, 1))
+    return jnp.all(moved <= 8 * jnp.finfo(mu.dtype).eps * (jnp.abs(mu) + radius[:, None]))
 
 
 def init(m: Mixture, theta: Theta, data: Data) -> State:
@@ -266,7 +268,7 @@ def em_path(
 def kmeans(x: ArrayLike, mu: ArrayLike, *, max_steps: ArrayLike = 1000) -> Fit:
     """Lloyd's k-means from the centres `mu` (K, D): hard EM of `isotropic` with π = 1/K and σ = 1 held.
 
-    Stops when no centre changes. Ties go to the lowest index; an empty cluster keeps its centre.
+    Stops when no centre changes, up to the rounding of a mean. Ties go to the lowest index; an empty cluster keeps its centre.
 
     >>> import jax.numpy as jnp, jaxem
     >>> x = jnp.array([[0.0], [1.0], [10.0], [11.0]])
@@ -280,7 +282,7 @@ def kmeans(x: ArrayLike, mu: ArrayLike, *, max_steps: ArrayLike = 1000) -> Fit:
     theta = {"pi": jnp.full(mu.shape[0], 1 / mu.shape[0]), "mu": mu, "sigma": jnp.array(1.0)}
     m = gaussian.isotropic.hold("pi", "sigma")
     theta, data = _prepare_run(m, theta, x, 0.0, None, None, 0.0, max_steps)
-    fit = _run(m, theta, data, 0.0, max_steps, nothing_moved)
+    fit = _run(m, theta, data, 0.0, max_steps, centres_at_rest)
     _validate.blame_x(data.x, fit.free_energy)
     return fit
 

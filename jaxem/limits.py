@@ -42,9 +42,9 @@ class Bound(NamedTuple):
 
 
 def tightest(value: Array, bound: Array) -> Bound:
-    """Of many pairs, the one nearest to a violation: largest value − bound, NaN first."""
-    excess = jnp.ravel(value - bound)
-    worst = jnp.argmax(jnp.where(jnp.isnan(excess), jnp.inf, excess))
+    """Of many pairs, the one nearest to a violation: largest value / bound, NaN first. Bounds are positive."""
+    ratio = jnp.ravel(value / bound)
+    worst = jnp.argmax(jnp.where(jnp.isnan(ratio), jnp.inf, ratio))
     return Bound(jnp.ravel(value)[worst], jnp.ravel(bound)[worst])
 
 

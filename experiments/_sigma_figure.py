@@ -1,0 +1,198 @@
+"""The figure of the σ-sweep: one page that shows EM becoming k-means."""
+
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+BLUE, RED, GREEN, GREY, ORANGE = "#0072B2", "#D55E00", "#009E73", "#777777", "#E69F00"  # Okabe & Ito 2008
+CENTRES = [BLUE, RED, GREEN, ORANGE, "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 2.5,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+    "mathtext.fontset": "cm",
+    "pdf.fonttype": 42,
+}
+TINY = 1e-17  # zeros are drawn here, at the foot of a logarithmic axis
+
+
+def draw(document: dict[str, Any], arrays: dict[str, np.ndarray], data: Any) -> plt.Figure:
+    """Eight panels, cooling from left to right."""
+    rows, summary = document["rows"], document["summary"]
+    column = {
+        name: np.array([row[name] for row in rows], float)
+        for name in rows[0]
+        if name != "status" and not isinstance(rows[0][name], list)
+    }
+    column["sigma"] = arrays["sigma"]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(4, 2, figsize=(7.2, 9.4), layout="constrained")
+        plane(axes[0, 0], arrays, data)
+        splitting(axes[0, 1], arrays, summary)
+        e_step(axes[1, 0], column)
+        m_step(axes[1, 1], column)
+        objectives(axes[2, 0], column, int(document["config"]["components"]))
+        divergence(axes[2, 1], column)
+        speed(axes[3, 0], column, summary)
+        residuals(axes[3, 1], column, document)
+        for axis in axes.ravel()[1:]:
+            axis.set_xscale("log")
+            axis.set_xlim(arrays["sigma"].max() * 1.15, arrays["sigma"].min() / 1.15)
+            axis.axvline(summary["critical_sigma"], color=GREY, linewidth=0.7, linestyle=":")
+            axis.set_xlabel(r"$\sigma$, cooling $\rightarrow$ (standard deviations of the data)")
+        held = sum(claim["holds"] for claim in document["claims"])
+        figure.suptitle(
+            f"EM for $\\sigma^2 I$ Gaussians becomes k-means as $\\sigma \\to 0$: {name_of(data.name)}, "
+            f"N = {summary['num_rows']}, K = {document['config']['components']}; "
+            f"{held} of {len(document['claims'])} claims hold",
+            fontsize=9.5,
+        )
+    return figure
+
+
+def name_of(source: str) -> str:
+    names = {"old_faithful": "Old Faithful", "iris": "iris", "blobs": "blobs"}
+    return names.get(source, source.replace("\\", "/").split("/")[-1])
+
+
+def floor(values: np.ndarray) -> np.ndarray:
+    return np.maximum(np.abs(values), TINY)
+
+
+def plane(axis, arrays, data) -> None:
+    """The data, each centre's path as σ falls, and k-means."""
+    x, mu, end = arrays["x"], follow(arrays["mu"]), arrays["kmeans_mu"]
+    raw = lambda points: points * data.scale + data.centre  # noqa: E731
+    axis.scatter(*raw(x)[:, :2].T, s=4, color="#bbbbbb", linewidths=0, zorder=1)
+    for k in range(mu.shape[1]):
+        axis.plot(*raw(mu[:, k])[:, :2].T, "o-", color=CENTRES[k % len(CENTRES)], markersize=2, linewidth=0.9)
+    axis.plot(*raw(end)[:, :2].T, "x", color="black", markersize=7, markeredgewidth=1.4, label="k-means")
+    axis.plot(*data.centre[:2], "s", color="black", markersize=4, fillstyle="none", label=r"mean $\bar x$")
+    axis.set_xlabel(data.columns[0])
+    axis.set_ylabel(data.columns[1])
+    axis.set_title("EM's centres leave the mean and end at k-means")
+    axis.legend(loc="upper left")
+
+
+def follow(mu: np.ndarray) -> np.ndarray:
+    """Relabel each σ's centres to continue the previous ones (from cold to hot, nearest in total)."""
+    from scipy.optimize import linear_sum_assignment
+
+    paths = [mu[-1]]
+    for centres in mu[-2::-1]:
+        cost = ((paths[-1][:, None] - centres[None]) ** 2).sum(-1)
+        paths.append(centres[linear_sum_assignment(cost)[1]])
+    return np.stack(paths[::-1])
+
+
+def splitting(axis, arrays, summary) -> None:
+    """Bifurcation along the first principal axis."""
+    x, mu = arrays["x"], follow(arrays["mu"])
+    _, vectors = np.linalg.eigh(np.cov(x.T, bias=True))
+    first = vectors[:, -1] * np.sign(vectors[:, -1].sum() or 1)
+    for k in range(mu.shape[1]):
+        axis.plot(arrays["sigma"], mu[:, k] @ first, "o-", color=CENTRES[k % len(CENTRES)])
+    for value in arrays["kmeans_mu"] @ first:
+        axis.axhline(value, color="black", linewidth=0.7, linestyle="--")
+    axis.annotate(
+        r"$\sigma_c = \sqrt{\lambda_{\max}}$",
+        (summary["critical_sigma"], 0.04),
+        xycoords=("data", "axes fraction"),
+        xytext=(3, 0),
+        textcoords="offset points",
+        color=GREY,
+    )
+    axis.set_ylabel("first principal coordinate")
+    axis.set_title(r"They split at $\sigma_c$ (dashed: k-means)")
+
+
+def e_step(axis, column) -> None:
+    axis.plot(
+        column["sigma"], floor(column["gamma_gap_bound"]), color=GREY, label=r"bound $(K-1)\,e^{-\Delta/2\sigma^2}$"
+    )
+    axis.plot(column["sigma"], floor(column["gamma_gap"]), "o-", color=BLUE, label=r"$\max|\gamma - r|$")
+    logarithmic(axis)
+    axis.set_title(r"E-step: posterior $\gamma$ becomes the nearest centre $r$")
+    axis.set_ylabel("difference in assignment")
+    axis.legend(loc="lower left")
+
+
+def m_step(axis, column) -> None:
+    label = r"bound $\mathrm{diam}(X)\sum|\gamma - r|/N_k$"
+    axis.plot(column["sigma"], floor(column["C10_bound"]), color=GREY, label=label)
+    axis.plot(column["sigma"], floor(column["C10"]), "o-", color=BLUE, label=r"$\|\mu_k(\gamma) - \mu_k(r)\|$")
+    logarithmic(axis)
+    axis.set_title("M-step: the mean under $\\gamma$ becomes the mean under $r$")
+    axis.set_ylabel("distance of centres")
+    axis.legend(loc="lower left")
+
+
+def objectives(axis, column, num_components: int) -> None:
+    axis.axhspan(0, np.log(num_components), color=BLUE, alpha=0.08, linewidth=0)
+    axis.plot(column["sigma"], column["objective_gap"], "o-", color=BLUE)
+    axis.set_title(r"Objective: $J \leq G_\sigma \leq J + 2\sigma^2 N\log K$")
+    axis.set_ylabel(r"$(G_\sigma - J)\,/\,2\sigma^2 N$  (nats)")
+    axis.text(0.02, 0.93, r"allowed: $[0, \log K]$", transform=axis.transAxes, color=BLUE, va="top")
+
+
+def divergence(axis, column) -> None:
+    axis.plot(column["sigma"], np.abs(column["Q"]), "s-", color=RED, label=r"$|Q|$ diverges")
+    axis.plot(
+        column["sigma"], floor(column["scaled_residual"]), "o-", color=BLUE, label=r"$|2\sigma^2(Q - C) + J| \to 0$"
+    )
+    axis.set_yscale("log")
+    axis.set_title(r"$Q$ has no limit; $2\sigma^2(Q - C) \to -J$ has")
+    axis.set_ylabel(r"nats, and units of $J$")
+    axis.legend(loc="center left")
+
+
+def speed(axis, column, summary) -> None:
+    axis.plot(column["sigma"], column["iterations"], "o-", color=BLUE, label="EM steps")
+    steps = summary["kmeans_steps"]
+    axis.axhspan(min(steps), max(steps), color=GREY, alpha=0.25, linewidth=0, label="k-means steps")
+    axis.set_yscale("log")
+    axis.set_ylabel("steps to convergence", color=BLUE)
+    axis.set_title(r"EM slows down at $\sigma_c$ and ends as fast as k-means")
+    twin = axis.twinx()
+    twin.spines["right"].set_visible(True)
+    twin.plot(column["sigma"], column["spectral_radius"], "s-", color=RED, markersize=2, linewidth=0.8)
+    twin.set_ylabel("spectral radius of EM's Jacobian", color=RED)
+    twin.set_ylim(0, 1.05)
+    twin.grid(visible=False)
+    axis.legend(loc="upper right")
+
+
+def residuals(axis, column, document) -> None:
+    labels = {
+        "C3": r"$\nabla_\theta F = 0$ (M-step)",
+        "C4": r"$\nabla_\gamma F = 0$ (E-step)",
+        "C5": r"$\nabla L = \nabla Q$ (Fisher)",
+        "C6": "Xu–Jordan",
+    }
+    for (name, label), color in zip(labels.items(), (BLUE, RED, GREEN, ORANGE), strict=True):
+        axis.plot(column["sigma"], np.maximum(column[name], TINY / 10), "o", color=color, label=f"{name}: {label}")
+    allowed = next(claim["bound"] for claim in document["claims"] if claim["id"] == "C3")
+    axis.axhline(allowed, color=GREY)
+    axis.set_yscale("log")
+    axis.set_ylim(TINY / 30, allowed * 1e4)
+    axis.set_title("jax.grad certifies both steps (line: rounding allowed)")
+    axis.set_ylabel("residual / scale of its terms")
+    axis.legend(loc="upper left", ncols=2)
+
+
+def logarithmic(axis) -> None:
+    axis.set_yscale("log")
+    axis.set_ylim(TINY / 3, 30)
