@@ -3,6 +3,7 @@
 from typing import Any
 
 import matplotlib
+import matplotlib.ticker
 import numpy as np
 
 matplotlib.use("Agg")
@@ -12,7 +13,7 @@ BLUE, RED, GREEN, GREY, ORANGE = "#0072B2", "#D55E00", "#009E73", "#777777", "#E
 CENTRES = [BLUE, RED, GREEN, ORANGE, "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
 STYLE = {
     "font.size": 8,
-    "axes.titlesize": 8.5,
+    "axes.titlesize": 8,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -109,9 +110,9 @@ def splitting(axis, arrays, summary) -> None:
         axis.axhline(value, color="black", linewidth=0.7, linestyle="--")
     axis.annotate(
         r"$\sigma_c = \sqrt{\lambda_{\max}}$",
-        (summary["critical_sigma"], 0.04),
+        (summary["critical_sigma"], 0.48),
         xycoords=("data", "axes fraction"),
-        xytext=(3, 0),
+        xytext=(4, 0),
         textcoords="offset points",
         color=GREY,
     )
@@ -127,7 +128,7 @@ def e_step(axis, column) -> None:
     logarithmic(axis)
     axis.set_title(r"E-step: posterior $\gamma$ becomes the nearest centre $r$")
     axis.set_ylabel("difference in assignment")
-    axis.legend(loc="lower left")
+    axis.legend(loc="upper right")
 
 
 def m_step(axis, column) -> None:
@@ -135,9 +136,9 @@ def m_step(axis, column) -> None:
     axis.plot(column["sigma"], floor(column["C10_bound"]), color=GREY, label=label)
     axis.plot(column["sigma"], floor(column["C10"]), "o-", color=BLUE, label=r"$\|\mu_k(\gamma) - \mu_k(r)\|$")
     logarithmic(axis)
-    axis.set_title("M-step: the mean under $\\gamma$ becomes the mean under $r$")
+    axis.set_title(r"M-step: the mean under $\gamma$ becomes that under $r$")
     axis.set_ylabel("distance of centres")
-    axis.legend(loc="lower left")
+    axis.legend(loc="upper right")
 
 
 def objectives(axis, column, num_components: int) -> None:
@@ -145,7 +146,7 @@ def objectives(axis, column, num_components: int) -> None:
     axis.plot(column["sigma"], column["objective_gap"], "o-", color=BLUE)
     axis.set_title(r"Objective: $J \leq G_\sigma \leq J + 2\sigma^2 N\log K$")
     axis.set_ylabel(r"$(G_\sigma - J)\,/\,2\sigma^2 N$  (nats)")
-    axis.text(0.02, 0.93, r"allowed: $[0, \log K]$", transform=axis.transAxes, color=BLUE, va="top")
+    axis.text(0.97, 0.1, r"shaded: allowed, $[0, \log K]$", transform=axis.transAxes, color=BLUE, ha="right")
 
 
 def divergence(axis, column) -> None:
@@ -156,7 +157,7 @@ def divergence(axis, column) -> None:
     axis.set_yscale("log")
     axis.set_title(r"$Q$ has no limit; $2\sigma^2(Q - C) \to -J$ has")
     axis.set_ylabel(r"nats, and units of $J$")
-    axis.legend(loc="center left")
+    axis.legend(loc="center right")
 
 
 def speed(axis, column, summary) -> None:
@@ -164,6 +165,9 @@ def speed(axis, column, summary) -> None:
     steps = summary["kmeans_steps"]
     axis.axhspan(min(steps), max(steps), color=GREY, alpha=0.25, linewidth=0, label="k-means steps")
     axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%d"))
+    axis.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    axis.set_ylim(1, None)
     axis.set_ylabel("steps to convergence", color=BLUE)
     axis.set_title(r"EM slows down at $\sigma_c$ and ends as fast as k-means")
     twin = axis.twinx()
@@ -188,9 +192,9 @@ def residuals(axis, column, document) -> None:
     axis.axhline(allowed, color=GREY)
     axis.set_yscale("log")
     axis.set_ylim(TINY / 30, allowed * 1e4)
-    axis.set_title("jax.grad certifies both steps (line: rounding allowed)")
+    axis.set_title("jax.grad certifies both steps (line: allowed)")
     axis.set_ylabel("residual / scale of its terms")
-    axis.legend(loc="upper left", ncols=2)
+    axis.legend(loc="upper left", ncols=2, columnspacing=0.8, handletextpad=0.1)
 
 
 def logarithmic(axis) -> None:

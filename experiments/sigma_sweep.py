@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _data import DataError, DataSet, load
-from _results import Claim, as_json, print_claims, provenance, writable_folder, written_together
+from tqdm import tqdm
+
 from jaxem import (
     Status,
     best,
@@ -37,7 +37,9 @@ from jaxem import (
 )
 from jaxem.families import gaussian
 from jaxem.families.gaussian import squared_distances
-from tqdm import tqdm
+
+from _data import DataError, load
+from _results import Claim, as_json, print_claims, provenance, writable_folder, written_together
 
 M = gaussian.isotropic.hold("pi", "sigma")  # only the centres move: the sources' setting
 TEMPERATURE = 0.37  # for C14: any T other than 0 and 1
