@@ -2,35 +2,17 @@
 
 from typing import Any
 
-import matplotlib
 import matplotlib.ticker
 import numpy as np
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from _style import BLUE, COLOURS, DOUBLE, GREEN, GREY, ORANGE, RED, page, styled
 
-BLUE, RED, GREEN, GREY, ORANGE = "#0072B2", "#D55E00", "#009E73", "#777777", "#E69F00"  # Okabe & Ito 2008
-CENTRES = [BLUE, RED, GREEN, ORANGE, "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
-STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 2.5,
-    "legend.frameon": False,
-    "legend.fontsize": 7,
-    "mathtext.fontset": "cm",
-    "pdf.fonttype": 42,
-}
 TINY = 1e-17  # zeros are drawn here, at the foot of a logarithmic axis
 
 
-def draw(document: dict[str, Any], arrays: dict[str, np.ndarray], data: Any) -> plt.Figure:
+@styled
+def draw(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
     """Eight panels, cooling from left to right."""
     rows, summary = document["rows"], document["summary"]
     column = {
@@ -39,28 +21,28 @@ def draw(document: dict[str, Any], arrays: dict[str, np.ndarray], data: Any) -> 
         if name != "status" and not isinstance(rows[0][name], list)
     }
     column["sigma"] = arrays["sigma"]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(4, 2, figsize=(7.2, 9.4), layout="constrained")
-        plane(axes[0, 0], arrays, data)
-        splitting(axes[0, 1], arrays, summary)
-        e_step(axes[1, 0], column)
-        m_step(axes[1, 1], column)
-        objectives(axes[2, 0], column, int(document["config"]["components"]))
-        divergence(axes[2, 1], column)
-        speed(axes[3, 0], column, summary)
-        residuals(axes[3, 1], column, document)
-        for axis in axes.ravel()[1:]:
-            axis.set_xscale("log")
-            axis.set_xlim(arrays["sigma"].max() * 1.15, arrays["sigma"].min() / 1.15)
-            axis.axvline(summary["critical_sigma"], color=GREY, linewidth=0.7, linestyle=":")
-            axis.set_xlabel(r"$\sigma$, cooling $\rightarrow$ (standard deviations of the data)")
-        held = sum(claim["holds"] for claim in document["claims"])
-        figure.suptitle(
-            f"EM for $\\sigma^2 I$ Gaussians becomes k-means as $\\sigma \\to 0$: {name_of(data.name)}, "
-            f"N = {summary['num_rows']}, K = {document['config']['components']}; "
-            f"{held} of {len(document['claims'])} claims hold",
-            fontsize=9.5,
-        )
+    figure = page(DOUBLE, 9.2)
+    axes = figure.subplots(4, 2)
+    plane(axes[0, 0], arrays, summary)
+    splitting(axes[0, 1], arrays, summary)
+    e_step(axes[1, 0], column)
+    m_step(axes[1, 1], column)
+    objectives(axes[2, 0], column, int(document["config"]["components"]))
+    divergence(axes[2, 1], column)
+    speed(axes[3, 0], column, summary)
+    residuals(axes[3, 1], column, document)
+    for axis in axes.ravel()[1:]:
+        axis.set_xscale("log")
+        axis.set_xlim(arrays["sigma"].max() * 1.15, arrays["sigma"].min() / 1.15)
+        axis.axvline(summary["critical_sigma"], color=GREY, linewidth=0.7, linestyle=":")
+        axis.set_xlabel(r"$\sigma$, cooling $\rightarrow$ (standard deviations of the data)")
+    held = sum(claim["holds"] for claim in document["claims"])
+    figure.suptitle(
+        f"EM for $\\sigma^2 I$ Gaussians becomes k-means as $\\sigma \\to 0$: {name_of(document['config']['data'])}, "
+        f"N = {summary['num_rows']}, K = {document['config']['components']}; "
+        f"{held} of {len(document['claims'])} claims hold",
+        fontsize=9,
+    )
     return figure
 
 
@@ -73,17 +55,21 @@ def floor(values: np.ndarray) -> np.ndarray:
     return np.maximum(np.abs(values), TINY)
 
 
-def plane(axis, arrays, data) -> None:
+def plane(axis, arrays, summary) -> None:
     """The data, each centre's path as σ falls, and k-means."""
     x, mu, end = arrays["x"], follow(arrays["mu"]), arrays["kmeans_mu"]
-    raw = lambda points: points * data.scale + data.centre  # noqa: E731
+    scale, centre = np.array(summary["scale"]), np.array(summary["centre"])
+
+    def raw(points):
+        return points * scale + centre
+
     axis.scatter(*raw(x)[:, :2].T, s=4, color="#bbbbbb", linewidths=0, zorder=1)
     for k in range(mu.shape[1]):
-        axis.plot(*raw(mu[:, k])[:, :2].T, "o-", color=CENTRES[k % len(CENTRES)], markersize=2, linewidth=0.9)
+        axis.plot(*raw(mu[:, k])[:, :2].T, "o-", color=COLOURS[k % len(COLOURS)], markersize=2, linewidth=0.9)
     axis.plot(*raw(end)[:, :2].T, "x", color="black", markersize=7, markeredgewidth=1.4, label="k-means")
-    axis.plot(*data.centre[:2], "s", color="black", markersize=4, fillstyle="none", label=r"mean $\bar x$")
-    axis.set_xlabel(data.columns[0])
-    axis.set_ylabel(data.columns[1])
+    axis.plot(*centre[:2], "s", color="black", markersize=4, fillstyle="none", label=r"mean $\bar x$")
+    axis.set_xlabel(summary["columns"][0])
+    axis.set_ylabel(summary["columns"][1])
     axis.set_title("EM's centres leave the mean and end at k-means")
     axis.legend(loc="upper left")
 
@@ -105,7 +91,7 @@ def splitting(axis, arrays, summary) -> None:
     _, vectors = np.linalg.eigh(np.cov(x.T, bias=True))
     first = vectors[:, -1] * np.sign(vectors[:, -1].sum() or 1)
     for k in range(mu.shape[1]):
-        axis.plot(arrays["sigma"], mu[:, k] @ first, "o-", color=CENTRES[k % len(CENTRES)])
+        axis.plot(arrays["sigma"], mu[:, k] @ first, "o-", color=COLOURS[k % len(COLOURS)])
     for value in arrays["kmeans_mu"] @ first:
         axis.axhline(value, color="black", linewidth=0.7, linestyle="--")
     axis.annotate(
@@ -128,7 +114,7 @@ def e_step(axis, column) -> None:
     logarithmic(axis)
     axis.set_title(r"E-step: posterior $\gamma$ becomes the nearest centre $r$")
     axis.set_ylabel("difference in assignment")
-    axis.legend(loc="upper right")
+    axis.legend(loc="center right", handlelength=1)
 
 
 def m_step(axis, column) -> None:
@@ -136,9 +122,9 @@ def m_step(axis, column) -> None:
     axis.plot(column["sigma"], floor(column["C10_bound"]), color=GREY, label=label)
     axis.plot(column["sigma"], floor(column["C10"]), "o-", color=BLUE, label=r"$\|\mu_k(\gamma) - \mu_k(r)\|$")
     logarithmic(axis)
-    axis.set_title(r"M-step: the mean under $\gamma$ becomes that under $r$")
+    axis.set_title(r"M-step: means under $\gamma$ become those under $r$")
     axis.set_ylabel("distance of centres")
-    axis.legend(loc="upper right")
+    axis.legend(loc="center right", handlelength=1)
 
 
 def objectives(axis, column, num_components: int) -> None:

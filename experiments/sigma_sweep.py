@@ -12,6 +12,7 @@ arguments or data.
 """
 
 import argparse
+import os
 import sys
 import time
 from functools import partial
@@ -201,12 +202,12 @@ def run(config: Config, *, progress: bool = True) -> dict[str, Any]:
     monotone = monotone_check(x, starts, critical)
     return {
         "config": config._asdict() | {"sigmas": grid.tolist()},
-        "data": data,
         "rows": rows,
         "claims": claims(rows, x, iterates, coincidence, monotone),
         "summary": {
             "num_rows": x.shape[0],
             "num_features": x.shape[1],
+            "columns": data.columns,
             "centre": data.centre,
             "scale": data.scale,
             "diameter": float(diam),
@@ -433,12 +434,17 @@ def save(result: dict[str, Any], folder: Any, *, plot: bool) -> None:
         write("sigma_sweep.json", lambda path: path.write_text(as_json(document)))
         write("sigma_sweep.npz", lambda path: np.savez(path, **(columns | result["arrays"])))
         if plot:
+            import _style
             from _sigma_figure import draw
 
-            figure = draw(document, result["arrays"], result["data"])
-            write("sigma_sweep.pdf", lambda path: figure.savefig(path, metadata={"CreationDate": None}))
-            write("sigma_sweep.png", lambda path: figure.savefig(path, dpi=200, metadata={"Software": None}))
+            figure = draw(document, result["arrays"])
+            for ending in ("pdf", "png"):
+                write(f"sigma_sweep.{ending}", partial(_style.save, figure))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    if code == 130:
+        os._exit(code)  # a compilation cut short by Ctrl-C can crash the interpreter's own shutdown
+    sys.exit(code)

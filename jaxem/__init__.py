@@ -1,27 +1,34 @@
 """jaxem: expectation–maximisation for NumPyro. One free energy, certified; k-means is its limit as T → 0."""
 
+from jaxem import bregman as bregman
 from jaxem import families as families
 from jaxem import inits as inits
 from jaxem import limits as limits
 from jaxem._certificates import Certificate, Rate, certify, convergence_rate, e_step_residual
+from jaxem._condition import Conditional, condition
 from jaxem._em import EMError, Fit, Path, Status, best, check, em, em_batch, em_path, kmeans
 from jaxem._free_energy import free_energy
 from jaxem._gradient import gradient_m_step
+from jaxem._kmedoids import KMedoids, kmedoids
 from jaxem._mixture import Mixture
 from jaxem._quantities import distortion, expected_log_joint, log_joint, log_likelihood, responsibilities, sample
 from jaxem._version import __version__ as __version__
 
 __all__ = [
     "Certificate",
+    "Conditional",
     "EMError",
     "Fit",
+    "KMedoids",
     "Mixture",
     "Path",
     "Rate",
     "Status",
     "best",
+    "bregman",
     "certify",
     "check",
+    "condition",
     "convergence_rate",
     "distortion",
     "e_step_residual",
@@ -34,6 +41,7 @@ __all__ = [
     "gradient_m_step",
     "inits",
     "kmeans",
+    "kmedoids",
     "limits",
     "log_joint",
     "log_likelihood",

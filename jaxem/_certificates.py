@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxem import _validate
 from jaxem._free_energy import assign, row_free_energy, weighted
-from jaxem._mixture import Data, Mixture, Theta
+from jaxem._mixture import Data, Mixture, Theta, ThetaLike
 
 
 class Certificate(NamedTuple):
@@ -41,7 +41,7 @@ class Certificate(NamedTuple):
 
 
 def certify(
-    m: Mixture, theta: Theta, x: ArrayLike, temperature: ArrayLike = 1.0, *, weights: ArrayLike | None = None
+    m: Mixture, theta: ThetaLike, x: ArrayLike, temperature: ArrayLike = 1.0, *, weights: ArrayLike | None = None
 ) -> Certificate:
     """Certify E-step, M-step and likelihood at any θ, by `jax.grad` (C1–C6). Stores the (N, K) table.
 
@@ -133,13 +133,19 @@ def e_step_residual(
 def _gradients(m: Mixture, theta: Theta, rows: Any, data: Data) -> tuple[Array, Array]:
     """Σ_n w_n ∇row_n(θ) in unconstrained coordinates, and Σ_n w_n |∇row_n|, the scale of its rounding.
 
-    `rows`: (θ, x (n, D), index (n,)) -> (n,), a sum's terms.
+    `rows`: (θ, x (n, D), index (n,)) -> (n,), a sum's terms. They are evaluated at θ itself and differentiated
+    through the coordinates: a probability of exactly 0 or 1, which lies at ±∞, would not survive the round trip.
     """
     free, unravel = ravel_pytree(m.unconstrain(theta))
+
+    def at(u: Array) -> Theta:
+        back = m.constrain(unravel(u), theta)
+        return jax.tree.map(lambda exact, new: exact + (new - jax.lax.stop_gradient(new)), theta, back)
+
     weights = jnp.ones(data.x.shape[0], free.dtype) if data.weights is None else data.weights
 
     def one(x: Array, index: Array, weight: Array) -> tuple[Array, Array]:
-        gradient = jax.grad(lambda u: rows(m.constrain(unravel(u), theta), x[None], index[None])[0])(free)
+        gradient = jax.grad(lambda u: rows(at(u), x[None], index[None])[0])(free)
         return weight * gradient, jnp.abs(weight * gradient)
 
     terms = jax.lax.map(lambda args: one(*args), (data.x, jnp.arange(data.x.shape[0]), weights), batch_size=1024)
@@ -166,9 +172,10 @@ def _stationarity(m: Mixture, new: Theta, gamma: Array, data: Data) -> Array:
         return jnp.sum(weighted(everything, data.weights))
 
     residual, scale = _gradients(m, new, rows, data)
-    # θ⁺ itself is rounded: eps·|θ| moves the gradient by the curvature times it
-    _, curvature = jax.jvp(jax.grad(expected), (free,), (jnp.abs(free),))
-    return _relative(residual, scale + jnp.abs(curvature))
+    # θ⁺ itself is rounded: eps·|θ| moves the gradient by the curvature times it, except at ±∞, where Q is flat
+    rounding = jnp.where(jnp.isfinite(free), jnp.abs(free), 0)
+    _, curvature = jax.jvp(jax.grad(expected), (free,), (rounding,))
+    return _relative(residual, scale + jnp.where(jnp.isfinite(curvature), jnp.abs(curvature), 0))
 
 
 def _fisher_residual(m: Mixture, theta: Theta, data: Data) -> Array:
@@ -214,7 +221,7 @@ class Rate(NamedTuple):
 
 
 def convergence_rate(
-    m: Mixture, theta: Theta, x: ArrayLike, temperature: ArrayLike = 1.0, *, weights: ArrayLike | None = None
+    m: Mixture, theta: ThetaLike, x: ArrayLike, temperature: ArrayLike = 1.0, *, weights: ArrayLike | None = None
 ) -> Rate:
     """How fast EM converges at a fixed point θ, twice: from its own map, and from the information matrices.
 

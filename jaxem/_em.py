@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxem import _validate
-from jaxem._mixture import Data, Expectation, Mixture, Theta
+from jaxem._mixture import Data, Expectation, Mixture, Theta, ThetaLike
 from jaxem.families import gaussian
 
 
@@ -116,7 +116,7 @@ def step(m: Mixture, state: State, data: Data, tol: ArrayLike, stop: Stop) -> St
 
 
 @partial(jax.jit, static_argnames="stop")
-def _run(m: Mixture, theta: Theta, data: Data, tol: ArrayLike, max_steps: ArrayLike, stop: Stop) -> Fit:
+def _run(m: Mixture, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Fit:
     """The one loop: step until a status is reached or max_steps are done."""
     final = lax.while_loop(
         lambda state: (state.status == Status.MAX_STEPS) & (state.num_steps < max_steps),
@@ -127,7 +127,7 @@ def _run(m: Mixture, theta: Theta, data: Data, tol: ArrayLike, max_steps: ArrayL
 
 
 @partial(jax.jit, static_argnames="stop")
-def _run_lanes(m: Mixture, thetas: Theta, data: Data, tol: ArrayLike, max_steps: ArrayLike, stop: Stop) -> Fit:
+def _run_lanes(m: Mixture, thetas: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Fit:
     """Lanes one after another: each stops when it is done, where `vmap` would run all to the slowest."""
     lanes = jax.tree.leaves(thetas)[0].shape[0]
     temperatures = jnp.broadcast_to(data.temperature, (lanes,))
@@ -139,16 +139,36 @@ def _run_lanes(m: Mixture, thetas: Theta, data: Data, tol: ArrayLike, max_steps:
     return lax.map(lane, (thetas, temperatures))
 
 
-def _prepare_run(m, theta, x, temperature, weights, labels, tol, max_steps, batched=False) -> tuple[Theta, Data]:
+class Run(NamedTuple):
+    """A checked call: what `_run` and `_run_lanes` take, all of it data."""
+
+    theta: Theta
+    data: Data
+    tol: Array
+    max_steps: Array
+
+
+def _prepare_run(
+    m: Mixture,
+    theta: ThetaLike,
+    x: ArrayLike,
+    *,
+    temperature: ArrayLike,
+    weights: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    tol: ArrayLike,
+    max_steps: ArrayLike,
+    batched: bool = False,
+) -> Run:
     theta, data = _validate.prepare(m, theta, x, weights, temperature, labels, batched=batched)
     _validate.non_negative("tol", tol, "0 stops at the floor of rounding")
     _validate.count("max_steps", max_steps, 0)
-    return theta, data
+    return Run(theta, data, jnp.asarray(tol, data.temperature.dtype), jnp.asarray(max_steps, jnp.int32))
 
 
 def em(
     m: Mixture,
-    theta: Theta,
+    theta: ThetaLike,
     x: ArrayLike,
     *,
     temperature: ArrayLike = 1.0,
@@ -187,15 +207,17 @@ def em(
     >>> jaxem.check(fit).theta["mu"].round(1).tolist()
     [[-1.0], [1.0]]
     """
-    theta, data = _prepare_run(m, theta, x, temperature, weights, labels, tol, max_steps)
-    fit = _run(m, theta, data, tol, max_steps, gain_is_small)
-    _validate.blame_x(data.x, fit.free_energy)
+    run = _prepare_run(
+        m, theta, x, temperature=temperature, weights=weights, labels=labels, tol=tol, max_steps=max_steps
+    )
+    fit = _run(m, *run, gain_is_small)
+    _validate.blame_x(run.data.x, fit.free_energy)
     return fit
 
 
 def em_batch(
     m: Mixture,
-    thetas: Theta,
+    thetas: ThetaLike,
     x: ArrayLike,
     *,
     temperature: ArrayLike = 1.0,
@@ -218,9 +240,11 @@ def em_batch(
     >>> jaxem.best(fits).theta["mu"].shape
     (3, 2)
     """
-    thetas, data = _prepare_run(m, thetas, x, temperature, weights, labels, tol, max_steps, batched=True)
-    fits = _run_lanes(m, thetas, data, tol, max_steps, gain_is_small)
-    _validate.blame_x(data.x, fits.free_energy)
+    run = _prepare_run(
+        m, thetas, x, temperature=temperature, weights=weights, labels=labels, tol=tol, max_steps=max_steps, batched=True
+    )
+    fits = _run_lanes(m, *run, gain_is_small)
+    _validate.blame_x(run.data.x, fits.free_energy)
     return fits
 
 
@@ -237,7 +261,7 @@ def _path(m: Mixture, theta: Theta, data: Data, num_steps: int) -> Path:
 
 def em_path(
     m: Mixture,
-    theta: Theta,
+    theta: ThetaLike,
     x: ArrayLike,
     *,
     num_steps: int,
@@ -268,7 +292,8 @@ def em_path(
 def kmeans(x: ArrayLike, mu: ArrayLike, *, max_steps: ArrayLike = 1000) -> Fit:
     """Lloyd's k-means from the centres `mu` (K, D): hard EM of `isotropic` with π = 1/K and σ = 1 held.
 
-    Stops when no centre changes, up to the rounding of a mean. Ties go to the lowest index; an empty cluster keeps its centre.
+    Stops when no centre changes, up to the rounding of a mean. Ties go to the lowest index; an empty cluster
+    keeps its centre.
 
     >>> import jax.numpy as jnp, jaxem
     >>> x = jnp.array([[0.0], [1.0], [10.0], [11.0]])
@@ -281,9 +306,9 @@ def kmeans(x: ArrayLike, mu: ArrayLike, *, max_steps: ArrayLike = 1000) -> Fit:
         raise ValueError(f"mu: must be (K, D) with K ≥ 1, got shape {mu.shape}; one centre per row")
     theta = {"pi": jnp.full(mu.shape[0], 1 / mu.shape[0]), "mu": mu, "sigma": jnp.array(1.0)}
     m = gaussian.isotropic.hold("pi", "sigma")
-    theta, data = _prepare_run(m, theta, x, 0.0, None, None, 0.0, max_steps)
-    fit = _run(m, theta, data, 0.0, max_steps, centres_at_rest)
-    _validate.blame_x(data.x, fit.free_energy)
+    run = _prepare_run(m, theta, x, temperature=0.0, tol=0.0, max_steps=max_steps)
+    fit = _run(m, *run, centres_at_rest)
+    _validate.blame_x(run.data.x, fit.free_energy)
     return fit
 
 

@@ -10,19 +10,22 @@ and the closed-form M-step.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 from numpyro import handlers
-from numpyro.distributions import biject_to, constraints
+from numpyro.distributions import Distribution, biject_to, constraints
 
 from jaxem._free_energy import assign, row_free_energy, weighted
-from jaxem._reduce import sum_over_rows
+from jaxem._reduce import fits_one_chunk, sum_over_rows
 
 Theta = dict[str, Array]
+ThetaLike = Any  # what a user passes for θ: any mapping from names to numbers; `_validate` makes it a Theta
 
 
 class Data(NamedTuple):
@@ -42,9 +45,28 @@ class Expectation(NamedTuple):
     scale: Array
 
 
+class Natural(NamedTuple):
+    """An E-step in natural parameters, two matrix products a chunk; what depends on θ alone is closed over."""
+
+    table: Callable[[Array], Array]  # x (n, D) → ℓ = η φ(x), (K, n)
+    statistics: Callable[[Array, Array], Any]  # (x, γ) → γ φ(x)ᵀ
+    finish: Callable[[Any], Any]  # Σ γ φᵀ → the statistics that `update` takes
+    accurate: Array  # do its cancellations keep enough digits at this θ?
+
+
 def closed_form(m: "Mixture", statistics: Any, theta: Theta, data: Data) -> Theta:
-    """The family's own M-step."""
-    return m.update(statistics, theta, m.held)
+    """The family's own M-step, with statistics taken anew where those at hand lost their digits."""
+    new = m.update(statistics, theta, m.held)
+    recentred = None if m.recentre is None else m.recentre(theta, new, m.held)
+    if recentred is None:
+        return new
+    reference, needed = recentred
+
+    def again() -> Theta:
+        second = m.e_step(partial(m.table, theta), partial(m.statistics, reference), theta, data)
+        return m.update(second.statistics, reference, m.held)
+
+    return lax.cond(needed, again, lambda: new)
 
 
 @jax.tree_util.register_static
@@ -61,10 +83,16 @@ class Mixture:
         shapes: the sites of θ and their shapes in terms of K and D, e.g. `(("pi", "K"), ("mu", "K D"))`.
         statistics: (θ, x (n, D), γ (K, n)) → sums over the rows, any pytree. May refer to θ.
         update: (statistics, θ, held) → θ, the M-step (eq:M); held names must come back unchanged.
-        guess: (centres (K, D), x (N, D)) → θ, the start that `jaxem.inits` builds on centres.
+        guess: (centres (K, D), x (N, D)) → θ, the start that `jaxem.inits` builds on centres. A family with an
+            axis C in `shapes` takes its size as a third argument.
         kernel: (θ, x) → ℓ (K, n), equal to the table of the program's trace; None reads the trace.
         gradient_form: (θ, ∇L, N_k) → θ⁺, the M-step written as a step along the likelihood's gradient
             (eq:XuJordan), for certificate C6; None where no such form is known.
+        natural: θ → a `Natural`, the faster E-step for data of more than one chunk, used where it is accurate.
+        recentre: (θ, θ⁺, held) → (θ at which the statistics keep their digits, are those at θ too inexact?);
+            None where they never are.
+        condition: (θ, x, mask) → ℓ (K, n) of x[:, mask] alone, and the law of the other columns given those and
+            z, a NumPyro distribution of batch shape (K, n) or (K, 1); for `jaxem.condition`.
         check_support: (x, θ) → what is wrong with x's values, or None; numpy arrays, called on concrete x.
         held: names of θ that are never updated; see `hold`.
         maximizer: how the M-step is done: `closed_form`, or what `jaxem.gradient_m_step` puts here.
@@ -74,9 +102,12 @@ class Mixture:
     shapes: tuple[tuple[str, str], ...]
     statistics: Callable[[Theta, Array, Array], Any]
     update: Callable[[Any, Theta, frozenset[str]], Theta]
-    guess: Callable[[Array, Array], Theta]
+    guess: Callable[..., Theta]
     kernel: Callable[[Theta, Array], Array] | None = None
     gradient_form: Callable[[Theta, Theta, Array, frozenset[str]], Theta] | None = None
+    natural: Callable[[Theta], Natural] | None = None
+    recentre: Callable[[Theta, Theta, frozenset[str]], tuple[Theta, Array] | None] | None = None
+    condition: Callable[[Theta, Array, np.ndarray], tuple[Array, Distribution]] | None = None
     check_support: Callable[[np.ndarray, dict[str, np.ndarray]], str | None] | None = None
     held: frozenset[str] = frozenset()
     maximizer: Callable[["Mixture", Any, Theta, Data], Theta] = closed_form
@@ -139,32 +170,44 @@ class Mixture:
 
     def unconstrain(self, theta: Theta) -> Theta:
         """θ's free entries in NumPyro's unconstrained coordinates."""
-        return {name: biject_to(self.constraint(name)).inv(theta[name]) for name in self.free}
+        with jax.numpy_rank_promotion("allow"):  # NumPyro's transforms broadcast freely
+            return {name: biject_to(self.constraint(name)).inv(theta[name]) for name in self.free}
 
     def constrain(self, free: Theta, theta: Theta) -> Theta:
         """The inverse of `unconstrain`; held entries are θ's."""
-        return theta | {name: biject_to(self.constraint(name))(u) for name, u in free.items()}
+        with jax.numpy_rank_promotion("allow"):
+            return theta | {name: biject_to(self.constraint(name))(u) for name, u in free.items()}
 
     def labelled_table(self, theta: Theta, x: Array, labels: Array | None) -> Float[Array, "K n"]:
         """ℓ with −∞ for the components that a known label excludes: then eq:E gives that row its label."""
-        table = self.table(theta, x)
-        if labels is None:
-            return table
-        component = jnp.arange(table.shape[0])[:, None]
-        excluded = (labels[None] >= 0) & (labels[None] != component)
-        return jnp.where(excluded, -jnp.inf, table)
+        return exclude(self.table(theta, x), labels)
 
     # ---- the two maximisers of eq:F, and F itself
 
     def expect(self, theta: Theta, data: Data) -> Expectation:
         """The E-step (eq:E): statistics of γ(θ) and F_T at θ, in one pass over the rows."""
 
+        def by_kernel() -> Expectation:
+            return self.e_step(partial(self.table, theta), partial(self.statistics, theta), theta, data)
+
+        if self.natural is None or fits_one_chunk(data.x.shape[0], theta["pi"].shape[0]):
+            return by_kernel()
+        natural = self.natural(theta)
+
+        def by_products() -> Expectation:
+            total = self.e_step(natural.table, natural.statistics, theta, data)
+            return total._replace(statistics=natural.finish(total.statistics))
+
+        return lax.cond(natural.accurate, by_products, by_kernel)
+
+    def e_step(self, table: Callable, statistics: Callable, theta: Theta, data: Data) -> Expectation:
+        """Σ over chunks of `statistics`(x, γ) with γ from `table`(x), and eq:bound."""
+
         def chunk(rows: tuple[Array, Array | None], weights: Array) -> Expectation:
             x, labels = rows
-            gamma, value = assign(self.labelled_table(theta, x, labels), data.temperature, axis=0)
+            gamma, value = assign(exclude(table(x), labels), data.temperature, axis=0)
             value = weighted(value, weights)
-            statistics = self.statistics(theta, x, gamma * weights[None])
-            return Expectation(statistics, jnp.sum(value), jnp.sum(jnp.abs(value)))
+            return Expectation(statistics(x, gamma * weights[None]), jnp.sum(value), jnp.sum(jnp.abs(value)))
 
         return self.sum_over_rows(chunk, theta, data)
 
@@ -192,6 +235,15 @@ class Mixture:
     def size(self, data: Data) -> Array | int:
         """W: how much data there is, the unit in which a tolerance is stated."""
         return data.x.shape[0] if data.weights is None else jnp.sum(data.weights)
+
+
+def exclude(table: Float[Array, "K n"], labels: Array | None) -> Float[Array, "K n"]:
+    """−∞ for the components that a row's known label excludes."""
+    if labels is None:
+        return table
+    component = jnp.arange(table.shape[0])[:, None]
+    excluded = (labels[None] >= 0) & (labels[None] != component)
+    return jnp.where(excluded, -jnp.inf, table)
 
 
 @functools.cache

@@ -3,16 +3,16 @@
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from jaxem import _validate
 from jaxem._free_energy import assign, row_free_energy, weighted
-from jaxem._mixture import Data, Mixture, Theta
+from jaxem._mixture import Data, Mixture, Theta, ThetaLike
 from jaxem._reduce import sum_over_rows
 from jaxem.families.gaussian import squared_distances
 
 
-def log_joint(m: Mixture, theta: Theta, x: ArrayLike) -> Float[Array, "N K"]:
+def log_joint(m: Mixture, theta: ThetaLike, x: ArrayLike) -> Float[Array, "N K"]:
     """ℓ_nk = log p(x_n, z_n = k | θ), in nats (eq:joint).
 
     The table of the NumPyro program's trace; a family's kernel is held equal to it by the tests.
@@ -20,14 +20,14 @@ def log_joint(m: Mixture, theta: Theta, x: ArrayLike) -> Float[Array, "N K"]:
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
     >>> theta = {"pi": jnp.array([0.5, 0.5]), "mu": jnp.array([[0.0], [2.0]]), "sigma": 1.0}
-    >>> jaxem.log_joint(gaussian.isotropic, theta, jnp.array([[1.0]])).round(3).tolist()
-    [[-2.1120002269744873, -2.1120002269744873]]
+    >>> print(jaxem.log_joint(gaussian.isotropic, theta, jnp.array([[1.0]])).round(3))
+    [[-2.112 -2.112]]
     """
     theta, data = _validate.prepare(m, theta, x)
     return _table(m, theta, data.x)
 
 
-def responsibilities(m: Mixture, theta: Theta, x: ArrayLike, temperature: ArrayLike = 1.0) -> Float[Array, "N K"]:
+def responsibilities(m: Mixture, theta: ThetaLike, x: ArrayLike, temperature: ArrayLike = 1.0) -> Float[Array, "N K"]:
     """γ = softmax_k(ℓ_nk / T), the maximiser of F_T (eq:E); one-hot, lowest index at ties, at T = 0.
 
     At T = 1 the posterior p(z_n = k | x_n, θ).
@@ -46,14 +46,14 @@ def responsibilities(m: Mixture, theta: Theta, x: ArrayLike, temperature: ArrayL
     return gamma
 
 
-def log_likelihood(m: Mixture, theta: Theta, x: ArrayLike, *, weights: ArrayLike | None = None) -> Float[Array, ""]:
+def log_likelihood(m: Mixture, theta: ThetaLike, x: ArrayLike, *, weights: ArrayLike | None = None) -> Float[Array, ""]:
     """L(θ) = Σ_n w_n log Σ_k p(x_n, z_n = k | θ), in nats; memory does not grow with N·K.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
     >>> theta = {"pi": jnp.array([1.0]), "mu": jnp.array([[0.0]]), "sigma": 1.0}
-    >>> float(jaxem.log_likelihood(gaussian.isotropic, theta, jnp.array([0.0]))) == -0.5 * jnp.log(2 * jnp.pi)
-    Array(True, dtype=bool)
+    >>> f"{jaxem.log_likelihood(gaussian.isotropic, theta, jnp.array([0.0])):.4f}"
+    '-0.9189'
     """
     theta, data = _validate.prepare(m, theta, x, weights)
     value = _log_likelihood(m, theta, data)
@@ -62,7 +62,7 @@ def log_likelihood(m: Mixture, theta: Theta, x: ArrayLike, *, weights: ArrayLike
 
 
 def expected_log_joint(
-    m: Mixture, theta: Theta, gamma: ArrayLike, x: ArrayLike, *, weights: ArrayLike | None = None
+    m: Mixture, theta: ThetaLike, gamma: ArrayLike, x: ArrayLike, *, weights: ArrayLike | None = None
 ) -> Float[Array, ""]:
     """Q(θ; γ) = Σ_n w_n Σ_k γ_nk ℓ_nk(θ), the expected complete-data log-likelihood, with 0·(−∞) = 0.
 
@@ -71,8 +71,8 @@ def expected_log_joint(
     >>> theta = {"pi": jnp.array([0.5, 0.5]), "mu": jnp.array([[0.0], [2.0]]), "sigma": 1.0}
     >>> x = jnp.array([[1.0]])
     >>> gamma = jaxem.responsibilities(gaussian.isotropic, theta, x)
-    >>> float(jaxem.expected_log_joint(gaussian.isotropic, theta, gamma, x).round(3))
-    -2.11199951171875
+    >>> print(jaxem.expected_log_joint(gaussian.isotropic, theta, gamma, x).round(3))
+    -2.112
     """
     theta, data = _validate.prepare(m, theta, x, weights)
     gamma = jnp.asarray(gamma, theta["pi"].dtype)
@@ -101,8 +101,8 @@ def distortion(x: ArrayLike, mu: ArrayLike) -> Float[Array, ""]:
 
 
 def sample(
-    m: Mixture, theta: Theta, key: Array, num_samples: int
-) -> tuple[Float[Array, "num_samples D"], Int[Array, " num_samples"]]:
+    m: Mixture, theta: ThetaLike, key: Array, num_samples: int
+) -> tuple[Num[Array, "num_samples D"], Int[Array, " num_samples"]]:
     """(x, z): `num_samples` draws from the mixture's program, with the component of each.
 
     >>> import jax, jax.numpy as jnp, jaxem
@@ -113,8 +113,8 @@ def sample(
     ((500, 2), True)
     """
     _validate.static_count("num_samples", num_samples, 1)
-    mu_like = next((jnp.asarray(theta[name]) for name, spec in m.shapes if "D" in spec and name in theta), None)
-    num_features = 1 if mu_like is None else mu_like.shape[-1]
+    sizes = (dict(zip(spec.split(), jnp.shape(theta[name]), strict=False)) for name, spec in m.shapes if name in theta)
+    num_features = next((size["D"] for size in sizes if "D" in size), 1)
     theta = _validate.prepare_theta(m, theta, jnp.zeros((1, num_features), int))
     return m.sample(theta, key, num_samples)
 

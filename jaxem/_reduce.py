@@ -22,6 +22,11 @@ def chunk_rows(num_rows: int, num_components: int) -> int:
     return -(-num_rows // num_chunks)
 
 
+def fits_one_chunk(num_rows: int, num_components: int) -> bool:
+    """Is there a single chunk?"""
+    return chunk_rows(num_rows, num_components) == num_rows
+
+
 def sum_over_rows(
     f: Callable[[Any, Array], Any],
     rows: Any,

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 from numpyro.distributions import constraints
 
-from jaxem._mixture import Data, Mixture, Theta
+from jaxem._mixture import Data, Mixture, Theta, ThetaLike
 
 
 def is_concrete(*values: Any) -> bool:
@@ -23,7 +23,7 @@ def is_concrete(*values: Any) -> bool:
 
 def prepare(
     m: Mixture,
-    theta: Theta,
+    theta: ThetaLike,
     x: ArrayLike,
     weights: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
@@ -87,7 +87,7 @@ def prepare_labels(labels: ArrayLike, x: Array, num_components: int, *, least: i
     return labels
 
 
-def prepare_theta(m: Mixture, theta: Theta, x: Array, *, batched: bool = False) -> Theta:
+def prepare_theta(m: Mixture, theta: ThetaLike, x: Array, *, batched: bool = False) -> Theta:
     """θ cast to x's precision, its names, shapes and (where concrete) values checked against the program."""
     if not hasattr(theta, "keys"):
         raise ValueError(f"theta: must be a dict with {list(m.parameters)}, got {type(theta).__name__}")

@@ -19,11 +19,14 @@ from jaxem._mixture import Mixture, Theta
 from jaxem.families.gaussian import squared_distances
 
 
-def random_points(m: Mixture, key: Array, x: ArrayLike, num_components: int) -> Theta:
+def random_points(
+    m: Mixture, key: Array, x: ArrayLike, num_components: int, *, num_categories: int | None = None
+) -> Theta:
     """K rows of x, distinct in value, drawn one after another, each row not yet taken equally likely.
 
     Rows that repeat a chosen value are excluded: coincident centres are a tie that EM splits and Lloyd
     does not. With fewer than K distinct rows a concrete x raises; a traced x repeats the first row.
+    `num_categories`: C of a categorical family; max(x) + 1 when absent, which needs a concrete x.
 
     >>> import jax, jaxem
     >>> from jaxem.families import gaussian
@@ -32,11 +35,16 @@ def random_points(m: Mixture, key: Array, x: ArrayLike, num_components: int) -> 
     >>> sorted(theta["mu"].ravel().tolist())
     [0.0, 5.0]
     """
-    return _from_centres(m, key, x, num_components, uniform_over_the_rest)
+    return _from_centres(m, key, x, num_components, num_categories, uniform_over_the_rest)
 
 
-def kmeans_plus_plus(m: Mixture, key: Array, x: ArrayLike, num_components: int) -> Theta:
+def kmeans_plus_plus(
+    m: Mixture, key: Array, x: ArrayLike, num_components: int, *, num_categories: int | None = None
+) -> Theta:
     """k-means++ (Arthur & Vassilvitskii 2007): each next centre is a row drawn with probability ∝ min_k d_nk.
+
+    For a categorical family d is the number of features that differ: half the squared distance of one-hots.
+    `num_categories` as in `random_points`.
 
     >>> import jax, jaxem
     >>> from jaxem.families import gaussian
@@ -45,31 +53,41 @@ def kmeans_plus_plus(m: Mixture, key: Array, x: ArrayLike, num_components: int) 
     >>> bool(abs(theta["mu"][0, 0] - theta["mu"][1, 0]) > 8)
     True
     """
-    return _from_centres(m, key, x, num_components, proportional_to_distance)
+    return _from_centres(m, key, x, num_components, num_categories, proportional_to_distance)
 
 
-def from_labels(m: Mixture, x: ArrayLike, labels: ArrayLike, num_components: int | None = None) -> Theta:
+def from_labels(
+    m: Mixture,
+    x: ArrayLike,
+    labels: ArrayLike,
+    num_components: int | None = None,
+    *,
+    num_categories: int | None = None,
+) -> Theta:
     """One M-step from hard labels (N,) in 0 … K−1: the complete-data maximum likelihood.
 
-    `num_components` defaults to max(labels) + 1 and must be given where labels are traced. A component
-    without rows stays at the overall mean. Held parameters keep the start's value (π = 1/K, pooled scales).
+    `num_components` defaults to max(labels) + 1 and must be given where labels are traced. Concrete labels
+    must give every class a row; with traced ones a class without rows stays at the overall mean. Held
+    parameters keep the start's value (π = 1/K, pooled scales). `num_categories` as in `random_points`.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
     >>> theta = jaxem.inits.from_labels(gaussian.isotropic, jnp.array([[0.0], [2.0], [9.0]]), jnp.array([0, 0, 1]))
-    >>> theta["mu"].ravel().tolist(), theta["pi"].round(2).tolist()
-    ([1.0, 9.0], [0.6700000166893005, 0.33000001311302185])
+    >>> theta["mu"].ravel().tolist(), [f"{share:.2f}" for share in theta["pi"]]
+    ([1.0, 9.0], ['0.67', '0.33'])
     """
     x = _as_float(_validate.prepare_x(x))
+    _validate.blame_x(x, jnp.sum(x))
     if num_components is None:
         if not _validate.is_concrete(labels):
             raise ValueError("num_components: must be given where labels are traced")
         num_components = int(np.max(labels)) + 1
     _validate.static_count("num_components", num_components, 1)
     labels = _validate.prepare_labels(labels, x, int(num_components), least=0)
-    theta = _from_labels(m, x, labels, int(num_components))
-    for value in theta.values():
-        _validate.blame_x(x, value)
+    _every_class_has_rows(labels, int(num_components))
+    start = _guess(m, jnp.tile(jnp.mean(x, axis=0)[None], (num_components, 1)), x, num_categories)
+    theta = _m_step(m, start, x, labels)
+    _not_singular(m, theta)
     return theta
 
 
@@ -83,20 +101,77 @@ def proportional_to_distance(distances: Array) -> Array:
     return jnp.log(distances)
 
 
-def _from_centres(m: Mixture, key: Array, x: ArrayLike, num_components: int, log_weights: Callable) -> Theta:
+def mismatches(x: Array, centre: Array) -> Array:
+    """Σ_d [x_nd ≠ c_d], (N,)."""
+    return jnp.sum(x != centre[None], axis=1).astype(x.dtype)
+
+
+def _is_categorical(m: Mixture) -> bool:
+    return any("C" in spec.split() for _, spec in m.shapes)
+
+
+def _from_centres(
+    m: Mixture, key: Array, x: ArrayLike, num_components: int, num_categories: int | None, log_weights: Callable
+) -> Theta:
     x = _as_float(_validate.prepare_x(x))
     _validate.static_count("num_components", num_components, 1)
     if num_components > x.shape[0]:
         raise ValueError(f"num_components: {num_components} exceeds the {x.shape[0]} rows of x; ask for fewer")
-    centres, distinct = _draw_centres(key, x, int(num_components), log_weights)
     _validate.blame_x(x, jnp.sum(x))
+    centres, distinct = _draw_centres(key, x, int(num_components), log_weights, _is_categorical(m))
     if _validate.is_concrete(distinct) and not distinct:
         raise ValueError(f"num_components: x has fewer than {num_components} distinct rows; ask for fewer")
-    return m.guess(centres, x)
+    return _guess(m, centres, x, num_categories)
 
 
-@partial(jax.jit, static_argnames=("num_components", "log_weights"))
-def _draw_centres(key: Array, x: Array, num_components: int, log_weights: Callable) -> tuple[Array, Array]:
+def _guess(m: Mixture, centres: Array, x: Array, num_categories: int | None) -> Theta:
+    """The family's start at these centres, x checked against its support."""
+    if _is_categorical(m):
+        if num_categories is None:
+            if not _validate.is_concrete(x):
+                raise ValueError("num_categories: must be given where x is traced; it fixes a shape, so a Python int")
+            num_categories = max(int(np.max(x)) + 1, 1)
+        _validate.static_count("num_categories", num_categories, 1)
+        num_categories = int(num_categories)
+    elif num_categories is not None:
+        raise ValueError("num_categories: this mixture has no categories; leave it out")
+    theta = _start(m, centres, x, num_categories)
+    _validate.check_support(m, theta, x)
+    return theta
+
+
+@partial(jax.jit, static_argnames="num_categories")
+def _start(m: Mixture, centres: Array, x: Array, num_categories: int | None) -> Theta:
+    return m.guess(centres, x) if num_categories is None else m.guess(centres, x, num_categories)
+
+
+def _every_class_has_rows(labels: Array, num_components: int) -> None:
+    if _validate.is_concrete(labels):
+        empty = np.flatnonzero(np.bincount(np.asarray(labels), minlength=num_components) == 0)
+        if empty.size:
+            raise ValueError(
+                f"labels: no row has class {', '.join(map(str, empty))} of 0 … {num_components - 1}; "
+                "renumber the classes without gaps, or lower num_components"
+            )
+
+
+def _not_singular(m: Mixture, theta: Theta) -> None:
+    """A ValueError where the labels leave a parameter without a finite, admissible maximum."""
+    for name in m.free:
+        value = theta[name]
+        if _validate.is_concrete(value):
+            concrete = np.asarray(value)
+            if not (np.isfinite(concrete).all() and np.all(m.constraint(name)(concrete))):
+                raise ValueError(
+                    f"labels: with these classes the likelihood has no maximum in {name!r}, because a class has too "
+                    f"few rows, or rows without spread; give it more rows, merge it with another, or hold {name!r}"
+                )
+
+
+@partial(jax.jit, static_argnames=("num_components", "log_weights", "categorical"))
+def _draw_centres(
+    key: Array, x: Array, num_components: int, log_weights: Callable, categorical: bool
+) -> tuple[Array, Array]:
     """K rows of x, each drawn by `log_weights` of the distances to those before; were they distinct?"""
     first, *rest = jax.random.split(key, num_components)
     start = x[jax.random.randint(first, (), 0, x.shape[0])]
@@ -105,7 +180,8 @@ def _draw_centres(key: Array, x: Array, num_components: int, log_weights: Callab
 
     def draw(carry: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         nearest, newest = carry
-        nearest = jnp.minimum(nearest, squared_distances(x, newest[None])[0])
+        distances = mismatches(x, newest) if categorical else squared_distances(x, newest[None])[0]
+        nearest = jnp.minimum(nearest, distances)
         index = jax.random.categorical(key, log_weights(nearest))
         return (nearest, x[index]), (x[index], nearest[index] > 0)
 
@@ -114,11 +190,9 @@ def _draw_centres(key: Array, x: Array, num_components: int, log_weights: Callab
     return jnp.concatenate([start[None], others]), jnp.all(distinct)
 
 
-@partial(jax.jit, static_argnames="num_components")
-def _from_labels(m: Mixture, x: Array, labels: Array, num_components: int) -> Theta:
-    mean = jnp.mean(x, axis=0)
-    theta = m.guess(jnp.broadcast_to(mean, (num_components, x.shape[1])), x)
-    gamma = jax.nn.one_hot(labels, num_components, axis=0, dtype=x.dtype)
+@jax.jit
+def _m_step(m: Mixture, theta: Theta, x: Array, labels: Array) -> Theta:
+    gamma = jax.nn.one_hot(labels, theta["pi"].shape[0], axis=0, dtype=x.dtype)
 
     def m_step(theta: Theta) -> Theta:
         return m.update(m.statistics(theta, x, gamma), theta, m.held)

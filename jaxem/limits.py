@@ -3,7 +3,8 @@
 Everywhere π = 1/K unless it is an argument, d_nk = ‖x_n − μ_k‖², J = Σ_n min_k d_nk, r is the one-hot
 nearest-centre assignment, Δ_n the gap between the two smallest d_nk, and γ the library's own E-step at T = 1.
 Each check returns a `Bound`: what was measured and the theorem's bound plus a rounding allowance, so that
-`value <= bound` can fail only if the statement does. All run inside `jit` and `vmap` over `sigma`.
+`value <= bound` can fail only if the statement does. All are compiled, and run inside `jit` and `vmap`
+over `sigma`; shapes are checked, and a meaningless value (σ ≤ 0, NaN) ends in a bound that does not hold.
 
 >>> import jax, jaxem
 >>> x = jax.random.normal(jax.random.key(0), (100, 2))
@@ -12,6 +13,7 @@ Each check returns a `Bound`: what was measured and the theorem's bound plus a r
 True
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -32,11 +34,11 @@ ROUNDING = 64  # allowances are ROUNDING·eps·(scale of the terms)
 class Bound(NamedTuple):
     """A measured value and the bound it must not exceed: the theorem's plus a rounding allowance."""
 
-    value: Float[Array, ""]
-    bound: Float[Array, ""]
+    value: Float[Array, "*batch"]
+    bound: Float[Array, "*batch"]
 
     @property
-    def holds(self) -> Bool[Array, ""]:
+    def holds(self) -> Bool[Array, "*batch"]:
         """value ≤ bound; False for NaN."""
         return self.value <= self.bound
 
@@ -77,6 +79,7 @@ def gaps(d: Float[Array, "K N"]) -> Float[Array, " N"]:
     return smallest[:, 1] - smallest[:, 0]
 
 
+@jax.jit
 def assignment_gap(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> Bound:
     """C7: |γ_nk − r_nk| ≤ (K − 1) e^{−Δ_n / 2σ²} for every n and k."""
     theta, x = _prepare(x, mu, sigma)
@@ -88,6 +91,7 @@ def assignment_gap(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> Bound:
     return tightest(value, theorem * (1 + _eps(theta) * exponent) + _eps(theta))
 
 
+@jax.jit
 def objective_gap(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> Float[Array, ""]:
     """C8's quantity, (G_σ − J) / 2σ²N = log K − mean_n log Σ_k e^{−(d_nk − min_j d_nj)/2σ²}, without subtracting J.
 
@@ -100,6 +104,7 @@ def objective_gap(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> Float[Array,
     return jnp.log(jnp.asarray(table.shape[0], x.dtype)) - jnp.mean(soft_maximum)
 
 
+@jax.jit
 def objective_bound(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> Bound:
     """C8: J ≤ G_σ ≤ J + 2σ²N log K, as |v − ½ log K| ≤ ½ log K with v = `objective_gap`."""
     v = objective_gap(x, mu, sigma)
@@ -115,6 +120,7 @@ class ScaledQ(NamedTuple):
     check: Bound
 
 
+@jax.jit
 def scaled_expectation(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> ScaledQ:
     """C9: 2σ²(Q − C) = −Σγd → −J although Q diverges; C = −N log K − (ND/2) log 2πσ².
 
@@ -133,12 +139,14 @@ def scaled_expectation(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> ScaledQ
     return ScaledQ(Q, residual, Bound(jnp.abs(residual), theorem + rounding))
 
 
+@jax.jit
 def diameter(x: ArrayLike) -> Float[Array, ""]:
     """diam(X) = max_{m,n} ‖x_m − x_n‖, exactly, in N² distances and O(N) memory."""
     x = _validate.prepare_x(x)
     return jnp.sqrt(jnp.max(lax.map(lambda row: jnp.max(jnp.sum((x - row[None]) ** 2, axis=1)), x)))
 
 
+@jax.jit
 def centre_gap(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike, diam: ArrayLike | None = None) -> Bound:
     """C10: ‖μ_k(γ) − μ_k(r)‖ ≤ diam(X) Σ_n |γ_nk − r_nk| / N_k, over k with Σ_n r_nk > 0. The M-steps' gap.
 
@@ -159,6 +167,7 @@ def centre_gap(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike, diam: ArrayLike | 
 # ---- C11: a σ small enough that EM is Lloyd's algorithm, iterate by iterate
 
 
+@partial(jax.jit, static_argnames="num_steps")
 def least_gap(x: ArrayLike, mu: ArrayLike, *, num_steps: int) -> Float[Array, ""]:
     """δ, the least Δ_n along `num_steps` of Lloyd's path from `mu`; 0 at a tie."""
     theta, x = _prepare(x, mu, 1.0)
@@ -174,6 +183,7 @@ def one_hot_sigma(delta: ArrayLike) -> Float[Array, ""]:
     return jnp.sqrt(delta / (1500 if delta.dtype == jnp.float64 else 210))
 
 
+@partial(jax.jit, static_argnames="num_steps")
 def iterates_gap(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike, *, num_steps: int) -> Bound:
     """C11: at σ² < δ/1500 (float32: δ/210) EM's centres equal Lloyd's at every step, to rounding."""
     theta, x = _prepare(x, mu, sigma)
@@ -185,6 +195,7 @@ def iterates_gap(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike, *, num_steps: in
 # ---- C13: the coincident point, and where an annealed path leaves it
 
 
+@jax.jit
 def critical_sigma(x: ArrayLike) -> Float[Array, ""]:
     """σ_c = √λ_max(Cov X): below it the coincident point μ_k = x̄ is unstable (Rose 1998)."""
     return jnp.sqrt(_covariance_spectrum(_validate.prepare_x(x))[-1])
@@ -196,6 +207,7 @@ def _covariance_spectrum(x: Array) -> Array:
     return jnp.linalg.eigvalsh(centred.T @ centred / x.shape[0])
 
 
+@jax.jit
 def coincident_spectrum(x: ArrayLike, pi: ArrayLike, sigma: ArrayLike) -> tuple[Array, Array]:
     """C13: the eigenvalues of EM's Jacobian in μ at μ_k = x̄, and the theorem's, both ascending.
 
@@ -217,6 +229,7 @@ def coincident_spectrum(x: ArrayLike, pi: ArrayLike, sigma: ArrayLike) -> tuple[
     return measured, jnp.sort(jnp.concatenate([jnp.zeros(num_features, x.dtype), theorem]))
 
 
+@jax.jit
 def coincident_bound(x: ArrayLike, pi: ArrayLike, sigma: ArrayLike) -> Bound:
     """C13's spectrum as a check: largest |measured − theorem|, against rounding alone."""
     measured, theorem = coincident_spectrum(x, pi, sigma)
@@ -224,6 +237,7 @@ def coincident_bound(x: ArrayLike, pi: ArrayLike, sigma: ArrayLike) -> Bound:
     return Bound(jnp.max(jnp.abs(measured - theorem)), allowance)
 
 
+@partial(jax.jit, static_argnames="num_steps")
 def coincidence(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike, *, num_steps: int = 100) -> Bound:
     """C13: for σ > diam(X), EM (equal π held) from any start ends with all centres at x̄.
 
@@ -239,6 +253,7 @@ def coincidence(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike, *, num_steps: int
 # ---- C14, C15: two roads to k-means
 
 
+@jax.jit
 def temperature_is_variance(
     x: ArrayLike, mu: ArrayLike, sigma: ArrayLike, temperature: ArrayLike, *, pi: ArrayLike | None = None
 ) -> Bound:
@@ -256,6 +271,7 @@ def temperature_is_variance(
     return Bound(jnp.max(jnp.abs(cooled - widened)), _eps(theta) * scale)
 
 
+@partial(jax.jit, static_argnames="num_steps")
 def hard_em_is_kmeans(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike, *, num_steps: int) -> Bound:
     """C15: hard EM (T = 0, equal π held) at any σ assigns and moves as Lloyd's algorithm does.
 

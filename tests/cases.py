@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats as st
-from conftest import PRECISION
+
 from jaxem import Mixture
-from jaxem.families import gaussian
+from jaxem.families import bernoulli, categorical, exponential, gaussian, poisson
+
+from conftest import PRECISION
 
 FLOAT = np.float64 if PRECISION == 64 else np.float32
 EPS = float(np.finfo(FLOAT).eps)
@@ -61,12 +63,91 @@ def clumps(rng, N, D):
     return rng.normal(size=(N, D)) + 1.5 * rng.integers(0, 3, size=(N, 1))
 
 
+CATEGORIES = 4  # C of the categorical case
+
+
+def normalised(p):
+    """float32's simplex is one to 10⁻⁷ only; SciPy insists on more."""
+    return p / p.sum(axis=-1, keepdims=True)
+
+
+def groups(rng, levels, N, D):
+    """(N, D): each row at one of three levels."""
+    return np.repeat(rng.choice(levels, size=(N, 1)), D, axis=1)
+
+
+def weights_and_means(rng, K, D):
+    return {"pi": dirichlet(rng, K), "mu": 1 + rng.normal(size=(K, D))}
+
+
+def covariances(rng, *shape):
+    """Well-conditioned, correlated."""
+    root = rng.normal(size=(*shape, shape[-1])) / 2
+    return root @ np.swapaxes(root, -1, -2) + 0.5 * np.eye(shape[-1])
+
+
 CASES = [
     Case(
         "isotropic",
         gaussian.isotropic,
-        lambda rng, K, D: {"pi": dirichlet(rng, K), "mu": 2 * rng.normal(size=(K, D)), "sigma": rng.uniform(0.5, 1.5)},
+        lambda rng, K, D: {"pi": dirichlet(rng, K), "mu": 1 + rng.normal(size=(K, D)), "sigma": rng.uniform(0.5, 1.5)},
         clumps,
         lambda theta, x, k: st.norm.logpdf(x, theta["mu"][k], theta["sigma"]).sum(axis=1),
+    ),
+    Case(
+        "bernoulli",
+        bernoulli.mixture,
+        lambda rng, K, D: {"pi": dirichlet(rng, K), "probs": rng.uniform(0.05, 0.95, size=(K, D))},
+        lambda rng, N, D: rng.binomial(1, groups(rng, [0.2, 0.5, 0.9], N, D)),
+        lambda theta, x, k: st.bernoulli.logpmf(x, theta["probs"][k]).sum(axis=1),
+    ),
+    Case(
+        "categorical",
+        categorical.mixture,
+        lambda rng, K, D: {"pi": dirichlet(rng, K), "probs": rng.dirichlet(np.ones(CATEGORIES), size=(K, D))},
+        lambda rng, N, D: rng.binomial(CATEGORIES - 1, groups(rng, [0.1, 0.5, 0.8], N, D)),
+        lambda theta, x, k: st.multinomial.logpmf(np.eye(CATEGORIES)[x], 1, normalised(theta["probs"][k])).sum(axis=1),
+    ),
+    Case(
+        "poisson",
+        poisson.mixture,
+        lambda rng, K, D: {"pi": dirichlet(rng, K), "rate": rng.uniform(0.5, 9, size=(K, D))},
+        lambda rng, N, D: rng.poisson(groups(rng, [1.0, 4.0, 9.0], N, D)),
+        lambda theta, x, k: st.poisson.logpmf(x, theta["rate"][k]).sum(axis=1),
+    ),
+    Case(
+        "exponential",
+        exponential.mixture,
+        lambda rng, K, D: {"pi": dirichlet(rng, K), "rate": rng.uniform(0.2, 4, size=(K, D))},
+        lambda rng, N, D: rng.exponential(groups(rng, [0.2, 1.0, 5.0], N, D)),
+        lambda theta, x, k: st.expon.logpdf(x, scale=1 / theta["rate"][k]).sum(axis=1),
+    ),
+    Case(
+        "spherical",
+        gaussian.spherical,
+        lambda rng, K, D: weights_and_means(rng, K, D) | {"sigma": rng.uniform(0.5, 1.5, K)},
+        clumps,
+        lambda theta, x, k: st.norm.logpdf(x, theta["mu"][k], theta["sigma"][k]).sum(axis=1),
+    ),
+    Case(
+        "diagonal",
+        gaussian.diagonal,
+        lambda rng, K, D: weights_and_means(rng, K, D) | {"sigma": rng.uniform(0.5, 1.5, (K, D))},
+        clumps,
+        lambda theta, x, k: st.norm.logpdf(x, theta["mu"][k], theta["sigma"][k]).sum(axis=1),
+    ),
+    Case(
+        "tied",
+        gaussian.tied,
+        lambda rng, K, D: weights_and_means(rng, K, D) | {"Sigma": covariances(rng, D)},
+        clumps,
+        lambda theta, x, k: np.reshape(st.multivariate_normal.logpdf(x, theta["mu"][k], theta["Sigma"]), -1),
+    ),
+    Case(
+        "full",
+        gaussian.full,
+        lambda rng, K, D: weights_and_means(rng, K, D) | {"Sigma": covariances(rng, K, D)},
+        clumps,
+        lambda theta, x, k: np.reshape(st.multivariate_normal.logpdf(x, theta["mu"][k], theta["Sigma"][k]), -1),
     ),
 ]

@@ -4,14 +4,16 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import jaxem
 import numpy as np
 import pytest
-from cases import CASES, EPS, FLOAT, cast, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as hs
-from jaxem._free_energy import assign
 from scipy.special import logsumexp, rel_entr
+
+import jaxem
+from jaxem._free_energy import assign
+
+from cases import CASES, EPS, FLOAT, cast, tolerance
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 

@@ -1,3 +1,7 @@
 """The families: each a NumPyro program and the equations that make its EM exact and fast."""
 
+from jaxem.families import bernoulli as bernoulli
+from jaxem.families import categorical as categorical
+from jaxem.families import exponential as exponential
 from jaxem.families import gaussian as gaussian
+from jaxem.families import poisson as poisson

@@ -1,0 +1,39 @@
+# Every target does its own set-up in .venv, and reuses what is there and current.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+JOBS ?= auto
+
+.PHONY: sweep test test-f32 lint figures bench clean
+
+sweep: $(VENV)/.ready-experiments  ## the main job: certify and draw the k-means limit
+	$(RUN) experiments/sigma_sweep.py $(ARGS)
+
+test: $(VENV)/.ready-test  ## the theorems, in float64
+	$(RUN) -m pytest -n $(JOBS)
+
+test-f32: $(VENV)/.ready-test  ## the same theorems, in float32 with its own tolerances
+	JAXEM_TEST_PRECISION=32 $(RUN) -m pytest -n $(JOBS)
+
+lint: $(VENV)/.ready-test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+figures: $(VENV)/.ready-figures  ## every figure of paper_figures/
+	$(RUN) paper_figures/build.py
+
+bench: $(VENV)/.ready-bench  ## the benchmark tables, against peers
+	$(RUN) experiments/benchmarks/run.py $(ARGS)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# one stamp for each extra; older than pyproject.toml or constraints.txt means out of date
+$(VENV)/.ready-%: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$*]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) results

@@ -1,0 +1,128 @@
+"""k-medoids: the hard alternation for any dissimilarity, with rows of the data as prototypes.
+
+    J(r, c) = Σ_n V(x_n, c_{r_n}),   each c_k a row of x                                      (eq:medoids)
+
+The E-step gives r_n the least dissimilar medoid, the M-step moves c_k to the member of cluster k with the least
+total dissimilarity to it (Bishop 2006, eq. 9.6; Park & Jun 2009). Neither raises J. No mean is taken, so x may
+be of any kind that V understands, and an outlier cannot drag a prototype off the data.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Shaped
+
+from jaxem import _validate
+from jaxem._em import Status
+
+Dissimilarity = Callable[[Array, Array], Array]  # V: (x (D,), prototype (D,)) -> ()
+ENTRIES = 2**20  # of the (rows, N, D) differences that exist at once
+
+
+class KMedoids(NamedTuple):
+    """The outcome of `kmedoids`; every field describes the same medoids."""
+
+    medoids: Shaped[Array, "*lanes K D"]
+    indices: Int[Array, "*lanes K"]  # the row of x that each medoid is; −1 for a start point that never moved
+    labels: Int[Array, "*lanes N"]  # the least dissimilar medoid, lowest index at ties
+    distortion: Float[Array, "*lanes"]  # J
+    num_steps: Int[Array, "*lanes"]  # M-steps done
+    status: Int[Array, "*lanes"]  # a Status
+
+
+def kmedoids(
+    x: ArrayLike, medoids: ArrayLike, dissimilarity: Dissimilarity, *, max_steps: ArrayLike = 1000
+) -> KMedoids:
+    """Cluster by any dissimilarity: a local minimum of Σ_n V(x_n, medoid of n) (eq:medoids).
+
+    Stops when no medoid changes. Ties go to the lowest index, of cluster and of row; an empty cluster keeps its
+    medoid. Costs N² evaluations of V a step, in chunks: the N × N matrix is never stored. Works inside `jit`
+    and `vmap` over starts.
+
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+        medoids: where to start, (K, D): rows of x, or any points (the first M-step moves to rows, and may
+            then raise J; no later step does).
+        dissimilarity: V, a JAX function of two points, the row first: (D,), (D,) → (). It need be neither
+            symmetric nor a metric; `jaxem.bregman` has some. Compiled once per function object, so define it
+            once, outside loops.
+        max_steps: most M-steps to do; 0 only assigns.
+
+    Returns:
+        A `KMedoids`; its status is NONFINITE where V gave a NaN, or where J is infinite at the end.
+
+    Raises:
+        ValueError: for a wrong shape or dtype, or a V whose result is not a scalar.
+
+    >>> import jax.numpy as jnp, jaxem
+    >>> x = jnp.array([[0.0], [1.0], [2.0], [10.0], [11.0], [900.0]])
+    >>> def absolute(x, y):
+    ...     return jnp.sum(jnp.abs(x - y))
+    >>> fit = jaxem.kmedoids(x, x[:2], absolute)
+    >>> fit.medoids.ravel().tolist(), fit.labels.tolist()
+    ([1.0, 11.0], [0, 0, 0, 1, 1, 1])
+    """
+    x, medoids = _prepare(x, medoids)
+    outcome = jax.eval_shape(dissimilarity, x[0], medoids[0])
+    if getattr(outcome, "shape", None) != ():
+        raise ValueError(f"dissimilarity: must return a scalar for two points of shape {x[0].shape}, got {outcome}")
+    _validate.count("max_steps", max_steps, 0)
+    fit = _run(x, medoids, dissimilarity, max_steps)
+    _validate.blame_x(x, fit.distortion)
+    return fit
+
+
+def _prepare(x: ArrayLike, medoids: ArrayLike) -> tuple[Array, Array]:
+    """Both as (·, D), in x's dtype when that is floating, else in one that holds both."""
+    x, medoids = _validate.prepare_x(x), jnp.asarray(medoids)
+    if medoids.ndim != 2 or medoids.shape[0] < 1 or medoids.shape[1] != x.shape[1]:
+        raise ValueError(f"medoids: must be (K, D) with K ≥ 1 and D = {x.shape[1]} as in x, got shape {medoids.shape}")
+    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(x, medoids)
+    return x.astype(dtype), medoids.astype(dtype)
+
+
+@partial(jax.jit, static_argnames="dissimilarity")
+def _run(x: Array, medoids: Array, dissimilarity: Dissimilarity, max_steps: ArrayLike) -> KMedoids:
+    def step(fit: KMedoids) -> KMedoids:
+        indices = m_step(x, fit, dissimilarity)
+        moved = jnp.any(indices != fit.indices)
+        medoids = jnp.where((indices >= 0)[:, None], x[indices], fit.medoids)
+        return e_step(x, medoids, indices, dissimilarity, fit.num_steps + 1, moved)
+
+    equal = jnp.all(x[None] == medoids[:, None], axis=2)
+    indices = jnp.where(jnp.any(equal, axis=1), jnp.argmax(equal, axis=1), -1)
+    start = e_step(x, medoids, indices, dissimilarity, jnp.zeros((), jnp.int32), jnp.array(True))
+    fit = lax.while_loop(lambda fit: (fit.status == Status.MAX_STEPS) & (fit.num_steps < max_steps), step, start)
+    return fit._replace(status=jnp.where(jnp.isfinite(fit.distortion), fit.status, Status.NONFINITE))
+
+
+def e_step(
+    x: Array, medoids: Array, indices: Array, dissimilarity: Dissimilarity, num_steps: Array, moved: Array
+) -> KMedoids:
+    """r_n = argmin_k V(x_n, c_k), and J."""
+    to_medoids = jax.vmap(lambda c: jax.vmap(lambda row: dissimilarity(row, c))(x))(medoids)
+    J = jnp.sum(jnp.min(to_medoids, axis=0))
+    status = jnp.where(moved, Status.MAX_STEPS, Status.CONVERGED)
+    status = jnp.where(jnp.isnan(J), Status.NONFINITE, status).astype(jnp.int32)
+    labels = jnp.argmin(to_medoids, axis=0)
+    return KMedoids(medoids, indices, labels, J, num_steps, status)
+
+
+def m_step(x: Array, fit: KMedoids, dissimilarity: Dissimilarity) -> Array:
+    """c_k = argmin over members c of cluster k of Σ_{n in k} V(x_n, c), as rows of x; empty: as it was."""
+
+    def total(candidate: tuple[Array, Array]) -> Array:
+        c, label = candidate
+        costs = jax.vmap(lambda row: dissimilarity(row, c))(x)
+        return jnp.sum(jnp.where(fit.labels == label, costs, 0))
+
+    totals = lax.map(total, (x, fit.labels), batch_size=max(1, ENTRIES // x.size))
+    cluster = jnp.arange(fit.indices.shape[0])[:, None]
+    totals = jnp.where(fit.labels[None] == cluster, totals[None], jnp.inf)
+    possible = jnp.isfinite(jnp.min(totals, axis=1))
+    return jnp.where(possible, jnp.argmin(totals, axis=1), fit.indices)

@@ -1,0 +1,159 @@
+"""Mixtures of exponential families: the equations that they share.
+
+    log p(x | z = k) = ⟨η(θ_k), φ(x)⟩ + h(x)                                              (eq:family)
+
+So the table is one matrix product, ℓ = η φᵀ + h + log π, and the statistics are another, S_k = Σ_n γ_nk φ(x_n).
+The gradient of Q in η_k is S_k − N_k E_θ[φ], so the M-step matches moments: E_θ[φ] = S_k / N_k, the exact
+maximum, and unique (Brown 1986; Bishop 2006, §2.4). A family is three small functions: φ, η, and θ from S.
+
+φ has one feature per outcome, log p and log(1 − p) rather than the logit, and log 0 is a large finite number:
+then 0·log 0 = 0 inside the product, certain data cost exactly nothing, and impossible data become −∞ after it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Shaped
+
+from jaxem._mixture import Theta
+
+LOG_ZERO = -1e30  # times any count below 10⁸ it is finite in float32, and no possible row comes near it
+
+
+def finite_log(p: Array) -> Array:
+    """log p, and LOG_ZERO with gradient 0 at p = 0."""
+    return jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1)), LOG_ZERO)
+
+
+def impossible_to_infinity(table: Array) -> Array:
+    """−∞ for the entries that a LOG_ZERO reached."""
+    return jnp.where(table < LOG_ZERO / 2, -jnp.inf, table)
+
+
+class Moments(NamedTuple):
+    """Additive statistics."""
+
+    N_k: Float[Array, " K"]  # Σ_n γ_nk
+    S: Float[Array, "K F"]  # Σ_n γ_nk φ(x_n)
+
+
+@dataclass(frozen=True)
+class ExponentialFamily:
+    """eq:family for the one parameter `name` beside π; its methods are a `Mixture`'s functions.
+
+    Attributes:
+        name: the parameter's site, (K, D) or (K, D, C).
+        features: φ: (x (n, D), parameter) → (n, F). The parameter lends its shape only.
+        natural: η: parameter → (K, F), finite.
+        from_moments: (S (K, F), parameter) → the parameter with E[φ] = S / N_k; any positive multiple of S
+            gives the same.
+        carrier: h: (x, parameter) → (n,), −∞ off the support.
+        ascend: (parameter, ∇L / N_k) → parameter⁺ by m⁺ − m = I_c⁻¹ ∇L in mean parameters (eq:XuJordan).
+    """
+
+    name: str
+    features: Callable[[Array, Array], Array]
+    natural: Callable[[Array], Array]
+    from_moments: Callable[[Array, Array], Array]
+    carrier: Callable[[Array, Array], Array]
+    ascend: Callable[[Array, Array], Array]
+
+    def log_joint(self, theta: Theta, x: Shaped[Array, "n D"]) -> Float[Array, "K n"]:
+        """ℓ_nk = log π_k + ⟨η(θ_k), φ(x_n)⟩ + h(x_n)."""
+        parameter = theta[self.name]
+        x = x.astype(parameter.dtype)
+        eta, phi = self.natural(parameter), self.features(x, parameter)
+        table = jnp.einsum("kf,nf->kn", eta, phi, precision=lax.Precision.HIGHEST)
+        return impossible_to_infinity(table + finite_log(theta["pi"])[:, None]) + self.carrier(x, parameter)[None]
+
+    def statistics(self, theta: Theta, x: Shaped[Array, "n D"], gamma: Float[Array, "K n"]) -> Moments:
+        """N_k = Σγ,  S_k = Σγφ."""
+        parameter = theta[self.name]
+        phi = self.features(x.astype(parameter.dtype), parameter)
+        return Moments(jnp.sum(gamma, axis=1), jnp.matmul(gamma, phi, precision=lax.Precision.HIGHEST))
+
+    def update(self, moments: Moments, theta: Theta, held: frozenset[str]) -> Theta:
+        """π_k = N_k / N,  E_θ[φ] = S_k / N_k."""
+        N_k, S = moments
+        if "pi" not in held:
+            theta = theta | {"pi": N_k / jnp.sum(N_k)}
+        if self.name not in held:
+            old = theta[self.name]
+            new = self.from_moments(jnp.where(occupied(N_k)[:, None], S, 1), old)
+            theta = theta | {self.name: keep_where_empty(N_k, new, old)}
+        return theta
+
+    def gradient_form(self, theta: Theta, gradient: Theta, N_k: Array, held: frozenset[str]) -> Theta:
+        """The M-step as a step along ∇L: m⁺ − m = I_c⁻¹ ∇L (Xu & Jordan 1996).
+
+        In mean parameters m = E[φ] the complete-data information of N_k rows is N_k Cov[φ]⁻¹, so the step is
+        Cov[φ] ∇_m L / N_k. For π it is (1/N)(diag π − ππᵀ) ∇_π L.
+        """
+        pi, old = theta["pi"], theta[self.name]
+        if "pi" not in held:
+            theta = theta | {"pi": on_simplex(pi, gradient["pi"] / jnp.sum(N_k))}
+        if self.name not in held:
+            count = jnp.where(occupied(N_k), N_k, 1).reshape((-1,) + (1,) * (old.ndim - 1))
+            new = self.ascend(old, gradient[self.name] / count)
+            theta = theta | {self.name: keep_where_empty(N_k, new, old)}
+        return theta
+
+
+def on_simplex(p: Array, gradient: Array) -> Array:
+    """p⁺ = p + (diag p − ppᵀ) ∇ along the last axis."""
+    return p + p * (gradient - jnp.sum(p * gradient, axis=-1, keepdims=True))
+
+
+def occupied(N_k: Float[Array, " K"]) -> Bool[Array, " K"]:
+    """Is N_k above the smallest normal number over eps? Below it the digits of a mean are lost."""
+    limits = jnp.finfo(N_k.dtype)
+    return N_k > limits.tiny / limits.eps
+
+
+def keep_where_empty(N_k: Float[Array, " K"], new: Float[Array, "K ..."], old: Float[Array, "K ..."]) -> Array:
+    """`old` for an empty component: F does not depend on it."""
+    return jnp.where(occupied(N_k).reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
+
+
+# ---- starts and supports
+
+
+def equal_weights(centres: Float[Array, "K D"]) -> Float[Array, " K"]:
+    """π = 1/K."""
+    return jnp.full(centres.shape[0], 1 / centres.shape[0], centres.dtype)
+
+
+def halfway(centres: Float[Array, "K D"], x: Shaped[Array, "N D"]) -> Float[Array, "K D"]:
+    """½ (centre + overall mean): a centre alone may lie on the boundary, where EM cannot leave."""
+    return (centres + jnp.mean(x.astype(centres.dtype), axis=0)[None]) / 2
+
+
+def least(num_rows: int) -> float:
+    """1 / 2(N + 1): below every positive half-way point of 0/1 or count data, so only a zero is moved to it."""
+    return 1 / (2 * (num_rows + 1))
+
+
+def integral(x: Array | np.ndarray) -> Array | np.ndarray | bool:
+    """Which entries are whole numbers?"""
+    with np.errstate(invalid="ignore"):  # ∞ is none
+        return True if x.dtype.kind in "biu" else x % 1 == 0
+
+
+def on_support(inside: Array | np.ndarray, h: Float[Array, " n"] | float = 0.0) -> Array:
+    """h on rows whose every entry is inside the support, −∞ elsewhere."""
+    return jnp.where(jnp.all(inside, axis=1), h, -jnp.inf)
+
+
+def first_outside(x: np.ndarray, inside: Array | np.ndarray, advice: str) -> str | None:
+    """What the first entry outside the support is, where, and what to do; None if there is none."""
+    if inside.all():
+        return None
+    if x.dtype.kind not in "biu" and not np.isfinite(x).all():
+        bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+        return f"has NaN or infinity in {bad.size} row(s), first in row {bad[0]}; drop or impute them"
+    row, column = np.argwhere(~inside)[0]
+    return f"has {x[row, column]} in row {row}, column {column}; {advice}"

@@ -1,0 +1,21 @@
+"""Gaussian mixtures: z_n ~ Categorical(π), x_n | z_n = k ~ N(μ_k, Σ_k); five shapes of Σ_k.
+
+    isotropic   Σ_k = σ² I          sigma ()          mclust's EII, the sources' model
+    spherical   Σ_k = σ_k² I        sigma (K,)        VII
+    diagonal    Σ_k = diag σ_k²     sigma (K, D)      VVI
+    tied        Σ_k = Σ             Sigma (D, D)      EEE
+    full        Σ_k                 Sigma (K, D, D)   VVV
+
+They are two families, by scales and by covariances, and the ways to pool Σγ(x − μ_k)(x − μ_k)ᵀ.
+
+Statistics are taken about the current means, never as raw moments: E[x²] − μ² loses every digit when the
+data sit far from the origin or a cluster is tight, while differences keep theirs. Where an expanded form is
+faster, one rule says when it may be used (`_accuracy.py`).
+"""
+
+from jaxem.families.gaussian._covariances import full, tied
+from jaxem.families.gaussian._floor import with_floor
+from jaxem.families.gaussian._moments import squared_distances
+from jaxem.families.gaussian._scales import diagonal, isotropic, spherical
+
+__all__ = ["diagonal", "full", "isotropic", "spherical", "squared_distances", "tied", "with_floor"]

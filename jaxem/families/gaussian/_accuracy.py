@@ -1,0 +1,61 @@
+"""When an expanded square may stand for a difference: one rule, for the two places where it matters.
+
+Expanding (x − μ)ᵀP(x − μ) about another point r gives terms as large as reachᵀ|P|reach, with reach_d the
+distance along feature d of the data from r; their rounding is what is left of digits after they cancel:
+
+    loss_k(reach) = reachᵀ |P_k| reach / D,   rounding of a quadratic form ≤ eps · D · loss   (eq:loss)
+
+It does not depend on the units of the features, and is about eps·spread²/λ_min(Σ_k) in the isotropic case.
+
+1. The E-step in natural parameters (`Mixture.natural`) expands about c = Σ_k π_k μ_k. It is used where
+   max_k loss_k ≤ LIMIT, with reach the farthest that any component reaches from c; else differences are.
+2. The M-step expands about the old means (or about c, if that E-step was natural). If that costs more than
+   LIMIT times what an expansion about the new means does, a second pass takes the statistics about those
+   (`Mixture.recentre`): it happens in the first steps from a hard start, or never.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from jaxem._mixture import Natural, Theta
+
+LIMIT = 256.0  # an expanded form may cost eight bits
+
+# θ → √diag Σ_k (K, D), and P_k = Σ_k⁻¹ as (K, D) where diagonal, else (K, D, D)
+Geometry = Callable[[Theta], tuple[Array, Array]]
+
+
+def loss(reach: Float[Array, "K D"], precision: Float[Array, "K D ..."]) -> Float[Array, " K"]:
+    """reachᵀ |P_k| reach / D  (eq:loss)."""
+    image = precision * reach if precision.ndim == 2 else jnp.einsum("kde,ke->kd", jnp.abs(precision), reach)
+    return jnp.mean(reach * image, axis=1)
+
+
+def centre(theta: Theta) -> Float[Array, "1 D"]:
+    """c = Σ_k π_k μ_k, as a constant: ℓ and the statistics do not depend on it."""
+    return lax.stop_gradient(jnp.sum(theta["pi"][:, None] * theta["mu"], axis=0, keepdims=True))
+
+
+def natural_is_accurate(theta: Theta, geometry: Geometry) -> Bool[Array, ""]:
+    """Rule 1 at θ; False for a θ that is not finite."""
+    deviation, precision = geometry(theta)
+    reach = jnp.max(jnp.abs(theta["mu"] - centre(theta)) + deviation, axis=0, keepdims=True)
+    return jnp.all(loss(jnp.broadcast_to(reach, deviation.shape), precision) <= LIMIT)
+
+
+def recentre(
+    theta: Theta, new: Theta, held: frozenset[str], *, geometry: Geometry, natural: Callable[[Theta], Natural] | None
+) -> tuple[Theta, Bool[Array, ""]] | None:
+    """Rule 2: θ at the new means, and whether θ⁺'s scales must be computed anew about them."""
+    if not held.isdisjoint({"sigma", "Sigma"}):
+        return None
+    reference = theta["mu"]
+    if natural is not None:
+        reference = jnp.where(natural(theta).accurate, centre(theta), reference)
+    deviation, precision = geometry(new)
+    reach = jnp.abs(new["mu"] - reference) + deviation
+    kept = jnp.all(loss(reach, precision) <= LIMIT * loss(deviation, precision))
+    return theta | {"mu": new["mu"]}, ~kept  # so that a NaN asks for the second pass

@@ -1,0 +1,225 @@
+"""`tied`, `full`: covariance matrices Σ_k, pooled over the components or not.
+
+    ℓ_nk = log π_k − ½ ‖L_k⁻¹(x_n − μ_k)‖² − log det L_k − (D/2) log 2π,   Σ_k = L_k L_kᵀ
+    Σ_k  = Σ_n γ (x − μ_k⁺)(x − μ_k⁺)ᵀ / N_k;  tied: the same, summed over k, / N   (Celeux & Govaert 1995, VVV EEE)
+
+Tables and statistics come twice: by differences, and in natural parameters.
+"""
+
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jax import lax
+from jaxtyping import Array, Float
+from numpyro.distributions import constraints
+
+from jaxem._mixture import Mixture, Natural, Theta
+from jaxem.families.gaussian._accuracy import centre, natural_is_accurate, recentre
+from jaxem.families.gaussian._moments import (
+    Moments,
+    centred,
+    differences,
+    divide_where_occupied,
+    equal_weights,
+    log_weights,
+    step_weights_and_means,
+    update_weights_and_means,
+)
+
+EXACT = lax.Precision.HIGHEST  # no TF32 or bfloat16 in a matrix product, on any device
+
+
+def by_component(Sigma: Array, mu: Float[Array, "K D"]) -> Float[Array, "K D D"]:
+    """Σ of either shape (D, D), (K, D, D) as (K, D, D)."""
+    return jnp.broadcast_to(Sigma, (*jnp.shape(mu), jnp.shape(mu)[-1]))
+
+
+def outer(a: Float[Array, "K D"], b: Float[Array, "K D"]) -> Float[Array, "K D D"]:
+    """a_k b_kᵀ."""
+    return a[:, :, None] * b[:, None, :]
+
+
+def whiteners(theta: Theta) -> tuple[Float[Array, "K D D"], Float[Array, " K"]]:
+    """L_k⁻¹ and log det L_k, of Σ_k = L_k L_kᵀ (Cholesky); NaN where Σ_k is not positive definite."""
+    Sigma = theta["Sigma"]
+    factor = jnp.linalg.cholesky(Sigma)
+    identity = jnp.broadcast_to(jnp.eye(Sigma.shape[-1], dtype=Sigma.dtype), Sigma.shape)
+    inverse = lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
+    log_det = jnp.sum(jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)), axis=-1)
+    return by_component(inverse, theta["mu"]), jnp.broadcast_to(log_det, theta["pi"].shape)
+
+
+def program(x: Array | None = None, num_points: int | None = None) -> None:
+    """z_n ~ Categorical(π),  x_n | z_n = k ~ N(μ_k, Σ_k)."""
+    pi = numpyro.param("pi", constraint=constraints.simplex)
+    mu = numpyro.param("mu", constraint=constraints.real)
+    Sigma = numpyro.param("Sigma", constraint=constraints.positive_definite)
+    if x is not None:
+        x = jnp.reshape(x, (-1, jnp.shape(mu)[-1]))
+        num_points = x.shape[0]
+    factor = by_component(jnp.linalg.cholesky(jnp.asarray(Sigma)), mu)
+    with numpyro.plate("points", num_points):
+        z = numpyro.sample("z", dist.Categorical(pi), infer={"enumerate": "parallel"})
+        numpyro.sample("x", dist.MultivariateNormal(jnp.asarray(mu)[z], scale_tril=factor[z]), obs=x)
+
+
+# ---- the table and its statistics, by differences
+
+
+def log_joint(theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K n"]:
+    """ℓ_nk = log π_k − ½ ‖L_k⁻¹(x_n − μ_k)‖² − log det L_k − (D/2) log 2π."""
+    inverse, log_det = whiteners(theta)
+    white = jnp.einsum("kde,ken->kdn", inverse, differences(x, theta["mu"]), precision=EXACT)
+    constant = log_weights(theta["pi"]) - log_det - x.shape[1] / 2 * jnp.log(2 * jnp.pi)
+    return constant[:, None] - jnp.sum(white**2, axis=1) / 2
+
+
+def statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "K n"]) -> Moments:
+    """Σγ, Σγ(x − μ_k), Σγ(x − μ_k)(x − μ_k)ᵀ."""
+    difference = differences(x, theta["mu"])
+    weighted = gamma[:, None] * difference
+    return Moments(
+        N_k=jnp.sum(gamma, axis=1),
+        shift=jnp.sum(weighted, axis=2),
+        spread=jnp.einsum("kdn,ken->kde", weighted, difference, precision=EXACT),
+    )
+
+
+# ---- the same in natural parameters, φ(x) = (x_i x_j for i ≤ j, x, 1) about c
+
+
+def natural(theta: Theta) -> Natural:
+    """η_k = (−½ P_k, P_k(μ_k − c), log π_k − ½ (μ_k − c)ᵀP_k(μ_k − c) − log det L_k − (D/2) log 2π), P_k = Σ_k⁻¹."""
+    c = centre(theta)
+    offset = theta["mu"] - c
+    num_features = offset.shape[1]
+    row, column = np.triu_indices(num_features)
+    _, precision = geometry(theta)
+    linear = jnp.einsum("kde,ke->kd", precision, offset, precision=EXACT)
+    constant = log_weights(theta["pi"]) - whiteners(theta)[1] - jnp.sum(linear * offset, axis=1) / 2
+    constant = constant - num_features / 2 * jnp.log(2 * jnp.pi)
+    quadratic = precision[:, row, column] * jnp.where(row == column, -0.5, -1.0).astype(offset.dtype)[None]
+    eta = jnp.concatenate([quadratic, linear, constant[:, None]], axis=1)
+
+    def phi(x: Float[Array, "n D"]) -> Float[Array, "F n"]:
+        x = (x - c).T
+        return jnp.concatenate([x[row] * x[column], x, jnp.ones_like(x[:1])])
+
+    def finish(sums: Float[Array, "K F"]) -> Moments:
+        first, N_k = sums[:, len(row) : -1], sums[:, -1]
+        upper = jnp.zeros((sums.shape[0], num_features, num_features), sums.dtype)
+        upper = upper.at[:, row, column].set(sums[:, : len(row)])
+        second = upper + jnp.swapaxes(jnp.triu(upper, 1), 1, 2)
+        shift = first - N_k[:, None] * offset
+        return Moments(N_k, shift, second - outer(first, offset) - outer(offset, shift))  # Σγ(x−c−δ)(x−c−δ)ᵀ
+
+    return Natural(
+        table=lambda x: jnp.matmul(eta, phi(x), precision=EXACT),
+        statistics=lambda x, gamma: jnp.matmul(gamma, phi(x).T, precision=EXACT),
+        finish=finish,
+        accurate=natural_is_accurate(theta, geometry),
+    )
+
+
+def geometry(theta: Theta) -> tuple[Array, Array]:
+    """√diag Σ_k (K, D) and Σ_k⁻¹ (K, D, D)."""
+    inverse, _ = whiteners(theta)
+    deviation = jnp.sqrt(jnp.diagonal(by_component(theta["Sigma"], theta["mu"]), axis1=1, axis2=2))
+    return deviation, jnp.einsum("kde,kdf->kef", inverse, inverse, precision=EXACT)
+
+
+# ---- the M-step
+
+
+def update(moments: Moments, theta: Theta, held: frozenset[str]) -> Theta:
+    """π and μ as for every Gaussian;  Σ_k = Σγ(x − μ_k⁺)(x − μ_k⁺)ᵀ / N_k, tied: summed over k, / N."""
+    N_k, shift, spread = moments
+    theta, move = update_weights_and_means(moments, theta, held)
+    if "Sigma" in held:
+        return theta
+    # Σγ(x − μ − move)(x − μ − move)ᵀ, expanded about the old mean
+    within = spread - outer(shift, move) + outer(move, N_k[:, None] * move - shift)
+    return theta | {"Sigma": _covariance(within, N_k, theta["Sigma"])}
+
+
+def _covariance(within: Float[Array, "K D D"], N_k: Array, old: Array) -> Array:
+    """within_k / N_k, or Σ within / N where `old` has one Σ; symmetric; an empty component keeps its own."""
+    within = (within + jnp.swapaxes(within, 1, 2)) / 2
+    if old.ndim == 2:
+        return jnp.sum(within, axis=0) / jnp.sum(N_k)
+    return divide_where_occupied(within, N_k, otherwise=old)
+
+
+def gradient_form(theta: Theta, gradient: Theta, N_k: Array, held: frozenset[str]) -> Theta:
+    """The M-step as a step along ∇L (eq:XuJordan):  Σ_k⁺ + move moveᵀ = Σ_k + (2/N_k) Σ_k (∇_{Σ_k} L) Σ_k.
+
+    Tied: ⟨move moveᵀ⟩ over the components on the left, and N for N_k on the right.
+    """
+    Sigma = theta["Sigma"]
+    times_covariance = jnp.einsum("kde,ke->kd", by_component(Sigma, theta["mu"]), gradient["mu"], precision=EXACT)
+    theta, move = step_weights_and_means(theta, gradient, times_covariance, N_k, held)
+    if "Sigma" in held:
+        return theta
+    moved = outer(N_k[:, None] * move, move)
+    step = 2 * jnp.einsum("...de,...ef,...fg->...dg", Sigma, gradient["Sigma"], Sigma, precision=EXACT)
+    if Sigma.ndim == 2:
+        total = jnp.sum(N_k)
+        return theta | {"Sigma": Sigma + (step - jnp.sum(moved, axis=0)) / total}
+    return theta | {"Sigma": Sigma + divide_where_occupied(step - moved, N_k)}
+
+
+# ---- the start, the conditional, the families
+
+
+def guess(centres: Float[Array, "K D"], x: Float[Array, "N D"], *, is_tied: bool) -> Theta:
+    """π = 1/K, μ the centres, Σ_k the pooled covariance S of the data.
+
+    Its correlations are shrunk by 64·D·eps, what rounding leaves uncertain in them: with K ≤ D tight clusters S is
+    all but singular, and what is positive definite must be so in this precision too.
+    """
+    deviations = centred(x)
+    S = jnp.matmul(deviations.T, deviations, precision=EXACT) / x.shape[0]
+    shrinkage = 64 * x.shape[1] * jnp.finfo(S.dtype).eps
+    Sigma = (1 - shrinkage) * S + shrinkage * jnp.diag(jnp.diag(S))
+    return equal_weights(centres) | {"Sigma": Sigma if is_tied else by_component(Sigma, centres)}
+
+
+def condition(theta: Theta, x: Float[Array, "n D"], mask: np.ndarray) -> tuple[Array, dist.Distribution]:
+    """ℓ of the observed columns, (K, n), and the law of the hidden ones given those and k.
+
+    With the observed features first, Σ = L Lᵀ holds it all: p(x_o) by L_oo, and
+    x_h | x_o ~ N(μ_h + L_ho L_oo⁻¹(x_o − μ_o), L_hh L_hhᵀ), since L_hh L_hhᵀ is the Schur complement.
+    """
+    (observed,), (hidden,) = np.nonzero(mask), np.nonzero(~mask)
+    order = np.concatenate([observed, hidden])
+    mu, Sigma = theta["mu"], by_component(theta["Sigma"], theta["mu"])
+    factor = jnp.linalg.cholesky(Sigma[:, order][:, :, order])
+    split = len(observed)
+    white = lax.linalg.triangular_solve(
+        factor[:, :split, :split], differences(x[:, observed], mu[:, observed]), left_side=True, lower=True
+    )
+    log_det = jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)[:, :split]), axis=1)
+    constant = log_weights(theta["pi"]) - log_det - split / 2 * jnp.log(2 * jnp.pi)
+    mean = mu[:, None, hidden] + jnp.einsum("khd,kdn->knh", factor[:, split:, :split], white, precision=EXACT)
+    law = dist.MultivariateNormal(mean, scale_tril=factor[:, None, split:, split:])
+    return constant[:, None] - jnp.sum(white**2, axis=1) / 2, law
+
+
+tied, full = (
+    Mixture(
+        program=program,
+        shapes=(("pi", "K"), ("mu", "K D"), ("Sigma", shape)),
+        kernel=log_joint,
+        statistics=statistics,
+        update=update,
+        guess=partial(guess, is_tied=shape == "D D"),
+        gradient_form=gradient_form,
+        natural=natural,
+        recentre=partial(recentre, geometry=geometry, natural=natural),
+        condition=condition,
+    )
+    for shape in ("D D", "K D D")
+)

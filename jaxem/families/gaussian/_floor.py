@@ -1,0 +1,67 @@
+"""A floor under the covariances, off by default: no component can collapse onto a point."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxem import _validate
+from jaxem._mixture import Mixture, Theta
+
+
+def with_floor(m: Mixture, variance: float) -> Mixture:
+    """The same Gaussian mixture, fitted under Σ_k ⪰ variance·I.
+
+    The M-step clips the eigenvalues of each updated Σ_k (for scales: σ²) at `variance`. This is the exact
+    maximiser of Q under the constraint: with S_k = U diag(s) Uᵀ the unconstrained one, log det Σ + tr Σ⁻¹S_k is
+    least at eigenvectors U (von Neumann's trace inequality), where it is Σ_d (log λ_d + s_d/λ_d), each term
+    falling up to λ_d = s_d and rising after it. So F still never falls, from a start that obeys the floor.
+
+    Where the floor binds, θ is a constrained maximum: `certify`'s C3 and `convergence_rate`, which ask for a
+    vanishing gradient, do not apply to it.
+
+    Args:
+        m: a family of `jaxem.families.gaussian`.
+        variance: the least variance in any direction, in squared units of x, > 0.
+
+    >>> import jax.numpy as jnp, jaxem
+    >>> from jaxem.families import gaussian
+    >>> x = jnp.array([[0.0], [0.0], [4.0], [5.0]])
+    >>> theta = {"pi": jnp.full(2, 0.5), "mu": jnp.array([[0.0], [4.5]]), "sigma": jnp.ones(2)}
+    >>> bool(jaxem.em(gaussian.spherical, theta, x).status == jaxem.Status.NONFINITE)      # two equal rows: σ₁ → 0
+    True
+    >>> jaxem.em(gaussian.with_floor(gaussian.spherical, 0.01), theta, x).theta["sigma"].round(2).tolist()
+    [0.10000000149011612, 0.5]
+    """
+    scale = next((name for name in ("sigma", "Sigma") if name in m.parameters), None)
+    if scale is None:
+        raise ValueError(f"m: has no sigma or Sigma among {list(m.parameters)}; a floor is for Gaussian families")
+    if not (_validate.is_concrete(variance) and 0 < float(variance) < float("inf")):
+        raise ValueError(f"variance: must be a finite number > 0, got {variance!r}; in squared units of x")
+    floored = {name: Floored(getattr(m, name), scale, float(variance)) for name in ("update", "guess", "gradient_form")}
+    return replace(m, **floored)
+
+
+@dataclass(frozen=True)
+class Floored:
+    """A function that returns θ, with the free scale of that θ clipped from below."""
+
+    function: Callable[..., Theta]
+    scale: str
+    variance: float
+
+    def __call__(self, *args: Any) -> Theta:
+        theta = self.function(*args)
+        held = args[-1] if isinstance(args[-1], frozenset) else frozenset()
+        if self.scale in held:
+            return theta
+        value = theta[self.scale]
+        if self.scale == "sigma":
+            return theta | {"sigma": jnp.maximum(value, jnp.sqrt(jnp.asarray(self.variance, value.dtype)))}
+        values, vectors = jnp.linalg.eigh(value)
+        clipped = jnp.maximum(values, self.variance)
+        bounded = jnp.einsum("...de,...e,...fe->...df", vectors, clipped, vectors)
+        bounded = (bounded + jnp.swapaxes(bounded, -1, -2)) / 2
+        binds = jnp.any(values < self.variance, axis=-1)[..., None, None]
+        return theta | {"Sigma": jnp.where(binds, bounded, value)}  # untouched, to the bit, where it does not bind

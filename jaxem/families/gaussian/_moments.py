@@ -1,0 +1,84 @@
+"""What every Gaussian family shares: moments about the current means, and the updates of π and μ."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxem._mixture import Theta
+
+
+class Moments(NamedTuple):
+    """Additive statistics about the means μ_k at which the E-step was done."""
+
+    N_k: Float[Array, " K"]  # Σ_n γ_nk
+    shift: Float[Array, "K D"]  # Σ_n γ_nk (x_n − μ_k)
+    spread: Float[Array, "K ..."]  # Σ_n γ_nk (x_n − μ_k)²: its sum over D (K,), by feature (K, D), or (K, D, D)
+
+
+def squared_distances(x: Float[Array, "n D"], mu: Float[Array, "K D"]) -> Float[Array, "K n"]:
+    """d_nk = ‖x_n − μ_k‖², component-major, by differences: exact where the expanded square cancels."""
+    return jnp.sum(differences(x, mu) ** 2, axis=1)
+
+
+def differences(x: Float[Array, "n D"], mu: Float[Array, "K D"]) -> Float[Array, "K D n"]:
+    """x_n − μ_k."""
+    return x.T[None] - mu[:, :, None]
+
+
+def log_weights(pi: Float[Array, " K"]) -> Float[Array, " K"]:
+    """log π_k, −∞ at π_k = 0 with a finite gradient."""
+    return jnp.where(pi > 0, jnp.log(jnp.where(pi > 0, pi, 1)), -jnp.inf)
+
+
+def occupied(N_k: Array) -> Array:
+    """Is N_k above the smallest normal number over eps? Below, fewer than the digits of a mean are left."""
+    limits = jnp.finfo(N_k.dtype)
+    return N_k > limits.tiny / limits.eps
+
+
+def divide_where_occupied(sums: Array, N_k: Float[Array, " K"], otherwise: Array | float = 0.0) -> Array:
+    """sums / N_k, and `otherwise` for an empty component, whose parameters F does not depend on."""
+    column = jnp.reshape(N_k, N_k.shape + (1,) * (sums.ndim - 1))
+    kept = occupied(column)
+    return jnp.where(kept, sums / jnp.where(kept, column, 1), otherwise)
+
+
+def update_weights_and_means(moments: Moments, theta: Theta, held: frozenset[str]) -> tuple[Theta, Array]:
+    """π_k = N_k/N,  μ_k⁺ = μ_k + Σγ(x − μ_k)/N_k  (Bishop 2006, §9.2). Returns θ and the moves μ⁺ − μ."""
+    move = jnp.zeros_like(moments.shift)
+    if "pi" not in held:
+        theta = theta | {"pi": moments.N_k / jnp.sum(moments.N_k)}
+    if "mu" not in held:
+        move = divide_where_occupied(moments.shift, moments.N_k)
+        theta = theta | {"mu": theta["mu"] + move}
+    return theta, move
+
+
+def step_weights_and_means(
+    theta: Theta, gradient: Theta, natural_step: Array, N_k: Array, held: frozenset[str]
+) -> tuple[Theta, Array]:
+    """The same, as a step along ∇L (eq:XuJordan; Xu & Jordan 1996, theorem 1); `natural_step` = Σ_k ∇_{μ_k} L.
+
+    μ_k⁺ = μ_k + (1/N_k) Σ_k ∇_{μ_k} L,   π⁺ = π + (1/N)(diag π − ππᵀ) ∇_π L.
+    """
+    pi, move = theta["pi"], jnp.zeros_like(theta["mu"])
+    if "pi" not in held:
+        step = pi * (gradient["pi"] - jnp.sum(pi * gradient["pi"])) / jnp.sum(N_k)
+        theta = theta | {"pi": pi + step}
+    if "mu" not in held:
+        move = divide_where_occupied(natural_step, N_k)
+        theta = theta | {"mu": theta["mu"] + move}
+    return theta, move
+
+
+def equal_weights(centres: Float[Array, "K D"]) -> Theta:
+    """π = 1/K and μ the centres: the part of a start that all families share."""
+    num_components = centres.shape[0]
+    return {"pi": jnp.full(num_components, 1 / num_components, centres.dtype), "mu": centres}
+
+
+def centred(x: Float[Array, "N D"]) -> Float[Array, "N D"]:
+    """x − x̄, twice: the second takes what rounding left of the first, at data far from the origin."""
+    x = x - jnp.mean(x, axis=0)[None]
+    return x - jnp.mean(x, axis=0)[None]

@@ -1,0 +1,245 @@
+"""`isotropic`, `spherical`, `diagonal`: Σ_k = diag(σ_k²), with the scales pooled over all, over D, or not at all.
+
+    ℓ_nk = log π_k − Σ_d (x_nd − μ_kd)² / 2σ_kd² − Σ_d log σ_kd − (D/2) log 2π
+    σ²   = Σ γ (x − μ⁺)² / Σ γ, both sums over the entries that share σ    (Celeux & Govaert 1995, EII VII VVI)
+
+Tables and statistics come twice: by differences, and in natural parameters.
+"""
+
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jax import lax
+from jaxtyping import Array, Float
+from numpyro.distributions import constraints
+
+from jaxem._mixture import Mixture, Natural, Theta
+from jaxem.families.gaussian._accuracy import centre, natural_is_accurate, recentre
+from jaxem.families.gaussian._moments import (
+    Moments,
+    centred,
+    differences,
+    divide_where_occupied,
+    equal_weights,
+    log_weights,
+    occupied,
+    squared_distances,
+    step_weights_and_means,
+    update_weights_and_means,
+)
+
+EXACT = lax.Precision.HIGHEST  # no TF32 or bfloat16 in a matrix product, on any device
+
+
+def by_feature(sigma: Array, mu: Float[Array, "K D"]) -> Float[Array, "K D"]:
+    """σ of any of the three shapes (), (K,), (K, D) as (K, D)."""
+    sigma = jnp.asarray(sigma)
+    return jnp.broadcast_to(jnp.reshape(sigma, sigma.shape + (1,) * (2 - sigma.ndim)), jnp.shape(mu))
+
+
+def program(x: Array | None = None, num_points: int | None = None) -> None:
+    """z_n ~ Categorical(π),  x_n | z_n = k ~ N(μ_k, diag σ_k²)."""
+    pi = numpyro.param("pi", constraint=constraints.simplex)
+    mu = numpyro.param("mu", constraint=constraints.real)
+    sigma = numpyro.param("sigma", constraint=constraints.positive)
+    if x is not None:
+        x = jnp.reshape(x, (-1, jnp.shape(mu)[-1]))
+        num_points = x.shape[0]
+    with numpyro.plate("points", num_points):
+        z = numpyro.sample("z", dist.Categorical(pi), infer={"enumerate": "parallel"})
+        numpyro.sample("x", dist.Normal(jnp.asarray(mu)[z], by_feature(sigma, mu)[z]).to_event(1), obs=x)
+
+
+# ---- the table and its statistics, by differences
+
+
+def round_log_joint(theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K n"]:
+    """ℓ_nk = log π_k − d_nk / 2σ_k² − (D/2) log 2πσ_k²."""
+    pi, mu, sigma = theta["pi"], theta["mu"], theta["sigma"]
+    sigma = jnp.broadcast_to(sigma, pi.shape)[:, None]
+    log_normaliser = mu.shape[1] / 2 * jnp.log(2 * jnp.pi) + mu.shape[1] * jnp.log(sigma)
+    return (log_weights(pi)[:, None] - log_normaliser) - squared_distances(x, mu) / (2 * sigma**2)
+
+
+def round_statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "K n"]) -> Moments:
+    """Σγ, Σγ(x − μ_k), Σγ‖x − μ_k‖²."""
+    difference = differences(x, theta["mu"])
+    return Moments(
+        N_k=jnp.sum(gamma, axis=1),
+        shift=jnp.einsum("kn,kdn->kd", gamma, difference),
+        spread=jnp.sum(gamma * jnp.sum(difference**2, axis=1), axis=1),
+    )
+
+
+def diagonal_log_joint(theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K n"]:
+    """ℓ_nk = log π_k − Σ_d (x_nd − μ_kd)² / 2σ_kd² − Σ_d log σ_kd − (D/2) log 2π."""
+    mu, sigma = theta["mu"], theta["sigma"]
+    log_normaliser = mu.shape[1] / 2 * jnp.log(2 * jnp.pi) + jnp.sum(jnp.log(sigma), axis=1)
+    quadratic = jnp.sum((differences(x, mu) / sigma[:, :, None]) ** 2, axis=1) / 2
+    return (log_weights(theta["pi"]) - log_normaliser)[:, None] - quadratic
+
+
+def diagonal_statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "K n"]) -> Moments:
+    """Σγ, Σγ(x − μ_k), Σγ(x − μ_k)² feature by feature."""
+    difference = differences(x, theta["mu"])
+    return Moments(
+        N_k=jnp.sum(gamma, axis=1),
+        shift=jnp.einsum("kn,kdn->kd", gamma, difference),
+        spread=jnp.einsum("kn,kdn->kd", gamma, difference**2),
+    )
+
+
+# ---- the same in natural parameters, φ(x) = (x², x, 1) about c; `spherical` needs Σ_d x² only
+
+
+def natural(theta: Theta, *, is_round: bool) -> Natural:
+    """η_k = (−1/2σ_k², (μ_k − c)/σ_k², log π_k − ½ Σ_d ((μ_k − c)/σ_k)² − Σ_d log σ_k − (D/2) log 2π)."""
+    c = centre(theta)
+    sigma, offset = by_feature(theta["sigma"], theta["mu"]), theta["mu"] - c
+    num_features = offset.shape[1]
+    constant = log_weights(theta["pi"]) - jnp.sum((offset / sigma) ** 2 / 2 + jnp.log(sigma), axis=1)
+    constant = constant - num_features / 2 * jnp.log(2 * jnp.pi)
+    quadratic = -1 / (2 * sigma**2)
+    quadratic = quadratic[:, :1] if is_round else quadratic
+    eta = jnp.concatenate([quadratic, offset / sigma**2, constant[:, None]], axis=1)
+
+    def over_features(a: Array, axis: int) -> Array:
+        return jnp.sum(a, axis=axis, keepdims=True) if is_round else a
+
+    def phi(x: Float[Array, "n D"]) -> Float[Array, "F n"]:
+        x = (x - c).T
+        return jnp.concatenate([over_features(x**2, 0), x, jnp.ones_like(x[:1])])
+
+    def finish(sums: Float[Array, "K F"]) -> Moments:
+        squares, first, N_k = sums[:, : -num_features - 1], sums[:, -num_features - 1 : -1], sums[:, -1]
+        shift = first - N_k[:, None] * offset
+        spread = squares - over_features(offset * (first + shift), 1)  # Σγ(x−c)² − δ(2Σγ(x−c) − N_k δ)
+        return Moments(N_k, shift, spread[:, 0] if is_round else spread)
+
+    return Natural(
+        table=lambda x: jnp.matmul(eta, phi(x), precision=EXACT),
+        statistics=lambda x, gamma: jnp.matmul(gamma, phi(x).T, precision=EXACT),
+        finish=finish,
+        accurate=natural_is_accurate(theta, geometry),
+    )
+
+
+def geometry(theta: Theta) -> tuple[Array, Array]:
+    """σ and 1/σ², both (K, D)."""
+    sigma = by_feature(theta["sigma"], theta["mu"])
+    return sigma, 1 / sigma**2
+
+
+# ---- the M-step
+
+
+def pooled(sums: Array, like: Array) -> Array:
+    """Σ over the axes that σ does not have."""
+    return jnp.sum(sums, axis=tuple(range(like.ndim, sums.ndim)))
+
+
+def update(moments: Moments, theta: Theta, held: frozenset[str]) -> Theta:
+    """π and μ as for every Gaussian;  σ² = Σγ(x − μ⁺)² / Σγ over what shares σ  (Bishop 2006, §9.2–9.3)."""
+    N_k, shift, spread = moments
+    theta, move = update_weights_and_means(moments, theta, held)
+    if "sigma" in held:
+        return theta
+    # Σγ(x − μ − move)², expanded about the old mean
+    correction = move * (N_k[:, None] * move - 2 * shift)
+    within = spread + pooled(correction, spread)
+    return theta | {"sigma": _scale(within, N_k, theta)}
+
+
+def _scale(within: Array, N_k: Array, theta: Theta) -> Array:
+    """√(Σ within / Σ N_k) over the entries that share σ; an empty component keeps its own."""
+    sigma = theta["sigma"]
+    entries = theta["mu"].shape[1] if sigma.ndim < 2 else 1
+    within = jnp.maximum(pooled(within, sigma), 0)  # 0 is a collapse: F is then not finite, and em says so
+    if sigma.ndim == 0:
+        return jnp.sqrt(within / (jnp.sum(N_k) * entries))
+    variance = divide_where_occupied(within / entries, N_k, otherwise=1.0)
+    return jnp.where(jnp.reshape(occupied(N_k), N_k.shape + (1,) * (sigma.ndim - 1)), jnp.sqrt(variance), sigma)
+
+
+def gradient_form(theta: Theta, gradient: Theta, N_k: Array, held: frozenset[str]) -> Theta:
+    """The M-step as a step along ∇L (eq:XuJordan):  σ⁺² + ⟨move²⟩ = σ² + σ³ ∂L/∂σ / Σγ, sums over what shares σ."""
+    old = theta
+    sigma, variance = theta["sigma"], by_feature(theta["sigma"], theta["mu"]) ** 2
+    theta, move = step_weights_and_means(theta, gradient, variance * gradient["mu"], N_k, held)
+    if "sigma" in held:
+        return theta
+    counts = pooled(jnp.broadcast_to(N_k[:, None], move.shape), sigma)
+    moved = pooled(N_k[:, None] * move**2, sigma)
+    return theta | {"sigma": _scale(counts * sigma**2 + sigma**3 * gradient["sigma"] - moved, N_k, old)}
+
+
+# ---- the start, the conditional, the families
+
+
+def isotropic_guess(centres: Float[Array, "K D"], x: Float[Array, "N D"]) -> Theta:
+    """π = 1/K, μ the centres, σ the pooled standard deviation of the data."""
+    return equal_weights(centres) | {"sigma": jnp.sqrt(jnp.mean(centred(x) ** 2))}
+
+
+def spherical_guess(centres: Float[Array, "K D"], x: Float[Array, "N D"]) -> Theta:
+    """The same, σ_k the pooled standard deviation for every k."""
+    theta = isotropic_guess(centres, x)
+    return theta | {"sigma": jnp.broadcast_to(theta["sigma"], theta["pi"].shape)}
+
+
+def diagonal_guess(centres: Float[Array, "K D"], x: Float[Array, "N D"]) -> Theta:
+    """The same, σ_k each feature's standard deviation for every k."""
+    sigma = jnp.sqrt(jnp.mean(centred(x) ** 2, axis=0, keepdims=True))
+    return equal_weights(centres) | {"sigma": jnp.broadcast_to(sigma, centres.shape)}
+
+
+def condition(theta: Theta, x: Float[Array, "n D"], mask: np.ndarray) -> tuple[Array, dist.Distribution]:
+    """ℓ of the observed columns, (K, n), and the law of the hidden ones given k, which is the same for every x."""
+    mu, sigma = theta["mu"], by_feature(theta["sigma"], theta["mu"])
+    table = diagonal_log_joint({"pi": theta["pi"], "mu": mu[:, mask], "sigma": sigma[:, mask]}, x[:, mask])
+    law = dist.Normal(mu[:, None, ~mask], sigma[:, None, ~mask]).to_event(1)
+    return table, law
+
+
+isotropic = Mixture(
+    program=program,
+    shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "")),
+    kernel=round_log_joint,
+    statistics=round_statistics,
+    update=update,
+    guess=isotropic_guess,
+    gradient_form=gradient_form,
+    recentre=partial(recentre, geometry=geometry, natural=None),
+    condition=condition,
+)
+
+_round_natural, _diagonal_natural = partial(natural, is_round=True), partial(natural, is_round=False)
+
+spherical = Mixture(
+    program=program,
+    shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "K")),
+    kernel=round_log_joint,
+    statistics=round_statistics,
+    update=update,
+    guess=spherical_guess,
+    gradient_form=gradient_form,
+    natural=_round_natural,
+    recentre=partial(recentre, geometry=geometry, natural=_round_natural),
+    condition=condition,
+)
+
+diagonal = Mixture(
+    program=program,
+    shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "K D")),
+    kernel=diagonal_log_joint,
+    statistics=diagonal_statistics,
+    update=update,
+    guess=diagonal_guess,
+    gradient_form=gradient_form,
+    natural=_diagonal_natural,
+    recentre=partial(recentre, geometry=geometry, natural=_diagonal_natural),
+    condition=condition,
+)

@@ -1,0 +1,302 @@
+"""Every figure of the paper from the experiments' results, and the manifest of what each was made from.
+
+    python paper_figures/build.py [NAME ...] [--results DIR]     run what is missing, draw, write MANIFEST.json
+    python paper_figures/build.py --check                        does everything still match MANIFEST.json?
+    python paper_figures/build.py NAME --results DIR --out DIR   draw some results elsewhere, no manifest
+
+A figure is a script beside this one: `draw(results, arrays) -> Figure` from results/NAME.json (a dict) and NAME.npz (a
+dict of arrays), and literals that declare what it reads:
+
+    RESULTS = "sigma_sweep"              the experiment, experiments/sigma_sweep.py
+    CONFIG = {"data": "old_faithful"}    optional: entries of the results' config that the figure of the paper needs,
+                                         beside {"seed": 0, "quick": False}
+    DATA = ("experiments/data/x.csv",)   optional: data files of the experiment
+
+Two builds from the same results give the same bytes. An experiment is run when its results are missing, or when it or
+its data changed since MANIFEST.json recorded those results. `--check` needs nothing but Python.
+"""
+
+import argparse
+import ast
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+EXPERIMENTS = ROOT / "experiments"
+MANIFEST = HERE / "MANIFEST.json"
+STYLE = EXPERIMENTS / "_style.py"
+DEFAULTS = {"seed": 0, "quick": False}
+ENDINGS = ("pdf", "png")
+REMEDY = "run: make figures"
+
+
+class BuildError(Exception):
+    """What is wrong with which figure, in one line."""
+
+
+# ---- what a figure is made from
+
+
+def scripts() -> list[str]:
+    return sorted(path.stem for path in HERE.glob("*.py") if path.stem != "build" and not path.stem.startswith("_"))
+
+
+def declaration(name: str) -> dict[str, Any]:
+    """RESULTS, CONFIG and DATA of a script, read without running it."""
+    found: dict[str, Any] = {"CONFIG": {}, "DATA": ()}
+    for node in ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            target = node.targets[0].id
+            if target in ("RESULTS", "CONFIG", "DATA"):
+                found[target] = ast.literal_eval(node.value)
+    if not isinstance(found.get("RESULTS"), str):
+        raise BuildError(f'{name}: paper_figures/{name}.py must declare RESULTS = "the name of an experiment"')
+    return found
+
+
+def with_imports(path: Path) -> list[Path]:
+    """A script and the modules of experiments/ that it imports, directly or not."""
+    found, queue = [], [path]
+    while queue:
+        path = queue.pop()
+        if path not in found:
+            found.append(path)
+            queue.extend(local_imports(path))
+    return found
+
+
+def local_imports(path: Path) -> Iterator[Path]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            candidate = EXPERIMENTS.joinpath(*name.split(".")).with_suffix(".py")
+            if candidate.is_file():
+                yield candidate
+
+
+def sources(name: str) -> dict[str, dict[str, str]]:
+    """Path -> sha256 of everything in the repository behind a figure, by kind."""
+    declared = declaration(name)
+    experiment = EXPERIMENTS / f"{declared['RESULTS']}.py"
+    if not experiment.is_file():
+        raise BuildError(f"{name}: {relative(experiment)}, its experiment, does not exist")
+    data = [ROOT / path for path in declared["DATA"]]
+    missing = [relative(path) for path in data if not path.is_file()]
+    if missing:
+        raise BuildError(f"{name}: input {missing[0]} does not exist")
+    drawing = [path for path in with_imports(HERE / f"{name}.py") if path != STYLE]
+    running = [path for path in with_imports(experiment) if path != STYLE and path not in drawing]
+    return {"script": digests(drawing), "style": digests([STYLE]), "inputs": digests(running + data)}
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def digests(paths: list[Path]) -> dict[str, str]:
+    return {relative(path): sha256(path.read_bytes()) for path in sorted(paths)}
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def result_digests(experiment: str, results: Path) -> dict[str, str] | None:
+    """sha256 of NAME.json, its `provenance` (machine, seconds) apart, and of NAME.npz; None when one is missing."""
+    document, arrays = results / f"{experiment}.json", results / f"{experiment}.npz"
+    if not (document.is_file() and arrays.is_file()):
+        return None
+    content = {name: value for name, value in read(document).items() if name != "provenance"}
+    return {
+        document.name: sha256(json.dumps(content, sort_keys=True).encode()),
+        arrays.name: sha256(arrays.read_bytes()),
+    }
+
+
+def read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise BuildError(f"{path}: is not JSON: {error}") from None
+
+
+def read_manifest() -> dict[str, Any]:
+    return read(MANIFEST) if MANIFEST.is_file() else {"versions": {}, "figures": {}}
+
+
+# ---- build
+
+
+def build(names: list[str], results: Path, out: Path | None) -> None:
+    """Draw the named figures; without `out` as the paper's own, with their manifest."""
+    sys.path[:0] = [path for path in (str(EXPERIMENTS),) if path not in sys.path]
+    manifest = read_manifest()
+    entries = {name: entry for name, entry in manifest["figures"].items() if name in scripts()}
+    for number, name in enumerate(names, start=1):
+        print(f"[{number}/{len(names)}] {name}: ", end="", flush=True)
+        declared = declaration(name)
+        behind = sources(name) if out is None else {}
+        if out is None and must_run(declared["RESULTS"], results, entries.get(name), behind):
+            run_experiment(declared["RESULTS"], results)
+        document = usable_results(name, declared, results, strict=out is None)
+        ready = time.perf_counter()
+        files = draw(name, document, results / f"{declared['RESULTS']}.npz", out or HERE)
+        print(f"drawn in {time.perf_counter() - ready:.1f} s", end="")
+        print(f": {', '.join(f'{path.name} {path.stat().st_size / 1e3:.0f} kB' for path in files)}", flush=True)
+        if out is None:
+            made_from = result_digests(declared["RESULTS"], results) or {}
+            entries[name] = behind | {"results": made_from, "figures": digests(files)}
+            write_manifest(entries)
+    if out is None:
+        print(f"wrote {relative(MANIFEST)}")
+
+
+def must_run(experiment: str, results: Path, entry: dict[str, Any] | None, behind: dict[str, Any]) -> bool:
+    """Missing, or known to come from an earlier version of the experiment or its data."""
+    present = result_digests(experiment, results)
+    return present is None or bool(entry and entry["results"] == present and entry["inputs"] != behind["inputs"])
+
+
+def run_experiment(experiment: str, results: Path) -> None:
+    print(f"running experiments/{experiment}.py … ", end="", flush=True)
+    clock = time.perf_counter()
+    command = [sys.executable, str(EXPERIMENTS / f"{experiment}.py"), "--out", str(results), "--no-plot"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace")
+    if done.returncode:
+        print(done.stdout[-4000:] + done.stderr[-4000:])
+        raise BuildError(f"experiments/{experiment}.py ended with code {done.returncode}")
+    print(f"{time.perf_counter() - clock:.1f} s, ", end="", flush=True)
+
+
+def usable_results(name: str, declared: dict[str, Any], results: Path, *, strict: bool) -> dict[str, Any]:
+    """The results' JSON; for the paper (`strict`) of the right configuration and with every claim holding."""
+    path = results / f"{declared['RESULTS']}.json"
+    if result_digests(declared["RESULTS"], results) is None:
+        raise BuildError(f"{name}: {path.with_suffix('')}.{{json,npz}}: missing")
+    document = read(path)
+    if strict:
+        for key, wanted in (DEFAULTS | declared["CONFIG"]).items():
+            if document["config"].get(key, wanted) != wanted:
+                raise BuildError(
+                    f"{name}: {path} was made with {key} = {document['config'][key]!r}, the figure needs {wanted!r}: "
+                    "move it away, or name another folder with --results"
+                )
+        for claim in document["claims"]:
+            if not claim["holds"]:
+                raise BuildError(f"{name}: claim {claim['id']} fails in {path}")
+    return document
+
+
+def draw(name: str, document: dict[str, Any], arrays: Path, folder: Path) -> list[Path]:
+    """folder/NAME.pdf and .png, both or none."""
+    import numpy as np
+
+    import _style
+
+    spec = importlib.util.spec_from_file_location(f"paper_figure_{name}", HERE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    with np.load(arrays) as archive:
+        figure = script.draw(document, dict(archive))
+    files = [folder / f"{name}.{ending}" for ending in ENDINGS]
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
+        for path in files:
+            _style.save(figure, Path(partial) / path.name)
+        for path in files:
+            os.replace(Path(partial) / path.name, path)
+    return files
+
+
+def write_manifest(entries: dict[str, Any]) -> None:
+    versions = {package: importlib.metadata.version(package) for package in ("matplotlib", "numpy", "pillow", "jax")}
+    content = {"versions": versions, "figures": dict(sorted(entries.items()))}
+    partial = MANIFEST.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, MANIFEST)
+
+
+# ---- check
+
+
+def check(results: Path) -> list[str]:
+    """What does not match the manifest, a line each."""
+    if not MANIFEST.is_file():
+        return [f"{relative(MANIFEST)} is missing; {REMEDY}"]
+    entries, names = read_manifest()["figures"], scripts()
+    wrong = [f"{name}: has no entry in MANIFEST.json; {REMEDY}" for name in names if name not in entries]
+    wrong += [f"{name}: script: paper_figures/{name}.py is missing; {REMEDY}" for name in entries if name not in names]
+    for name in names:
+        if name in entries:
+            wrong += differences(name, entries[name], results)
+    known = {path for entry in entries.values() for path in entry["figures"]}
+    drawn = {relative(path) for ending in ENDINGS for path in HERE.glob(f"*.{ending}")}
+    return wrong + [f"{path}: no figure of MANIFEST.json has this file" for path in sorted(drawn - known)]
+
+
+def differences(name: str, entry: dict[str, Any], results: Path) -> Iterator[str]:
+    try:
+        now = sources(name)
+        made_from = result_digests(declaration(name)["RESULTS"], results)
+    except (BuildError, SyntaxError) as error:
+        yield str(error)
+        return
+    now["figures"] = digests([ROOT / path for path in entry["figures"] if (ROOT / path).is_file()])
+    now["results"] = entry["results"] if made_from is None else made_from
+    for kind, recorded in entry.items():
+        for path in sorted(recorded.keys() | now[kind].keys()):
+            shown = f"{results / path}" if kind == "results" else path
+            if path not in now[kind]:
+                yield f"{name}: {kind}: {shown} is missing; {REMEDY}"
+            elif path not in recorded:
+                yield f"{name}: {kind}: {shown} is not in MANIFEST.json; {REMEDY}"
+            elif recorded[path] != now[kind][path]:
+                yield f"{name}: {kind}: {shown} does not match MANIFEST.json; {REMEDY}"
+
+
+# ---- the command line
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="figures to draw (default: all)")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR", help="default: results/")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="draw into this folder, leave MANIFEST.json alone")
+    parser.add_argument("--check", action="store_true", help="compare everything with MANIFEST.json, draw nothing")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.names if name not in scripts()]
+    if unknown:
+        parser.error(f"no figure {unknown[0]!r}; there are {', '.join(scripts())}")
+    if options.check:
+        wrong = check(options.results)
+        for line in wrong:
+            print(f"figures-check: {line}", file=sys.stderr)
+        if not wrong:
+            print(f"figures-check: {len(scripts())} figures match MANIFEST.json")
+        return 1 if wrong else 0
+    try:
+        build(options.names or scripts(), options.results, options.out)
+    except BuildError as error:
+        print(f"\nbuild: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

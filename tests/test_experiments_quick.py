@@ -1,0 +1,90 @@
+"""The comparisons run end to end at tiny sizes, write what they promise, and say so by their exit codes. No times."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
+BENCHMARKS = EXPERIMENTS / "benchmarks"
+
+
+def run(script: Path, *flags: str) -> subprocess.CompletedProcess:
+    # one thread of BLAS: the processes of a parallel test run share the cores
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, str(script), *flags], capture_output=True, text=True, env=environment)
+
+
+def read(path: Path):
+    return json.loads(path.read_text())
+
+
+def test_coordinate_vs_gradient_certifies_and_writes_all_files(tmp_path):
+    done = run(EXPERIMENTS / "coordinate_vs_gradient.py", "--quick", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"coordinate_vs_gradient.{ending}" for ending in ("json", "npz", "pdf", "png")
+    }
+    document = read(tmp_path / "coordinate_vs_gradient.json")
+    assert {claim["id"] for claim in document["claims"]} == {
+        "start", "C1", "top", "EM", "grad_mu", "grad_gamma", "same"
+    }  # fmt: skip
+    assert all(claim["holds"] for claim in document["claims"])
+    (case,) = document["cases"]
+    arrays = np.load(tmp_path / "coordinate_vs_gradient.npz")
+    for row in case["rows"]:
+        value = arrays[f"{case['case']} | {row['method']} | value"]
+        np.testing.assert_allclose(value[0], case["F_start"], rtol=1e-12)  # one start for all: rounding only
+        assert (row["steps"] is None) == (value < case["target"]).all()
+        if row["steps"] is not None:
+            assert value[row["steps"]] >= case["target"] > value[: row["steps"]].max()
+
+
+@pytest.mark.parametrize("script", [EXPERIMENTS / "coordinate_vs_gradient.py", BENCHMARKS / "import_time.py"])
+def test_bad_arguments_end_in_one_line_and_code_2(script):
+    done = run(script, "--seed", "one")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(script.stem)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """All benchmarks at tiny sizes, every lane of the small fits: the document and the page."""
+    folder = tmp_path_factory.mktemp("bench")
+    done = run(BENCHMARKS / "run.py", "--quick", "--full", "--out", str(folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in folder.iterdir()} == {"bench.json", "bench.md"}
+    return read(folder / "bench.json")["comparisons"], (folder / "bench.md").read_text(encoding="utf-8")
+
+
+def test_every_comparison_has_its_table(bench):
+    comparisons, page = bench
+    assert len(comparisons) == 6
+    for comparison in comparisons:
+        assert f"## {comparison['name']}\n" in page
+        assert all(f"| {row['program']} |" in page for row in comparison["rows"])
+        assert all({"value", "limit", "met"} <= goal.keys() for goal in comparison["goals"])
+
+
+def test_large_fits_from_one_start_end_at_one_objective(bench):
+    """Same start, same number of iterations: the same answer, to float32."""
+    large = [comparison for comparison in bench[0] if comparison["name"].startswith("large")]
+    assert len(large) == 2
+    for comparison in large:
+        fits = [row for row in comparison["rows"] if row.get("objective") is not None]
+        assert len(fits) >= 2
+        assert len({row["iterations"] for row in fits}) == 1
+        np.testing.assert_allclose([row["objective"] for row in fits], fits[0]["objective"], rtol=1e-4)
+
+
+def test_small_spherical_fits_agree_with_scikit_learn(bench):
+    """Same model, starts and tolerance; scikit-learn sees a gain one M-step later, hence the slack."""
+    (free,) = [comparison for comparison in bench[0] if "spherical" in comparison["name"]]
+    ours, theirs = free["rows"]
+    assert abs(ours["iterations"] - theirs["iterations"]) <= 2
+    np.testing.assert_allclose(ours["objective"], theirs["objective"], rtol=1e-6)

@@ -1,0 +1,182 @@
+"""float32 on either leg: far from the origin, tight clusters, hard starts, and the edge between the two forms.
+
+The oracle is EM in float64 NumPy, written here from the textbook, on the same float32-rounded data.
+"""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats as st
+from scipy.special import logsumexp
+
+import jaxem
+from jaxem import Status
+from jaxem._mixture import Data
+from jaxem._reduce import fits_one_chunk
+from jaxem.families import gaussian
+from jaxem.families.gaussian._accuracy import LIMIT
+
+FAMILIES = ["isotropic", "spherical", "diagonal", "tied", "full"]
+each_family = pytest.mark.parametrize("name", FAMILIES)
+each_natural = pytest.mark.parametrize("name", ["spherical", "diagonal", "tied", "full"])
+EPS32 = float(np.finfo(np.float32).eps)
+NATS = 0.01  # the contract: within this of the float64 fit, a point
+
+
+def covariances(theta):
+    """Σ_k (K, D, D) of any family's θ, in float64."""
+    theta = {name: np.asarray(value, np.float64) for name, value in theta.items()}
+    K, D = theta["mu"].shape
+    if "Sigma" in theta:
+        return np.broadcast_to(theta["Sigma"], (K, D, D))
+    sigma = np.broadcast_to(theta["sigma"].reshape(theta["sigma"].shape + (1,) * (2 - theta["sigma"].ndim)), (K, D))
+    return sigma[:, :, None] ** 2 * np.eye(D)
+
+
+def table(pi, mu, Sigma, x):
+    return np.log(pi) + np.stack([st.multivariate_normal.logpdf(x, m, S) for m, S in zip(mu, Sigma, strict=True)], 1)
+
+
+def m_step(name, gamma, x):
+    """π, μ and the pooled Σ_k, in two passes."""
+    N_k = gamma.sum(0)
+    mu = gamma.T @ x / N_k[:, None]
+    difference = x[:, None] - mu
+    S = np.einsum("nk,nkd,nke->kde", gamma, difference, difference) / N_k[:, None, None]
+    eye = np.eye(x.shape[1])
+    pooled = np.einsum("k,kde->de", N_k / N_k.sum(), S)
+    Sigma = {
+        "isotropic": np.broadcast_to(np.trace(pooled) / len(eye) * eye, S.shape),
+        "spherical": np.trace(S, axis1=1, axis2=2)[:, None, None] / len(eye) * eye,
+        "diagonal": S * eye,
+        "tied": np.broadcast_to(pooled, S.shape),
+        "full": S,
+    }[name]
+    return N_k / N_k.sum(), mu, Sigma
+
+
+def float64_fit(name, theta, x, steps):
+    """F after `steps` of EM from θ."""
+    x = np.asarray(x, np.float64)
+    pi, mu, Sigma = np.asarray(theta["pi"], np.float64), np.asarray(theta["mu"], np.float64), covariances(theta)
+    for _ in range(steps):
+        ell = table(pi, mu, Sigma, x)
+        pi, mu, Sigma = m_step(name, np.exp(ell - logsumexp(ell, axis=1, keepdims=True)), x)
+    return logsumexp(table(pi, mu, Sigma, x), axis=1).sum()
+
+
+def far_away():
+    """Three clusters of unit spread at offset 1e4."""
+    rng = np.random.default_rng(0)
+    z = rng.integers(0, 3, 300)
+    return jnp.asarray(1e4 + 3 * rng.normal(size=(3, 2))[z] + rng.normal(size=(300, 2)), jnp.float32), z
+
+
+def tight():
+    """Three clusters 1e4 times tighter than the spread of their centres."""
+    rng = np.random.default_rng(1)
+    z = rng.integers(0, 3, 300)
+    return jnp.asarray(np.array([[-1.0, 0], [1, 0.5], [0, 1]])[z] + 1e-4 * rng.normal(size=(300, 2)), jnp.float32), z
+
+
+@pytest.mark.parametrize("data", [far_away, tight])
+@each_family
+def test_float32_is_within_a_hundredth_nat_a_point_of_float64(name, data):
+    m, (x, z) = getattr(gaussian, name), data()
+    first = jnp.array([np.flatnonzero(z == k)[0] for k in range(3)])
+    for start in (jaxem.inits.from_labels(m, x, jnp.asarray(z)), m.guess(x[first], x)):
+        fit = jaxem.check(jaxem.em(m, start, x))
+        assert fit.theta["mu"].dtype == jnp.float32
+        assert (np.linalg.eigvalsh(covariances(fit.theta)) > 0).all()
+        expected = float64_fit(name, start, x, int(fit.num_steps) + 20)
+        assert abs(float(fit.free_energy) - expected) / len(x) < NATS
+
+
+@each_family
+def test_a_step_that_shrinks_a_scale_ten_thousandfold_keeps_its_digits(name):
+    """One hard step from the pooled scale and centres that miss: |move| = 5,000 σ⁺, E[·] − move² would keep no digit.
+
+    Without the second pass about the new means the same step is wrong, so the test has teeth.
+    """
+    m, (x, z) = getattr(gaussian, name), tight()
+    start = m.guess(jnp.asarray([[-1.5, 0.0], [1.5, 0.5], [0.0, 1.5]], jnp.float32), x)
+    scale = "Sigma" if "Sigma" in start else "sigma"
+    one = jnp.ones((), jnp.float32) if scale == "sigma" else jnp.eye(2, dtype=jnp.float32)
+    start[scale] = jnp.broadcast_to(one, start[scale].shape)
+    _, mu, Sigma = m_step(name, np.eye(3)[z], np.asarray(x, np.float64))
+
+    def error(m):
+        theta = jaxem.em_path(m, start, x, num_steps=1, temperature=0.0).theta
+        theta = {key: value[-1] for key, value in theta.items()}
+        return np.abs(covariances(theta) - Sigma).max() / Sigma.max(), np.abs(theta["mu"] - mu).max()
+
+    relative, distance = error(m)
+    assert relative < 2e-3  # the means' own rounding, eps / 1e-4, once
+    assert distance < 4 * EPS32
+    assert not error(replace(m, recentre=None))[0] < 0.1
+
+
+def at_loss(name, loss):
+    """θ, and data from it, whose two outer components make eq:loss = `loss`: reach² = loss·σ² in each feature."""
+    rng = np.random.default_rng(0)
+    K, D, N = 16, 2, 6000  # more than one chunk
+    reach = np.sqrt(loss) - 1
+    mu = np.zeros((K, D))
+    mu[0], mu[1] = reach, -reach  # symmetric: c = 0
+    mu[2::2] = rng.uniform(-reach, reach, size=(7, D))
+    mu[3::2] = -mu[2::2]
+    scale = {
+        "spherical": {"sigma": np.ones(K)},
+        "diagonal": {"sigma": np.ones((K, D))},
+        "tied": {"Sigma": np.eye(D)},
+        "full": {"Sigma": np.tile(np.eye(D), (K, 1, 1))},
+    }[name]
+    theta = {"pi": np.full(K, 1 / K), "mu": mu, **scale}
+    x = mu[rng.integers(0, K, N)] + rng.normal(size=(N, D))
+    return {key: jnp.asarray(value, jnp.float32) for key, value in theta.items()}, jnp.asarray(x, jnp.float32)
+
+
+@each_natural
+def test_the_two_forms_agree_at_the_edge_of_the_rule(name):
+    """Just inside, products; just outside, differences; either way F and the M-step are right to eps·D·LIMIT."""
+    m = getattr(gaussian, name)
+    for factor, inside in [(0.98, True), (1.02, False)]:
+        theta, x = at_loss(name, factor * LIMIT)
+        assert not fits_one_chunk(len(x), 16)
+        assert bool(m.natural(theta).accurate) == inside
+        data = Data(x, None, jnp.float32(1.0))
+        fast, slow = m.expect(theta, data), replace(m, natural=None).expect(theta, data)
+        assert (fast.free_energy == slow.free_energy) == (not inside)  # the other form ran, and only there
+        ell = table(*(np.asarray(theta[key], np.float64) for key in ("pi", "mu")), covariances(theta), np.asarray(x))
+        expected = logsumexp(ell, axis=1).sum()
+        assert abs(float(fast.free_energy) - expected) / len(x) < EPS32 * 2 * LIMIT
+        new, other = (m.maximize(e.statistics, theta, data) for e in (fast, slow))
+        assert np.allclose(covariances(new), covariances(other), atol=8 * EPS32 * LIMIT)
+        assert np.allclose(new["mu"], other["mu"], atol=EPS32 * LIMIT)
+
+
+@each_natural
+def test_natural_parameters_alone_would_fail_tight_clusters(name):
+    """Why there is a rule: 1e4 times tighter, the products are off by more than a nat a point."""
+    m = getattr(gaussian, name)
+    theta, x = at_loss(name, 1e8)
+    natural = m.natural(theta)
+    assert not natural.accurate
+    exact = np.asarray(m.table(theta, x))
+    own = exact.argmax(axis=0)[None]
+    error = np.take_along_axis(np.asarray(natural.table(x)) - exact, own, axis=0)
+    assert np.median(np.abs(error)) > 1
+
+
+@each_natural
+def test_large_data_fit_like_small_data(name):
+    """An EM run in products ends where the run in differences does, to the floor of its stopping rule."""
+    m = getattr(gaussian, name)
+    theta, x = at_loss(name, 40.0)
+    start = theta | {"mu": theta["mu"] + 0.3}
+    fast = jaxem.em(m, start, x, max_steps=10)
+    slow = jaxem.em(replace(m, natural=None), start, x, max_steps=10)
+    assert fast.status in (Status.CONVERGED, Status.MAX_STEPS)
+    assert abs(float(fast.free_energy - slow.free_energy)) / len(x) < 1e-4

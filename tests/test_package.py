@@ -1,0 +1,118 @@
+"""The package's manners: one direction of imports, no side effect, tags of equations, honest metadata."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jaxem
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "jaxem"
+
+# DESIGN: imports go one way. A module may import from layers before its own, and from its own layer's folder.
+LAYERS = [
+    {"_version", "_free_energy", "_reduce"},
+    {"_mixture"},
+    {"_validate"},
+    {"families"},
+    {"inits", "_quantities", "_gradient", "_condition", "_kmedoids", "bregman", "_em"},
+    {"_certificates", "limits"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+
+def modules():
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+
+
+def imported_parts(path):
+    """The jaxem modules that a file imports, as their first name under the package."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "jaxem":
+            rest = node.module.split(".")[1:]
+            yield from [rest[0]] if rest else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.startswith("jaxem."):
+                    yield alias.name.split(".")[1]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for other in imported_parts(path):
+        if other != own:
+            assert RANK[other] <= RANK[own], f"{own} imports {other}"
+    for line in path.read_text().splitlines():
+        assert not re.match(r"\s*(from|import) (experiments|paper_figures|_data|_results)\b", line)
+
+
+def imports_within_a_layer():
+    edges = {}
+    for path in modules():
+        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        edges.setdefault(own, set()).update(other for other in imported_parts(path) if other != own)
+    return edges
+
+
+def test_no_cycle_of_imports():
+    edges, done = imports_within_a_layer(), set()
+
+    def visit(name, above):
+        assert name not in above, f"cycle through {name}"
+        if name not in done:
+            for other in edges.get(name, ()):
+                visit(other, above | {name})
+            done.add(name)
+
+    for name in edges:
+        visit(name, frozenset())
+
+
+def test_importing_changes_nothing_and_starts_no_backend():
+    program = """
+import os, jax, numpyro
+before = (dict(jax.config.values), dict(os.environ))
+import jaxem
+from jaxem.families import gaussian
+assert dict(jax.config.values) == before[0], "jax.config changed"
+assert dict(os.environ) == before[1], "the environment changed"
+from jax._src import xla_bridge
+assert not xla_bridge._backends, "a backend was started"
+import sys
+assert "numpyro.contrib.funsor" not in sys.modules, "funsor's backend was set"
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_every_public_name_has_a_docstring_with_an_example():
+    for name in jaxem.__all__:
+        thing = getattr(jaxem, name)
+        assert thing.__doc__, name
+        if callable(thing) and not isinstance(thing, type):
+            assert ">>>" in thing.__doc__, f"{name} has no example"
+
+
+def test_all_is_what_is_public():
+    public = {name for name in vars(jaxem) if not name.startswith("_")}
+    assert public == set(jaxem.__all__)
+
+
+def test_the_equations_tags_are_the_same_in_code_and_readme():
+    """A tag such as eq:E stands at the line that implements it and in the README."""
+    pattern = r"eq:(\w+)"
+    code = {tag for path in PACKAGE.rglob("*.py") for tag in re.findall(pattern, path.read_text())}
+    assert code == set(re.findall(pattern, (ROOT / "README.md").read_text()))
+
+
+def test_the_version_is_the_changelogs_and_the_citations():
+    assert f"## {jaxem.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"version: {jaxem.__version__}" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_constraints_are_pins_only():
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line), line
