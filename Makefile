@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 JOBS ?= auto
 
-.PHONY: sweep test test-f32 lint figures bench clean
+.PHONY: sweep test test-f32 lint figures figures-check bench clean
 
 sweep: $(VENV)/.ready-experiments  ## the main job: certify and draw the k-means limit
 	$(RUN) experiments/sigma_sweep.py $(ARGS)
@@ -21,8 +21,11 @@ lint: $(VENV)/.ready-test
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-figures: $(VENV)/.ready-figures  ## every figure of paper_figures/
-	$(RUN) paper_figures/build.py
+figures: $(VENV)/.ready-figures  ## every figure of paper_figures/, running the experiments whose results are missing
+	$(RUN) paper_figures/build.py $(ARGS)
+
+figures-check:  ## do figures, scripts, style and inputs match paper_figures/MANIFEST.json?
+	$(PYTHON) paper_figures/build.py --check
 
 bench: $(VENV)/.ready-bench  ## the benchmark tables, against peers
 	$(RUN) experiments/benchmarks/run.py $(ARGS)

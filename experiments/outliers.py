@@ -14,10 +14,10 @@ inequality, once for each kind of row. So
 
     V(c, p) ≤ 2 Σ_in V(x_n, p) / (n − m),
 
-in which the outliers' positions do not occur (compare Lopuhaä & Rousseeuw 1991: breakdown point 1/2). Here p is the clean
-medoid. The statement is about the alternation from a given start: where d is so large that a medoid of their own is cheaper
-for the outliers than being far from one, the global minimum of J has it there, for k-medoids as for k-means, and d* of the
-summary says from which d on.
+in which the outliers' positions do not occur (compare Lopuhaä & Rousseeuw 1991: breakdown point 1/2). Here p is the
+clean medoid. The statement is about the alternation from a given start. Where d is so large that it costs less to give
+the outliers a medoid of their own, the global minimum of J does so, for k-medoids as for k-means; d* in the summary is
+the first d where it does.
 
 Writes DIR/outliers.json, .npz, .pdf and .png. Exits 0 when every claim holds, 1 when one fails, 2 for bad arguments.
 """
@@ -35,7 +35,7 @@ from _command import Config, Result, command, leave
 from _data import load
 from _results import Claim
 
-START = jnp.array([[-1.3, -1.2], [0.7, 0.7]])  # short and long eruptions, in standard deviations
+START = np.array([[-1.3, -1.2], [0.7, 0.7]])  # short and long eruptions, in standard deviations
 NUM_OUTLIERS = 5
 DIRECTION = np.array([1.0, -1.0]) / np.sqrt(2)  # long eruptions after a short wait: there are none
 SPREAD = 0.1  # of the outliers about their centre, standard deviations
@@ -48,8 +48,7 @@ def manhattan(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def euclidean(x: jax.Array, y: jax.Array) -> jax.Array:
-    squared = jnp.sum((x - y) ** 2)
-    return jnp.sqrt(squared)
+    return jnp.sqrt(jnp.sum((x - y) ** 2))
 
 
 METRICS = {"manhattan": manhattan, "euclidean": euclidean}
@@ -147,7 +146,9 @@ def claims(arrays: dict[str, np.ndarray], summary: dict[str, Any], unfinished: i
     at_least = (summary["mean_predicted"] / np.maximum(moved, np.finfo(float).tiny))[1:]
     until = arrays["distance"][kept].max()
     verdicts = [
-        Claim("means", f"the mean moves by m d/(n + m) while rows keep their cluster (d ≤ {until:.3g})", error.max(), eps),
+        Claim(
+            "means", f"the mean moves by m d/(n + m) while rows keep their cluster (d ≤ {until:.3g})", error.max(), eps
+        ),
         Claim("more", "… and by no less after that: m d/(n + m) / its move", float(at_least.max()), 1 + eps),
     ]
     for name in METRICS:

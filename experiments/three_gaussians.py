@@ -18,7 +18,6 @@ arguments.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.special
 import scipy.stats

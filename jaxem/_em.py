@@ -241,7 +241,15 @@ def em_batch(
     (3, 2)
     """
     run = _prepare_run(
-        m, thetas, x, temperature=temperature, weights=weights, labels=labels, tol=tol, max_steps=max_steps, batched=True
+        m,
+        thetas,
+        x,
+        temperature=temperature,
+        weights=weights,
+        labels=labels,
+        tol=tol,
+        max_steps=max_steps,
+        batched=True,
     )
     fits = _run_lanes(m, *run, gain_is_small)
     _validate.blame_x(run.data.x, fits.free_energy)

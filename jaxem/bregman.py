@@ -102,7 +102,10 @@ def i_divergence_terms(x: Array, mean: Array) -> Array:
         series = 1 / (2 * j + 3) + small**2 * series  # Σ_j v^{2j} / (2j + 3), by Horner
     close = (x - mean) * v + 2 * x * small**3 * series
     both = (x > 0) & (mean > 0)
-    log_ratio = jnp.log(jnp.where(both, x, 1) / jnp.where(both, mean, 1))
+    a, b = jnp.where(both, x, 1), jnp.where(both, mean, 1)
+    ratio, limits = a / b, jnp.finfo(x.dtype)
+    normal = (ratio >= limits.tiny) & (ratio <= limits.max)  # else x/m under- or overflows
+    log_ratio = jnp.where(normal, jnp.log(jnp.where(normal, ratio, 1)), jnp.log(a) - jnp.log(b))
     far = jnp.where((x > 0) & (mean == 0), jnp.inf, x * log_ratio - x + mean)
     return jnp.where(near, close, far)
 

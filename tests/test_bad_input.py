@@ -2,12 +2,14 @@
 
 import jax
 import jax.numpy as jnp
-import jaxem
 import jaxtyping
 import numpy as np
 import pytest
-from cases import CASES, EPS, FLOAT, cast
+
+import jaxem
 from jaxem import inits
+
+from cases import CASES, EPS, FLOAT, cast
 
 M = CASES[0].m
 

@@ -134,6 +134,9 @@ def test_edges_are_exact():
     assert float(bregman.i_divergence(zero, cast([3.0]))) == 3
     assert float(bregman.i_divergence(cast([3.0]), zero)) == np.inf
     assert float(bregman.itakura_saito(zero, one)) == np.inf
+    tiny = cast([np.finfo(FLOAT).tiny])
+    assert float(bregman.i_divergence(tiny, cast([4.0]))) == 4  # x/m underflows
+    assert np.isfinite(bregman.i_divergence(cast([8.0]), tiny))  # and overflows
     assert float(bregman.i_divergence(np.array([2]), np.array([1]))) == pytest.approx(2 * np.log(2) - 1, rel=1e-6)
 
 

@@ -212,6 +212,15 @@ def test_certificates_after_an_m_step_onto_the_boundary(name):
     assert int(again.status) == Status.CONVERGED
 
 
+def test_certificates_at_a_certainty_that_the_rest_of_the_row_contradicts():
+    """p = 1 and x = 0: γ is exactly 0, though 30 other columns speak for that component by more than 1/eps."""
+    certain = np.r_[1.0, np.full(30, 0.99)]
+    theta = {"pi": cast([0.5, 0.5]), "probs": cast(np.stack([certain, np.full(31, 0.05)]))}
+    x = np.vstack([np.r_[0, np.ones(30)], np.ones((3, 31)), np.zeros((3, 31))]).astype(int)
+    certificate = jaxem.certify(bernoulli.mixture, theta, x)
+    assert bool(certificate.holds(256 * EPS)), certificate
+
+
 @each_family
 def test_an_empty_component_keeps_its_parameters(case):
     theta, x = case.theta(), case.x()

@@ -119,10 +119,11 @@ def test_a_step_that_shrinks_a_scale_ten_thousandfold_keeps_its_digits(name):
 
 
 def at_loss(name, loss):
-    """θ, and data from it, whose two outer components make eq:loss = `loss`: reach² = loss·σ² in each feature."""
+    """θ, and data from it, whose two outer components make eq:loss = `loss`."""
     rng = np.random.default_rng(0)
     K, D, N = 16, 2, 6000  # more than one chunk
-    reach = np.sqrt(loss) - 1
+    Sigma = np.array([[1, 0.5], [0.5, 1]]) if name in ("tied", "full") else np.eye(D)
+    reach = np.sqrt(loss * D / np.abs(np.linalg.inv(Sigma)).sum()) - 1
     mu = np.zeros((K, D))
     mu[0], mu[1] = reach, -reach  # symmetric: c = 0
     mu[2::2] = rng.uniform(-reach, reach, size=(7, D))
@@ -130,11 +131,11 @@ def at_loss(name, loss):
     scale = {
         "spherical": {"sigma": np.ones(K)},
         "diagonal": {"sigma": np.ones((K, D))},
-        "tied": {"Sigma": np.eye(D)},
-        "full": {"Sigma": np.tile(np.eye(D), (K, 1, 1))},
+        "tied": {"Sigma": Sigma},
+        "full": {"Sigma": np.tile(Sigma, (K, 1, 1))},
     }[name]
     theta = {"pi": np.full(K, 1 / K), "mu": mu, **scale}
-    x = mu[rng.integers(0, K, N)] + rng.normal(size=(N, D))
+    x = mu[rng.integers(0, K, N)] + rng.normal(size=(N, D)) @ np.linalg.cholesky(Sigma).T
     return {key: jnp.asarray(value, jnp.float32) for key, value in theta.items()}, jnp.asarray(x, jnp.float32)
 
 

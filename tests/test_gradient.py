@@ -2,12 +2,14 @@
 
 import jax
 import jax.numpy as jnp
-import jaxem
 import numpy as np
 import optax
 import pytest
-from cases import CASES, EPS, cast, tolerance
+
+import jaxem
 from jaxem import Status
+
+from cases import CASES, EPS, cast, tolerance
 
 CASE = CASES[0]
 THETA, X = CASE.theta(), CASE.x()

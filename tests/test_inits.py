@@ -2,11 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-import jaxem
 import numpy as np
 import pytest
-from cases import CASES, FLOAT, cast, tolerance
+
+import jaxem
 from jaxem import inits
+
+from cases import CASES, FLOAT, cast, tolerance
 
 M = CASES[0].m
 DRAWS = [inits.random_points, inits.kmeans_plus_plus]
@@ -91,5 +93,5 @@ def test_from_labels_is_the_complete_data_maximum_likelihood():
 def test_too_few_distinct_rows_is_an_error():
     x = jnp.zeros((10, 2), FLOAT).at[0].set(1)
     for draw in DRAWS:
-        with pytest.raises(ValueError, match="num_components.*distinct"):
+        with pytest.raises(ValueError, match=r"num_components.*distinct"):
             draw(M, jax.random.key(0), x, 3)

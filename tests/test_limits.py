@@ -2,16 +2,18 @@
 
 import jax
 import jax.numpy as jnp
-import jaxem
 import numpy as np
 import pytest
-from cases import EPS, FLOAT, cast, clumps, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as hs
-from jaxem import limits
-from jaxem.families import gaussian
 from scipy.spatial.distance import pdist
 from scipy.special import logsumexp
+
+import jaxem
+from jaxem import limits
+from jaxem.families import gaussian
+
+from cases import EPS, FLOAT, cast, clumps, tolerance
 
 SIGMAS = [3.0, 1.0, 0.3, 0.1, 0.03]
 M = gaussian.isotropic.hold("pi", "sigma")

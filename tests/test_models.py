@@ -4,9 +4,11 @@ from itertools import chain, combinations
 
 import jax
 import jax.numpy as jnp
-import jaxem
 import numpy as np
 import pytest
+
+import jaxem
+
 from cases import CASES, EPS, FLOAT, cast, tolerance
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
@@ -40,8 +42,10 @@ def test_a_component_of_weight_zero_is_impossible_not_nan(case):
 
 
 def held_subsets(m):
+    """Nothing held, each name alone, and all but each: the cases an M-step must tell apart."""
     names = m.parameters
-    return list(chain.from_iterable(combinations(names, size) for size in range(len(names))))
+    sizes = sorted({0, 1, len(names) - 1})
+    return list(chain.from_iterable(combinations(names, size) for size in sizes))
 
 
 @each_case
@@ -123,7 +127,7 @@ def test_precision_in_is_precision_out(case):
         assert leaf.dtype == FLOAT
     assert fit.num_steps.dtype == jnp.int32
     assert fit.status.dtype == jnp.int32
-    if FLOAT == np.float64 and jnp.issubdtype(x.dtype, jnp.floating):
+    if np.float64 == FLOAT and jnp.issubdtype(x.dtype, jnp.floating):
         single = jaxem.em(case.m, theta, x.astype(jnp.float32), max_steps=2)
         assert {leaf.dtype.name for leaf in jax.tree.leaves(single.theta)} == {"float32"}
         assert float(single.free_energy) == pytest.approx(float(fit.free_energy), rel=1e-4)

@@ -2,16 +2,18 @@
 
 import jax
 import jax.numpy as jnp
-import jaxem
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from cases import CASES, cast, tolerance
-from jaxem.families import gaussian
 from numpyro import handlers
 from numpyro.infer import MCMC, NUTS, log_likelihood
 from numpyro.infer.util import log_density
+
+import jaxem
+from jaxem.families import gaussian
+
+from cases import CASES, cast, tolerance
 
 CASE = CASES[0]
 

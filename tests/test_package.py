@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jaxem
 import pytest
+
+import jaxem
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxem"

@@ -8,10 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-import _data
 import numpy as np
 import pytest
 import sigma_sweep
+
+import _data
 from conftest import PRECISION
 
 ROOT = Path(__file__).parent.parent
