@@ -84,8 +84,9 @@ def centres_at_rest(before: State, after: State, tolerance: Array) -> Array:
     """Lloyd's stopping rule: no centre moved by more than the rounding of the mean it is."""
     moments = before.expectation.statistics
     mu, moved = before.theta["mu"], jnp.abs(after.theta["mu"] - before.theta["mu"])
-    radius = jnp.sqrt(moments.spread / jnp.maximum(moments.N_k, 1))
-    return jnp.all(moved <= 8 * jnp.finfo(mu.dtype).eps * (jnp.abs(mu) + radius[:, None]))
+    radius = jnp.sqrt(jnp.maximum(moments.spread, 0) / jnp.maximum(moments.N_k, 1))[:, None]
+    reach = jnp.max(jnp.abs(mu - jnp.mean(mu, axis=0)[None]) + radius)  # how far the rows that it sums lie
+    return jnp.all(moved <= 8 * jnp.finfo(mu.dtype).eps * (jnp.abs(mu) + reach))
 
 
 def init(m: Mixture, theta: Theta, data: Data) -> State:

@@ -42,8 +42,8 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
     left.set_title("(a) E-step (dashed: bound)")
     middle.set(ylim=(0, 1.05 * ceiling), ylabel=r"$(F_T - F_0)\,/\,TN$  (nats)")
     middle.set_title("(b) free energy")
-    right.set(yscale="log", ylim=(TINY / 10, 10), ylabel="distance to Bregman k-means, relative")
-    right.set_title("(c) iterates")
+    right.set(yscale="log", ylim=(TINY / 10, 10), ylabel="furthest iterates, relative")
+    right.set_title("(c) EM to Bregman k-means")
     for axis in (left, middle, right):
         axis.set(xscale="log", xlabel=r"temperature $T$ (nats), cooling $\rightarrow$")
         axis.set_xlim(150, 3e-7 if axis is right else 3e-5)

@@ -71,4 +71,4 @@ def diagram(pgm: daft.PGM, family: str, graph: dict[str, Any], left: float, bott
         )
     pgm.add_text(left + 0.1, bottom + 2.92, family, fontsize=8)
     law = graph["sites"]["x"].removesuffix("Probs")
-    pgm.add_text(left + 0.1, bottom + 0.06, rf"$x_n \mid z_n \sim$ {law}", fontsize=6.5)
+    pgm.add_text(left + 0.1, bottom + 0.02, rf"$x_n \mid z_n \sim$ {law}", fontsize=6.5)

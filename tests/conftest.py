@@ -10,6 +10,22 @@ jax.config.update("jax_enable_x64", PRECISION == 64)
 jax.config.update("jax_numpy_rank_promotion", "raise")  # jaxem's own arithmetic never promotes ranks
 
 
+# what does not depend on the precision of the arithmetic runs once, in the float64 leg
+collect_ignore = (
+    []
+    if PRECISION == 64
+    else [
+        "test_bad_input.py",
+        "test_experiments_quick.py",
+        "test_figures.py",
+        "test_kmedoids.py",
+        "test_lecture_experiments.py",
+        "test_package.py",
+        "test_readme.py",
+    ]
+)
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

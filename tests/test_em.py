@@ -303,6 +303,18 @@ def test_kmeans_is_lloyds(seed):
     assert float(jaxem.distortion(x, fit.theta["mu"])) == pytest.approx(peer.inertia_, rel=tolerance(1e-12, 1e-5))
 
 
+def test_kmeans_of_many_rows_is_lloyds_and_stops():
+    """More rows than a chunk: the matrix-product E-step, and data far from the origin."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(70_000, 3)) + 8 * rng.integers(0, 4, size=(70_000, 1)) + np.array([[100.0, -50.0, 0.0]])
+    x = cast(x)
+    fit = jaxem.kmeans(x, x[:4])
+    assert int(fit.status) == Status.CONVERGED
+    peer = KMeans(4, init=np.asarray(x[:4]), n_init=1, algorithm="lloyd", tol=0).fit(np.asarray(x))
+    assert np.allclose(fit.theta["mu"], peer.cluster_centers_, atol=tolerance(1e-9, 1e-3))
+    assert float(jaxem.distortion(x, fit.theta["mu"])) == pytest.approx(peer.inertia_, rel=tolerance(1e-12, 1e-5))
+
+
 def test_kmeans_is_em_at_temperature_zero():
     x = CASE.x()
     mu = x[:3]

@@ -40,8 +40,12 @@ def with_floor(m: Mixture, variance: float) -> Mixture:
         raise ValueError(f"m: has no sigma or Sigma among {list(m.parameters)}; a floor is for Gaussian families")
     if not (_validate.is_concrete(variance) and 0 < float(variance) < float("inf")):
         raise ValueError(f"variance: must be a finite number > 0, got {variance!r}; in squared units of x")
-    floored = {name: Floored(getattr(m, name), scale, float(variance)) for name in ("update", "guess", "gradient_form")}
-    return replace(m, **floored)
+
+    def floored(function: Callable[..., Theta]) -> Callable[..., Theta]:
+        return Floored(function, scale, float(variance))
+
+    gradient_form = None if m.gradient_form is None else floored(m.gradient_form)
+    return replace(m, update=floored(m.update), guess=floored(m.guess), gradient_form=gradient_form)
 
 
 @dataclass(frozen=True)

@@ -204,6 +204,8 @@ def condition(theta: Theta, x: Float[Array, "n D"], mask: np.ndarray) -> tuple[A
     return table, law
 
 
+_round_natural, _diagonal_natural = partial(natural, is_round=True), partial(natural, is_round=False)
+
 isotropic = Mixture(
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "")),
@@ -212,11 +214,10 @@ isotropic = Mixture(
     update=update,
     guess=isotropic_guess,
     gradient_form=gradient_form,
-    recentre=partial(recentre, geometry=geometry, natural=None),
+    natural=_round_natural,
+    recentre=partial(recentre, geometry=geometry, natural=_round_natural),
     condition=condition,
 )
-
-_round_natural, _diagonal_natural = partial(natural, is_round=True), partial(natural, is_round=False)
 
 spherical = Mixture(
     program=program,

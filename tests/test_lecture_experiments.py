@@ -1,0 +1,139 @@
+"""The experiments of the second half of the lecture run end to end, and their figures show what they measured."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import bregman_limit
+import em_vs_kmeans
+import graphical_model
+import numpy as np
+import pytest
+import three_gaussians
+
+from conftest import PRECISION
+
+ROOT = Path(__file__).resolve().parents[1]
+CLAIMS = {
+    "three_gaussians": {"joint", "rows", "Bayes", "fair", "EM", "end"},
+    "em_vs_kmeans": {"C2", "J", "C12", "rate", "rateL", "rest", "ρ = 0", "finite", "fewer", "random", "end"},
+    "graphical_model": {"nodes", "arrows", "plates", "observed", "slides"},
+    "bregman_limit": {"D", "γ", "F", "m", "C2", "J", "hard", "path"},
+}
+MODULES = (three_gaussians, em_vs_kmeans, graphical_model, bregman_limit)
+
+# the scripts run in their own process, always in float64: once is enough
+full_leg_only = pytest.mark.skipif(PRECISION == 32, reason="runs in the float64 leg")
+
+
+def run(name, *flags):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "experiments" / f"{name}.py"), *map(str, flags)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def script(name):
+    """paper_figures/NAME.py, whose name is also an experiment's."""
+    spec = importlib.util.spec_from_file_location(f"figure_of_{name}", ROOT / "paper_figures" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@full_leg_only
+@pytest.mark.parametrize("name", CLAIMS)
+def test_every_claim_holds_and_every_file_is_there(name, tmp_path):
+    if name == "graphical_model":
+        pytest.importorskip("daft", reason="the package daft-pgm draws the diagrams")
+    run(name, "--quick", "--out", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{name}.{ending}" for ending in ("json", "npz", "pdf", "png")
+    }
+    document = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+    assert document["config"] == {"seed": 0, "quick": True}
+    assert {claim["id"] for claim in document["claims"]} - {"render"} == CLAIMS[name]
+    for claim in document["claims"]:
+        assert claim["holds"], claim
+        assert claim["worst"] <= claim["bound"] < np.inf
+    with np.load(tmp_path / f"{name}.npz") as arrays:
+        SHOWS[name](document["summary"], dict(arrays))
+
+
+def shows_three_gaussians(summary, arrays):
+    assert arrays["x"].shape == (sum(summary["counts"]), 2)
+    assert arrays["gamma"].shape == (len(arrays["z"]), 3)
+
+
+def shows_em_vs_kmeans(summary, arrays):
+    assert summary["kmeans_steps"] < summary["em_steps"] < len(arrays["soft_error"])
+    assert 0.1 < summary["spectral_radius"] < 0.9
+    assert arrays["gamma"].shape == (1 + len(summary["shown"]), 272, 2)
+
+
+def shows_graphical_model(summary, arrays):
+    """The picture has the nodes, arrows and filled nodes of the graphs, and a plate for each of theirs."""
+    daft = pytest.importorskip("daft")
+    graphs = summary["graphs"]
+    pgm = script("graphical_model").diagrams(graphs)
+    nodes = {f"{family}/{name}" for family, g in graphs.items() for name in (*g["parameters"], *g["sites"])}
+    assert set(pgm._nodes) == nodes
+    arrows = {(f"{family}/{a}", f"{family}/{b}") for family, graph in graphs.items() for a, b in graph["arrows"]}
+    assert {(edge.node1.name, edge.node2.name) for edge in pgm._edges} == arrows
+    filled = {f"{family}/{name}" for family, graph in graphs.items() for name in graph["observed"]}
+    assert {name for name, node in pgm._nodes.items() if node.observed} == filled
+    plates = [plate for plate in pgm._plates if type(plate) is daft.Plate]
+    assert len(plates) == sum(len(graph["plates"]) for graph in graphs.values())
+
+
+def shows_bregman_limit(summary, arrays):
+    assert set(summary["families"]) == set(bregman_limit.FAMILIES)
+    for family in summary["families"]:
+        assert arrays[f"{family} | path"][0] > 0.01  # hot: other centres
+        assert arrays[f"{family} | gamma"][-1] == 0  # cold: one-hot
+        assert arrays[f"{family} | F"][0] > 1 > 1e-12 > arrays[f"{family} | F"][-1]
+
+
+SHOWS = {
+    "three_gaussians": shows_three_gaussians,
+    "em_vs_kmeans": shows_em_vs_kmeans,
+    "graphical_model": shows_graphical_model,
+    "bregman_limit": shows_bregman_limit,
+}
+
+
+@full_leg_only
+def test_the_same_seed_gives_the_same_bits(tmp_path):
+    files = []
+    for name, seed in (("first", 3), ("second", 3), ("third", 4)):
+        run("three_gaussians", "--quick", "--no-plot", "--seed", seed, "--out", tmp_path / name)
+        files.append((tmp_path / name / "three_gaussians.npz").read_bytes())
+    assert files[0] == files[1] != files[2]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+@pytest.mark.parametrize("arguments", [("--seed", "-1"), ("--seed", "one"), ("--components", "3")], ids=" ".join)
+def test_bad_arguments_end_in_one_line_and_code_2(module, arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        module.main(list(arguments))
+    assert stop.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"{module.__name__}: ")
+    assert errors.count("\n") == 1
+
+
+def test_the_graph_check_sees_a_missing_arrow_and_a_missing_plate():
+    import jax
+
+    m, key = three_gaussians.M, jax.random.key(0)
+    theta = graphical_model.parameters(m, key)
+    x, _ = three_gaussians.jaxem.sample(m, theta, key, graphical_model.NUM_POINTS)
+    graph = graphical_model.graph_of(m, theta, x)
+    assert set(graphical_model.differences(m, graph, key).values()) == {0}
+    wrong = graph | {"arrows": graph["arrows"][1:], "plates": {}}
+    found = graphical_model.differences(m, wrong, key)
+    assert (found["nodes"], found["arrows"], found["plates"], found["observed"]) == (0, 1, 2, 0)
