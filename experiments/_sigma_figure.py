@@ -114,17 +114,17 @@ def e_step(axis, column) -> None:
     logarithmic(axis)
     axis.set_title(r"E-step: posterior $\gamma$ becomes the nearest centre $r$")
     axis.set_ylabel("difference in assignment")
-    axis.legend(loc="center right", handlelength=1)
+    axis.legend(loc="upper right", handlelength=1.5)
 
 
 def m_step(axis, column) -> None:
-    label = r"bound $\mathrm{diam}(X)\sum|\gamma - r|/N_k$"
+    label = "bound (C10)"  # diam(X) Σ|γ − r|/N_k
     axis.plot(column["sigma"], floor(column["C10_bound"]), color=GREY, label=label)
     axis.plot(column["sigma"], floor(column["C10"]), "o-", color=BLUE, label=r"$\|\mu_k(\gamma) - \mu_k(r)\|$")
     logarithmic(axis)
     axis.set_title(r"M-step: means under $\gamma$ become those under $r$")
     axis.set_ylabel("distance of centres")
-    axis.legend(loc="center right", handlelength=1)
+    axis.legend(loc="upper right", handlelength=1.5)
 
 
 def objectives(axis, column, num_components: int) -> None:
