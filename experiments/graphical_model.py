@@ -56,7 +56,7 @@ def parameters(m: Mixture, key: jax.Array) -> dict[str, jax.Array]:
         shape = tuple(SIZES[axis] for axis in spec.split())
         if name == "Sigma":
             root = 0.3 * jax.random.normal(key, shape)
-            theta[name] = root @ jnp.swapaxes(root, -1, -2) + jnp.eye(SIZES["D"])
+            theta[name] = root @ jnp.swapaxes(root, -1, -2) + jnp.broadcast_to(jnp.eye(SIZES["D"]), shape)
         elif name == "mu":
             theta[name] = jax.random.normal(key, shape)
         else:
@@ -101,7 +101,10 @@ def moved_arrows(m: Mixture, theta: dict[str, jax.Array], x: jax.Array, other: d
 
     def densities(theta: dict[str, jax.Array], x: jax.Array, z: jax.Array) -> dict[str, np.ndarray]:
         sites = trace_of(m, theta, x, z)
-        return {name: np.asarray(s["fn"].log_prob(s["value"])) for name, s in sites.items() if s["type"] == "sample"}
+        with jax.numpy_rank_promotion("allow"):
+            return {
+                name: np.asarray(s["fn"].log_prob(s["value"])) for name, s in sites.items() if s["type"] == "sample"
+            }
 
     z = jnp.arange(NUM_POINTS) % SIZES["K"]
     before = densities(theta, x, z)

@@ -322,13 +322,28 @@ def kmeans(x: ArrayLike, mu: ArrayLike, *, max_steps: ArrayLike = 1000) -> Fit:
 
 
 def best(fits: Fit) -> Fit:
-    """The lane of highest free energy; lanes whose F is NaN come last."""
+    """The lane of highest free energy; lanes whose F is NaN come last.
+
+    >>> import jax.numpy as jnp, jaxem
+    >>> from jaxem.families import gaussian
+    >>> starts = {"pi": jnp.ones((2, 1)), "mu": jnp.array([[[0.0]], [[5.0]]]), "sigma": jnp.ones(2)}
+    >>> fits = jaxem.em_batch(gaussian.isotropic, starts, jnp.array([[0.0], [1.0]]), max_steps=0)
+    >>> jaxem.best(fits).theta["mu"].tolist()
+    [[0.0]]
+    """
     lane = jnp.argmax(jnp.where(jnp.isnan(fits.free_energy), -jnp.inf, fits.free_energy))
     return jax.tree.map(lambda leaf: leaf[lane], fits)
 
 
 def check(fit: Fit) -> Fit:
-    """Return the fit if every lane CONVERGED, else raise `EMError` naming lanes, status and remedy."""
+    """Return the fit if every lane CONVERGED, else raise `EMError` naming lanes, status and remedy.
+
+    >>> import jax.numpy as jnp, jaxem
+    >>> fit = jaxem.kmeans(jnp.array([[0.0], [1.0], [9.0]]), jnp.array([[0.0], [1.0]]), max_steps=1)
+    >>> jaxem.check(fit)
+    Traceback (most recent call last):
+    jaxem._em.EMError: MAX_STEPS: still rising: raise max_steps, or loosen tol
+    """
     if not _validate.is_concrete(fit.status):
         raise ValueError("check: needs a concrete fit; call it outside jit and vmap")
     status = np.atleast_1d(np.asarray(fit.status))
