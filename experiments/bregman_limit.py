@@ -238,7 +238,7 @@ def sweep(family: Family, start: jax.Array, x: jax.Array, temperatures: jax.Arra
         "divergence": Bound(jnp.where(agree, jnp.max(spread), jnp.inf), eps * scale),
         "hard": Bound(jnp.max(distance[-1]) / size, eps),
         "path": Bound(jnp.max(distance[-2]) / size, eps),
-        "falls": Bound(falls, eps * jnp.max(jnp.abs(paths.F), axis=1)),
+        "falls": Bound(falls, eps * (jnp.max(jnp.abs(paths.F), axis=1) + cooling * len(x) * jnp.log(NUM_COMPONENTS))),
         "rises": Bound(jnp.max(rises), eps * clustering.objective[0]),
         "rest": jnp.argmax(jnp.all(clustering.means == clustering.means[-1:], axis=tuple(range(1, phi.ndim + 1)))),
         "objective": clustering.objective,

@@ -36,7 +36,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from benchmarks._timing import compiled, measure
 
 import jaxem
 from jaxem import limits
@@ -44,6 +43,7 @@ from jaxem.families import gaussian
 
 from _data import load
 from _results import Claim, as_json, print_claims, provenance, writable_folder, written_together
+from benchmarks._timing import compiled, measure
 
 M = gaussian.isotropic.hold("pi", "sigma")
 GEM_STEPS = 5  # steps of L-BFGS in one M-step of generalised EM

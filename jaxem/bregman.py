@@ -83,8 +83,10 @@ def itakura_saito(x: Point, mean: Point) -> Float[Array, ""]:
     0.0
     """
     x, mean = _floating(x, mean)
-    excess = (x - mean) / mean  # x/m − 1, exact near x = m
-    return jnp.sum(excess - jnp.log1p(excess))
+    excess = (x - mean) / mean  # x/m − 1, exact near x = m …
+    near = jnp.abs(excess) < 0.5
+    log_ratio = jnp.where(near, jnp.log1p(jnp.where(near, excess, 0)), jnp.log(x) - jnp.log(mean))  # … and far from it
+    return jnp.sum(excess - log_ratio)
 
 
 def i_divergence_terms(x: Array, mean: Array) -> Array:

@@ -162,3 +162,9 @@ def test_i_divergence_next_to_its_mean_in_float32():
     naive = xlogy(x, x / m) - x + m
     assert float(bregman.i_divergence_terms(x, m)) == pytest.approx(0.5e-6, rel=1e-5)
     assert abs(naive - 0.5e-6) > 1e-3
+
+
+def test_itakura_saito_keeps_its_digits_far_below_the_mean():
+    for x in (1e-12, 1e-17, 1e-30):
+        expected = x - 1 - np.log(x)
+        assert float(bregman.itakura_saito(cast([x]), cast([1.0]))) == pytest.approx(expected, rel=16 * EPS)

@@ -9,9 +9,10 @@ import pytest
 
 import jaxem
 
-from cases import CASES, EPS, FLOAT, cast, tolerance
+from cases import CASES, EPS, FLOAT, KINDS, cast, tolerance
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+each_kind = pytest.mark.parametrize("case", KINDS, ids=lambda c: c.name)
 FIELDS = ("C1", "C2", "C3", "C4", "C5", "C6")
 # residuals are relative to the scale of their terms; tens of rounded operations lie between
 TOL = tolerance(2e-13, 1e-4)
@@ -30,12 +31,12 @@ def test_every_certificate_holds_at_random_theta(case, temperature):
 @each_case
 def test_certificates_hold_with_weights_and_held_parameters(case):
     weights = cast(np.random.default_rng(0).uniform(0, 3, size=60))
-    for held in case.m.parameters:
-        certificate = jaxem.certify(case.m.hold(held), case.theta(), case.x(), weights=weights)
-        assert bool(certificate.holds(TOL)), (held, certificate)
+    held = case.m.parameters[-1]
+    certificate = jaxem.certify(case.m.hold(held), case.theta(), case.x(), weights=weights)
+    assert bool(certificate.holds(TOL)), (held, certificate)
 
 
-@each_case
+@each_kind
 def test_nothing_to_say_is_nan_and_skipped(case):
     held = case.m.hold(*case.m.parameters)
     certificate = jaxem.certify(held, case.theta(), case.x())
@@ -47,7 +48,7 @@ def test_nothing_to_say_is_nan_and_skipped(case):
     assert bool(cold.holds(TOL))
 
 
-@each_case
+@each_kind
 def test_certificates_inside_jit_and_vmap(case):
     many = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(case.theta(seed) for seed in range(2)))
     batched = jax.jit(jax.vmap(lambda theta: jaxem.certify(case.m, theta, case.x())))(many)

@@ -97,8 +97,13 @@ def test_fishers_identity(case):
         np.testing.assert_allclose(left[name], right[name], rtol=0, atol=tolerance(1e-11, 1e-3) * scale)
 
 
-@each_case
-@pytest.mark.parametrize("kind", PARTIAL)
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    # the gradient's coordinates are the same three constraints in every family: one case for each
+    [(case, "half-way") for case in CASES]
+    + [(case, "one gradient step") for case in CASES if case.name in ("isotropic", "categorical", "full")],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_a_partial_m_step_raises_F(case, kind):
     """Generalised EM: F rises from a random θ, whatever of the M-step is done, and no fit DECREASED."""
     m, theta, x = PARTIAL[kind](case.m), case.theta(), case.x()

@@ -9,8 +9,9 @@ import pytest
 
 import jaxem
 
-from cases import CASES, EPS, FLOAT, cast, tolerance
+from cases import CASES, EPS, FLOAT, KINDS, cast, tolerance
 
+each_kind = pytest.mark.parametrize("case", KINDS, ids=lambda c: c.name)
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 
 
@@ -119,7 +120,7 @@ def test_known_labels_fix_their_rows(case):
         assert np.allclose(fit.theta[name], complete[name], rtol=tolerance(1e-9, 1e-3), atol=tolerance(1e-10, 1e-4))
 
 
-@each_case
+@each_kind
 def test_precision_in_is_precision_out(case):
     theta, x = case.theta(), case.x()
     fit = jaxem.em(case.m, theta, x, max_steps=2)
@@ -150,7 +151,7 @@ def name_has_K(m, name):
     return "K" in dict(m.shapes)[name].split()
 
 
-@each_case
+@each_kind
 def test_chunks_do_not_change_the_answer(case, monkeypatch):
     """E-step as map-reduce: three chunks, the last overlapping, against one."""
     theta, x = case.theta(), case.x(N=601)
