@@ -86,7 +86,7 @@ def centres_at_rest(before: State, after: State, tolerance: Array) -> Array:
     mu, moved = before.theta["mu"], jnp.abs(after.theta["mu"] - before.theta["mu"])
     radius = jnp.sqrt(jnp.maximum(moments.spread, 0) / jnp.maximum(moments.N_k, 1))[:, None]
     reach = jnp.max(jnp.abs(mu - jnp.mean(mu, axis=0)[None]) + radius)  # how far the rows that it sums lie
-    return jnp.all(moved <= 8 * jnp.finfo(mu.dtype).eps * (jnp.abs(mu) + reach))
+    return jnp.all(moved <= 64 * jnp.finfo(mu.dtype).eps * (jnp.abs(mu) + reach))
 
 
 def init(m: Mixture, theta: Theta, data: Data) -> State:

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro import handlers
@@ -27,11 +26,12 @@ def promote():
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_numpyros_own_enumeration_gives_the_same_log_likelihood(case):
-    from numpyro.contrib.funsor import config_enumerate
+    from numpyro.contrib.funsor import config_enumerate, enum
     from numpyro.contrib.funsor import log_density as enumerated
 
     theta, x = case.theta(), case.x()
-    value, _ = enumerated(config_enumerate(case.m.program), (x,), {}, theta)
+    model = enum(config_enumerate(case.m.program), first_available_dim=-2)  # one plate, at dimension −1
+    value, _ = enumerated(model, (x,), {}, theta)
     assert float(value) == pytest.approx(float(jaxem.log_likelihood(case.m, theta, x)), rel=tolerance(1e-11, 1e-4))
 
 
@@ -59,12 +59,14 @@ def test_nuts_on_the_lifted_program_agrees_with_em():
     rng = np.random.default_rng(0)
     x = cast(np.concatenate([rng.normal(-2, 0.5, size=(60, 1)), rng.normal(2, 0.5, size=(40, 1))]))
 
-    def lifted(x):
-        mu = numpyro.sample("mu", dist.Normal(jnp.array([[-1.0], [1.0]]), 3).to_event(2))
-        sigma = numpyro.sample("sigma", dist.HalfNormal(2))
-        pi = numpyro.sample("pi", dist.Dirichlet(jnp.ones(2)))
-        handlers.substitute(gaussian.isotropic.program, data={"mu": mu, "sigma": sigma, "pi": pi})(x)
-
+    lifted = handlers.lift(
+        gaussian.isotropic.program,
+        prior={
+            "mu": dist.Normal(jnp.array([[-1.0], [1.0]]), 3).to_event(2),
+            "sigma": dist.HalfNormal(2),
+            "pi": dist.Dirichlet(jnp.ones(2)),
+        },
+    )
     mcmc = MCMC(NUTS(lifted), num_warmup=150, num_samples=150, progress_bar=False)
     mcmc.run(jax.random.key(0), x)
     draws = mcmc.get_samples()
