@@ -41,6 +41,7 @@ import jaxem
 from jaxem import limits
 from jaxem.families import gaussian
 
+from _command import leave, parse
 from _data import load
 from _results import Claim, as_json, print_claims, provenance, writable_folder, written_together
 from benchmarks._timing import compiled, measure
@@ -446,25 +447,6 @@ def report(case: dict[str, Any]) -> None:
         print(f"{cells}{reached:>18.9f}{'   missed' if missed else ''}")
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Bad arguments end in exit code 2 with one line."""
-
-    def error(self, message: str):
-        self.exit(2, f"coordinate_vs_gradient: {message}\n")
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = OneLineParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="results", metavar="DIR")
-    parser.add_argument("--quick", action="store_true", help="one problem, fewer rows, steps and rates")
-    parser.add_argument("--no-plot", action="store_true", help="no PDF and PNG")
-    options = parser.parse_args(arguments)
-    if options.seed < 0:
-        parser.error(f"--seed: must be ≥ 0, got {options.seed}")
-    return options
-
-
 def run(seed: int, quick: bool) -> list[dict[str, Any]]:
     wanted = problems(seed, quick)
     if quick:
@@ -477,7 +459,7 @@ def run(seed: int, quick: bool) -> list[dict[str, Any]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
+    options = parse("coordinate_vs_gradient", __doc__, arguments)
     jax.config.update("jax_enable_x64", True)
     clock = time.perf_counter()
     try:
@@ -569,4 +551,4 @@ def draw(cases: list[dict[str, Any]]) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

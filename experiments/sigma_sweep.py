@@ -12,7 +12,6 @@ arguments or data.
 """
 
 import argparse
-import os
 import sys
 import time
 from functools import partial
@@ -39,6 +38,7 @@ from jaxem import (
 from jaxem.families import gaussian
 from jaxem.families.gaussian import squared_distances
 
+from _command import OneLineParser, leave
 from _data import DataError, load
 from _results import Claim, as_json, print_claims, provenance, writable_folder, written_together
 
@@ -341,15 +341,8 @@ def print_table(rows: list[dict]) -> None:
         print(" ".join(text.rjust(width) for text, width in zip(cells, widths, strict=True)))
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Bad arguments end in exit code 2 with one line."""
-
-    def error(self, message: str):
-        self.exit(2, f"sigma_sweep: {message}\n")
-
-
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = OneLineParser(description=__doc__.split("\n")[0])
+    parser = OneLineParser(prog="sigma_sweep", description=__doc__.split("\n")[0])
     parser.add_argument("--data", default="old_faithful", help="old_faithful, iris, blobs, or a .csv or .npy path")
     parser.add_argument("--components", type=int, help="K ≥ 2; default 2 for Old Faithful, 3 otherwise")
     parser.add_argument("--sigmas", nargs=3, metavar=("MAX", "MIN", "COUNT"), help="a geometric grid of σ")
@@ -443,8 +436,4 @@ def save(result: dict[str, Any], folder: Any, *, plot: bool) -> None:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    if code == 130:
-        os._exit(code)  # a compilation cut short by Ctrl-C can crash the interpreter's own shutdown
-    sys.exit(code)
+    leave(main())

@@ -178,10 +178,6 @@ class Mixture:
         with jax.numpy_rank_promotion("allow"):
             return theta | {name: biject_to(self.constraint(name))(u) for name, u in free.items()}
 
-    def labelled_table(self, theta: Theta, x: Array, labels: Array | None) -> Float[Array, "K n"]:
-        """ℓ with −∞ for the components that a known label excludes: then eq:E gives that row its label."""
-        return exclude(self.table(theta, x), labels)
-
     # ---- the two maximisers of eq:F, and F itself
 
     def expect(self, theta: Theta, data: Data) -> Expectation:
@@ -220,8 +216,8 @@ class Mixture:
 
         def chunk(rows: tuple[Array, Array | None], weights: Array) -> Array:
             x, labels = rows
-            gamma, _ = assign(self.labelled_table(old, x, labels), data.temperature, axis=0)
-            value = row_free_energy(self.labelled_table(theta, x, labels), gamma, data.temperature, axis=0)
+            gamma, _ = assign(exclude(self.table(old, x), labels), data.temperature, axis=0)
+            value = row_free_energy(exclude(self.table(theta, x), labels), gamma, data.temperature, axis=0)
             return jnp.sum(weighted(value, weights))
 
         return self.sum_over_rows(chunk, theta, data)
@@ -238,7 +234,7 @@ class Mixture:
 
 
 def exclude(table: Float[Array, "K n"], labels: Array | None) -> Float[Array, "K n"]:
-    """−∞ for the components that a row's known label excludes."""
+    """−∞ for the components that a row's known label excludes: then eq:E gives that row its label."""
     if labels is None:
         return table
     component = jnp.arange(table.shape[0])[:, None]
