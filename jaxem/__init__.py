@@ -4,14 +4,17 @@ from jaxem import bregman as bregman
 from jaxem import families as families
 from jaxem import inits as inits
 from jaxem import limits as limits
-from jaxem._certificates import Certificate, Rate, certify, convergence_rate, e_step_residual
+from jaxem._certificates import Certificate, certify, e_step_residual
 from jaxem._condition import Conditional, condition
 from jaxem._em import EMError, Fit, Path, Status, best, check, em, em_batch, em_path, kmeans
 from jaxem._free_energy import free_energy
 from jaxem._gradient import gradient_m_step
 from jaxem._kmedoids import KMedoids, kmedoids
 from jaxem._mixture import Mixture
+from jaxem._posterior import decode, marginals
+from jaxem._program import Program, from_numpyro
 from jaxem._quantities import distortion, expected_log_joint, log_joint, log_likelihood, responsibilities, sample
+from jaxem._rate import Rate, convergence_rate
 from jaxem._version import __version__ as __version__
 
 __all__ = [
@@ -22,6 +25,7 @@ __all__ = [
     "KMedoids",
     "Mixture",
     "Path",
+    "Program",
     "Rate",
     "Status",
     "best",
@@ -30,6 +34,7 @@ __all__ = [
     "check",
     "condition",
     "convergence_rate",
+    "decode",
     "distortion",
     "e_step_residual",
     "em",
@@ -38,6 +43,7 @@ __all__ = [
     "expected_log_joint",
     "families",
     "free_energy",
+    "from_numpyro",
     "gradient_m_step",
     "inits",
     "kmeans",
@@ -45,6 +51,7 @@ __all__ = [
     "limits",
     "log_joint",
     "log_likelihood",
+    "marginals",
     "responsibilities",
     "sample",
 ]

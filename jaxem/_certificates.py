@@ -1,8 +1,7 @@
 """Certificates: at any θ, numbers that must vanish if the E-step, the M-step and the likelihood are right.
 
-C1–C6 hold at every θ, not only at fixed points, and for every family; `jax.grad` is the judge. C12 relates
-the speed of EM at a fixed point to the fraction of missing information. The statements about the k-means
-limit, C7–C11 and C13–C15, are in `jaxem.limits`.
+C1–C6 hold at every θ, not only at fixed points, and for every family and program; `jax.grad` is the judge. C12,
+the speed of EM, is in `_rate`; the statements about the k-means limit, C7–C11 and C13–C15, are in `jaxem.limits`.
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +14,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxem import _validate
 from jaxem._free_energy import assign, row_free_energy, weighted
-from jaxem._mixture import Data, Mixture, Theta, ThetaLike
+from jaxem._m_step import stages
+from jaxem._mixture import Mixture
+from jaxem._model import Data, Model, Theta, ThetaLike
+from jaxem._posterior import _marginals
+from jaxem._program import Program
 
 
 class Certificate(NamedTuple):
@@ -23,7 +26,7 @@ class Certificate(NamedTuple):
 
     A field is NaN where its statement says nothing, and `holds` skips it: C4 at T = 0 or when every row is
     one-hot (`C4_rows` counts the rows that did speak), C3, C5 and C6 when everything is held, and C6 for a
-    family without a gradient form of its M-step.
+    family without a gradient form of its M-step, and every program.
     """
 
     C1: Float[Array, ""]  # F_T(θ, γ) ≤ T Σ log Σ e^{ℓ/T}, equality at γ(θ); the gap elsewhere is T Σ KL
@@ -41,9 +44,14 @@ class Certificate(NamedTuple):
 
 
 def certify(
-    m: Mixture, theta: ThetaLike, x: ArrayLike, temperature: ArrayLike = 1.0, *, weights: ArrayLike | None = None
+    m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0, *, weights: ArrayLike | None = None
 ) -> Certificate:
     """Certify E-step, M-step and likelihood at any θ, by `jax.grad` (C1–C6). Stores the (N, K) table.
+
+    For a program of `from_numpyro` the same statements in the form that its structure allows: C1 is
+    F = Q + T·∂F/∂T, the entropy being the derivative in T; C3 is asked of each parameter that has a closed form,
+    the others as they were when it was updated (ECM), and says nothing about those that climb a gradient; C4 is
+    asked of the table where `log_joint` exists, else that every marginal sums to one; C6 is NaN.
 
     >>> import jax, jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -53,7 +61,7 @@ def certify(
     True
     """
     theta, data = _validate.prepare(m, theta, x, weights, temperature)
-    certificate = _certify(m, theta, data)
+    certificate = _certify_program(m, theta, data) if isinstance(m, Program) else _certify(m, theta, data)
     _validate.blame_x(data.x, certificate.C1)
     return certificate
 
@@ -209,66 +217,82 @@ def _gradient_form_residual(m: Mixture, theta: Theta, new: Theta, gamma: Array, 
     return jnp.max(jnp.stack(residuals))
 
 
-# ---- C12: the speed of EM is the fraction of missing information
-
-
-class Rate(NamedTuple):
-    """C12 at one θ, in unconstrained coordinates of the free parameters (P of them)."""
-
-    jacobian: Float[Array, "P P"]  # ∂θ⁺/∂θ of the EM map, by jax.jacfwd
-    missing_information: Float[Array, "P P"]  # I − I_c⁻¹ I_obs, by jax.hessian
-    spectral_radius: Float[Array, ""]  # of the Jacobian: the linear rate of convergence
-
-
-def convergence_rate(
-    m: Mixture, theta: ThetaLike, x: ArrayLike, temperature: ArrayLike = 1.0, *, weights: ArrayLike | None = None
-) -> Rate:
-    """How fast EM converges at a fixed point θ, twice: from its own map, and from the information matrices.
-
-        ∂M/∂θ = I − I_c⁻¹ I_obs,   I_c = −∇²Q(θ; γ),   I_obs = −∇²L(θ)         (eq:missing)
-
-    (Dempster, Laird & Rubin 1977.) The two agree at a fixed point of EM, and only there. The spectral radius
-    is the largest fraction of missing information; it is 0 for k-means, which therefore stops in finitely
-    many steps. Costs (number of free parameters)² passes; eigenvalues on CPU.
-
-    >>> import jax, jaxem
-    >>> from jaxem.families import gaussian
-    >>> x = jax.numpy.array([[-1.2], [-1.0], [-0.8], [0.9], [1.1]])
-    >>> m = gaussian.isotropic.hold("pi", "sigma")
-    >>> theta = {"pi": [0.5, 0.5], "mu": [[-0.5], [0.5]], "sigma": 0.3}
-    >>> rate = jaxem.convergence_rate(m, jaxem.em(m, theta, x).theta, x)
-    >>> bool(rate.spectral_radius < 1e-3)                                     # well separated: nearly k-means
-    True
-    """
-    theta, data = _validate.prepare(m, theta, x, weights, temperature)
-    if not m.free:
-        raise ValueError("convergence_rate: every parameter is held; leave at least one free")
-    rate = _rate(m, theta, data)
-    _validate.blame_x(data.x, rate.jacobian)
-    return rate
+# ---- the same for any program
 
 
 @jax.jit
-def _rate(m: Mixture, theta: Theta, data: Data) -> Rate:
-    free, unravel = ravel_pytree(m.unconstrain(theta))
+def _certify_program(m: Program, theta: Theta, data: Data) -> Certificate:
+    expectation, entropy = jax.jvp(
+        lambda temperature: m.expect(theta, data._replace(temperature=temperature)),
+        (data.temperature,),
+        (jnp.ones_like(data.temperature),),
+    )
+    marginals, scale = expectation.statistics, 1 + expectation.scale
+    before = m.energy(marginals, theta, data)
+    entropic = jnp.where(data.temperature > 0, data.temperature * entropy.free_energy, 0)
+    plan = m.plan(data.x, data.temperature.dtype)
+    steps = stages(m, plan, marginals, theta, data)
+    new = steps[-1][1]
+    between = expectation.free_energy + m.energy(marginals, new, data) - before
+    fall = jnp.maximum(expectation.free_energy - between, between - m.expect(new, data).free_energy)
+    closed = [([n for n in names if plan[n].kind != "gradient"], after) for names, after in steps[1:]]
+    C3 = [_program_gradient(m, names, after, marginals, data) for names, after in closed if names]
+    C4, C4_rows = _program_e_step_residual(m, theta, data)
+    return Certificate(
+        C1=jnp.abs(expectation.free_energy - before - entropic) / scale,
+        C2=jnp.maximum(fall, 0) / scale,
+        C3=_largest([_relative(*pair) for pair in C3], scale),
+        C4=C4,
+        C5=_program_fisher_residual(m, theta, marginals, data),
+        C6=jnp.full_like(scale, jnp.nan),
+        C4_rows=C4_rows,
+    )
 
-    def at(u: Array) -> Theta:
-        return m.constrain(unravel(u), theta)
 
-    def em_map(u: Array) -> Array:
-        theta = at(u)
-        new = m.maximize(m.expect(theta, data).statistics, theta, data)
-        return ravel_pytree(m.unconstrain(new))[0]
-
-    jacobian = jax.jacfwd(em_map)(free)
-    complete = -jax.hessian(lambda u: m.objective(at(u), theta, data))(free)  # I_c
-    observed = -jax.hessian(lambda u: m.expect(at(u), data).free_energy)(free)  # I_obs
-    missing = jnp.eye(free.size, dtype=free.dtype) - jnp.linalg.solve(complete, observed)  # eq:missing
-    return Rate(jacobian, missing, spectral_radius(jacobian))
+def _largest(residuals: list[Array], like: Array) -> Array:
+    return jnp.max(jnp.stack(residuals)) if residuals else jnp.full_like(like, jnp.nan)
 
 
-def spectral_radius(matrix: Float[Array, "P P"]) -> Float[Array, ""]:
-    """The largest modulus of an eigenvalue; NaN for a matrix that is not finite."""
-    finite = jnp.all(jnp.isfinite(matrix))
-    eigenvalues = jnp.linalg.eigvals(jnp.where(finite, matrix, 0))
-    return jnp.where(finite, jnp.max(jnp.abs(eigenvalues)), jnp.nan)
+def _program_gradient(m: Program, names: list[str], theta: Theta, marginals: Any, data: Data) -> tuple[Array, Array]:
+    """∇Q in the unconstrained coordinates of these parameters, and Σ |γ ∂ℓ|, the scale of its rounding."""
+    coordinates = {name: value for name, value in m.unconstrain(theta, data).items() if name in names}
+    free, unravel = ravel_pytree(coordinates)
+
+    def terms(u: Array) -> list[Array]:
+        at = m.constrain(unravel(u), theta, data)
+        at = jax.tree.map(lambda exact, new: exact + (new - jax.lax.stop_gradient(new)), theta, at)
+        _, tables, _ = m.tables(at, data.x)
+        return [*(marginals[name] * table for name, table in tables.items()), jnp.reshape(m.log_prior(at, data), 1)]
+
+    def along(direction: Array) -> tuple[Array, Array]:
+        _, changes = jax.jvp(terms, (free,), (direction,))
+        changes = [jnp.where(jnp.isfinite(change), change, 0) for change in changes]  # 0 · ∞ where γ = 0
+        total = jnp.stack([jnp.sum(change) for change in changes])
+        return jnp.sum(total), jnp.sum(jnp.stack([jnp.sum(jnp.abs(change)) for change in changes]))
+
+    return jax.lax.map(along, jnp.eye(free.size, dtype=free.dtype))
+
+
+def _program_e_step_residual(m: Program, theta: Theta, data: Data) -> tuple[Array, Array]:
+    """C4 on the (N, K) table where the program has one; else: do the marginals of every latent sum to one?"""
+    try:
+        table = m.table(theta, data.x).T
+    except ValueError:
+        found = _marginals(m, theta, data)
+        worst = [jnp.max(jnp.abs(jnp.sum(table, axis=-1) - 1)) for table in found.values()]
+        worst += [jnp.max(jnp.maximum(-table, 0)) for table in found.values()]
+        rows = [jnp.sum(jnp.sum(table > 0, axis=-1) > 1) for table in found.values()]
+        return jnp.max(jnp.stack(worst)), jnp.sum(jnp.stack(rows))
+    gamma, _ = assign(table, data.temperature, axis=-1)
+    return e_step_residual(table, gamma, data.temperature)
+
+
+def _program_fisher_residual(m: Program, theta: Theta, marginals: Any, data: Data) -> Array:
+    """C5: ∇F(θ), through the elimination, equals ∇Q(θ) at its marginals."""
+    free, unravel = ravel_pytree(m.unconstrain(theta, data))
+    if not free.size:
+        return jnp.full_like(data.temperature, jnp.nan)
+    through = jax.grad(lambda u: m.expect(m.constrain(unravel(u), theta, data), data).free_energy)(free)
+    names = list(m.unconstrain(theta, data))
+    expected, scale = _program_gradient(m, names, theta, marginals, data)
+    return _relative(jnp.where(jnp.isfinite(through), through - expected, 0), scale)

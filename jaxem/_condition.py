@@ -18,7 +18,8 @@ from numpyro.distributions import Distribution
 
 from jaxem import _validate
 from jaxem._free_energy import assign
-from jaxem._mixture import Mixture, Theta
+from jaxem._mixture import Mixture
+from jaxem._model import Theta
 
 
 class Conditional(NamedTuple):

@@ -9,7 +9,7 @@ same point, and the F that is reported is the F of the θ that is returned.
 import enum
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxem import _validate
-from jaxem._mixture import Data, Expectation, Mixture, Theta, ThetaLike
+from jaxem._model import Data, Expectation, Model, Theta, ThetaLike
 from jaxem.families import gaussian
 
 
@@ -89,7 +89,7 @@ def centres_at_rest(before: State, after: State, tolerance: Array) -> Array:
     return jnp.all(moved <= 64 * jnp.finfo(mu.dtype).eps * (jnp.abs(mu) + reach))
 
 
-def init(m: Mixture, theta: Theta, data: Data) -> State:
+def init(m: Model, theta: Theta, data: Data) -> State:
     """The state at θ: one E-step, no M-step."""
     expectation = m.expect(theta, data)
     finite = jnp.isfinite(expectation.free_energy)
@@ -98,7 +98,7 @@ def init(m: Mixture, theta: Theta, data: Data) -> State:
     return State(theta, expectation, infinity, jnp.zeros((), jnp.int32), status)
 
 
-def step(m: Mixture, state: State, data: Data, tol: ArrayLike, stop: Stop) -> State:
+def step(m: Model, state: State, data: Data, tol: ArrayLike, stop: Stop) -> State:
     """One M-step and the E-step after it; a fall of F or a non-finite F leaves θ where it was."""
     theta = m.maximize(state.expectation.statistics, state.theta, data)  # eq:M
     expectation = m.expect(theta, data)  # eq:E
@@ -117,7 +117,7 @@ def step(m: Mixture, state: State, data: Data, tol: ArrayLike, stop: Stop) -> St
 
 
 @partial(jax.jit, static_argnames="stop")
-def _run(m: Mixture, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Fit:
+def _run(m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Fit:
     """The one loop: step until a status is reached or max_steps are done."""
     final = lax.while_loop(
         lambda state: (state.status == Status.MAX_STEPS) & (state.num_steps < max_steps),
@@ -128,7 +128,7 @@ def _run(m: Mixture, theta: Theta, data: Data, tol: Array, max_steps: Array, sto
 
 
 @partial(jax.jit, static_argnames="stop")
-def _run_lanes(m: Mixture, thetas: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Fit:
+def _run_lanes(m: Model, thetas: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Fit:
     """Lanes one after another: each stops when it is done, where `vmap` would run all to the slowest."""
     lanes = jax.tree.leaves(thetas)[0].shape[0]
     temperatures = jnp.broadcast_to(data.temperature, (lanes,))
@@ -150,9 +150,9 @@ class Run(NamedTuple):
 
 
 def _prepare_run(
-    m: Mixture,
+    m: Model,
     theta: ThetaLike,
-    x: ArrayLike,
+    x: Any,
     *,
     temperature: ArrayLike,
     weights: ArrayLike | None = None,
@@ -168,9 +168,9 @@ def _prepare_run(
 
 
 def em(
-    m: Mixture,
+    m: Model,
     theta: ThetaLike,
-    x: ArrayLike,
+    x: Any,
     *,
     temperature: ArrayLike = 1.0,
     weights: ArrayLike | None = None,
@@ -178,16 +178,16 @@ def em(
     tol: ArrayLike = 1e-10,
     max_steps: ArrayLike = 1000,
 ) -> Fit:
-    """Fit a mixture by expectation–maximisation: coordinate ascent on F_T (eq:F) from `theta`.
+    """Fit a model by expectation–maximisation: coordinate ascent on F_T (eq:F) from `theta`.
 
     Stops when |gain| ≤ max(tol·W, 8·eps·Σ|F_n|), where W = Σ w_n (N without weights) and the second term is
     the floor below which a change of F is rounding. Works inside `jit` and `vmap` (over θ, x, temperature,
     weights), and is forward-differentiable; for reverse mode use `em_path`.
 
     Args:
-        m: the mixture, e.g. `gaussian.isotropic`, possibly with parameters held.
-        theta: where to start, a dict of the program's parameters; `jaxem.inits` makes one.
-        x: the data, (N, D), or (N,) for D = 1.
+        m: the model, e.g. `gaussian.isotropic` or `jaxem.from_numpyro(program)`, possibly with parameters held.
+        theta: where to start, a dict of the program's parameters; `jaxem.inits` or `m.init` makes one.
+        x: the data, (N, D), or (N,) for D = 1; for a program its argument, or the tuple of its arguments.
         temperature: T of eq:F. 1 is EM; 0 is hard EM, which for `isotropic` with equal π held is k-means.
         weights: w (N,) ≥ 0, one per row.
         labels: (N,) the component of a row where it is known, −1 where not: γ is fixed to it (semi-supervised).
@@ -217,9 +217,9 @@ def em(
 
 
 def em_batch(
-    m: Mixture,
+    m: Model,
     thetas: ThetaLike,
-    x: ArrayLike,
+    x: Any,
     *,
     temperature: ArrayLike = 1.0,
     weights: ArrayLike | None = None,
@@ -258,7 +258,7 @@ def em_batch(
 
 
 @partial(jax.jit, static_argnames="num_steps")
-def _path(m: Mixture, theta: Theta, data: Data, num_steps: int) -> Path:
+def _path(m: Model, theta: Theta, data: Data, num_steps: int) -> Path:
     def body(theta: Theta, _: None) -> tuple[Theta, Path]:
         expectation = m.expect(theta, data)
         new = m.maximize(expectation.statistics, theta, data)
@@ -269,9 +269,9 @@ def _path(m: Mixture, theta: Theta, data: Data, num_steps: int) -> Path:
 
 
 def em_path(
-    m: Mixture,
+    m: Model,
     theta: ThetaLike,
-    x: ArrayLike,
+    x: Any,
     *,
     num_steps: int,
     temperature: ArrayLike = 1.0,

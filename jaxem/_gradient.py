@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from jaxem import _validate
-from jaxem._mixture import Data, Mixture, Theta
+from jaxem._climb import climb
+from jaxem._mixture import Mixture
+from jaxem._model import Data, Theta
 
 
 def gradient_m_step(
@@ -39,6 +40,7 @@ def gradient_m_step(
     >>> bool(abs(exact.free_energy - climbed.free_energy) < 1e-3)
     True
     """
+    m = _validate.mixture_only("gradient_m_step", m)
     _validate.static_count("num_steps", num_steps, 1)
     return replace(m, maximizer=GradientAscent(optax.lbfgs() if optimizer is None else optimizer, num_steps))
 
@@ -51,26 +53,8 @@ class GradientAscent:
     num_steps: int
 
     def __call__(self, m: Mixture, statistics: Any, theta: Theta, data: Data) -> Theta:
-        optimizer = optax.with_extra_args_support(self.optimizer)
-
         def loss(free: Theta) -> jax.Array:
-            return -m.objective(m.constrain(free, theta), theta, data) / m.size(data)
+            return -m.objective(m.constrain(free, theta, data), theta, data) / m.size(data)
 
-        def climb(carry, _):
-            free, state, best, lowest = carry
-            value, gradient = jax.value_and_grad(loss)(free)
-            better = value < lowest
-            best = jax.tree.map(lambda new, old: jnp.where(better, new, old), free, best)
-            updates, state = optimizer.update(gradient, state, free, value=value, grad=gradient, value_fn=loss)
-            return (optax.apply_updates(free, updates), state, best, jnp.minimum(value, lowest)), None
-
-        start = m.unconstrain(theta)
-        at_start = loss(start)
-        (last, _, best, lowest), _ = lax.scan(
-            climb, (start, optimizer.init(start), start, at_start), length=self.num_steps
-        )
-        better = loss(last) < lowest
-        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), last, best)
-        # where no step helped, θ itself, not its round trip through the unconstrained coordinates
-        moved = better | (lowest < at_start)
-        return jax.tree.map(lambda new, old: jnp.where(moved, new, old), m.constrain(best, theta), theta)
+        best, moved = climb(loss, m.unconstrain(theta, data), self.optimizer, self.num_steps)
+        return jax.tree.map(lambda new, old: jnp.where(moved, new, old), m.constrain(best, theta, data), theta)

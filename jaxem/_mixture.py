@@ -22,27 +22,8 @@ from numpyro import handlers
 from numpyro.distributions import Distribution, biject_to, constraints
 
 from jaxem._free_energy import assign, row_free_energy, weighted
+from jaxem._model import Data, Expectation, Model, Theta
 from jaxem._reduce import fits_one_chunk, sum_over_rows
-
-Theta = dict[str, Array]
-ThetaLike = Any  # what a user passes for θ: any mapping from names to numbers; `_validate` makes it a Theta
-
-
-class Data(NamedTuple):
-    """What a fit holds fixed: the rows, their weights (None: all 1), the temperature, and known labels."""
-
-    x: Array
-    weights: Array | None
-    temperature: Array
-    labels: Array | None = None  # (N,): the component of a row where it is known, −1 where not
-
-
-class Expectation(NamedTuple):
-    """The E-step's outcome at one θ: additive statistics, F_T(θ) and Σ_n |F_n|, the scale of its rounding."""
-
-    statistics: Any
-    free_energy: Array
-    scale: Array
 
 
 class Natural(NamedTuple):
@@ -71,7 +52,7 @@ def closed_form(m: "Mixture", statistics: Any, theta: Theta, data: Data) -> Thet
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(Model):
     """A mixture model: a NumPyro program with closed-form EM. Hashable, and a pytree without leaves.
 
     Being static, it passes through `jax.jit` and `jax.vmap` as an ordinary argument. K and D come from θ.
@@ -168,12 +149,12 @@ class Mixture:
         """The constraint that the program declares for a parameter."""
         return _constraints(self)[name]
 
-    def unconstrain(self, theta: Theta) -> Theta:
+    def unconstrain(self, theta: Theta, data: Data | None = None) -> Theta:
         """θ's free entries in NumPyro's unconstrained coordinates."""
         with jax.numpy_rank_promotion("allow"):  # NumPyro's transforms broadcast freely
             return {name: biject_to(self.constraint(name)).inv(theta[name]) for name in self.free}
 
-    def constrain(self, free: Theta, theta: Theta) -> Theta:
+    def constrain(self, free: Theta, theta: Theta, data: Data | None = None) -> Theta:
         """The inverse of `unconstrain`; held entries are θ's."""
         with jax.numpy_rank_promotion("allow"):
             return theta | {name: biject_to(self.constraint(name))(u) for name, u in free.items()}
@@ -221,6 +202,10 @@ class Mixture:
             return jnp.sum(weighted(value, weights))
 
         return self.sum_over_rows(chunk, theta, data)
+
+    def log_prior(self, theta: Theta, data: Data) -> float:
+        """A mixture's parameters have no prior."""
+        return 0.0
 
     def sum_over_rows(self, chunk: Callable[[Any, Array], Any], theta: Theta, data: Data) -> Any:
         """Σ over chunks of the rows (x, labels), in θ's precision."""

@@ -1,4 +1,6 @@
-"""What a mixture says about data at a given θ: ℓ, γ, L, Q, J, and draws. Public tables are (N, K)."""
+"""What a model says about data at a given θ: ℓ, γ, L, Q, J, and draws. Public tables are (N, K)."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -7,15 +9,17 @@ from jaxtyping import Array, Float, Int, Num
 
 from jaxem import _validate
 from jaxem._free_energy import assign, row_free_energy, weighted
-from jaxem._mixture import Data, Mixture, Theta, ThetaLike
+from jaxem._mixture import Mixture
+from jaxem._model import Data, Model, Theta, ThetaLike
 from jaxem._reduce import sum_over_rows
 from jaxem.families.gaussian import squared_distances
 
 
-def log_joint(m: Mixture, theta: ThetaLike, x: ArrayLike) -> Float[Array, "N K"]:
+def log_joint(m: Model, theta: ThetaLike, x: Any) -> Float[Array, "N K"]:
     """ℓ_nk = log p(x_n, z_n = k | θ), in nats (eq:joint).
 
-    The table of the NumPyro program's trace; a family's kernel is held equal to it by the tests.
+    The table of the NumPyro program's trace; a family's kernel is held equal to it by the tests. For a program of
+    `from_numpyro` only where it has one discrete latent in one plate; `jaxem.marginals` serves every program.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -27,7 +31,7 @@ def log_joint(m: Mixture, theta: ThetaLike, x: ArrayLike) -> Float[Array, "N K"]
     return _table(m, theta, data.x)
 
 
-def responsibilities(m: Mixture, theta: ThetaLike, x: ArrayLike, temperature: ArrayLike = 1.0) -> Float[Array, "N K"]:
+def responsibilities(m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0) -> Float[Array, "N K"]:
     """γ = softmax_k(ℓ_nk / T), the maximiser of F_T (eq:E); one-hot, lowest index at ties, at T = 0.
 
     At T = 1 the posterior p(z_n = k | x_n, θ).
@@ -46,8 +50,8 @@ def responsibilities(m: Mixture, theta: ThetaLike, x: ArrayLike, temperature: Ar
     return gamma
 
 
-def log_likelihood(m: Mixture, theta: ThetaLike, x: ArrayLike, *, weights: ArrayLike | None = None) -> Float[Array, ""]:
-    """L(θ) = Σ_n w_n log Σ_k p(x_n, z_n = k | θ), in nats; memory does not grow with N·K.
+def log_likelihood(m: Model, theta: ThetaLike, x: Any, *, weights: ArrayLike | None = None) -> Float[Array, ""]:
+    """L(θ) = Σ_n w_n log Σ_k p(x_n, z_n = k | θ), in nats, priors excluded; memory does not grow with N·K.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -62,7 +66,7 @@ def log_likelihood(m: Mixture, theta: ThetaLike, x: ArrayLike, *, weights: Array
 
 
 def expected_log_joint(
-    m: Mixture, theta: ThetaLike, gamma: ArrayLike, x: ArrayLike, *, weights: ArrayLike | None = None
+    m: Model, theta: ThetaLike, gamma: ArrayLike, x: Any, *, weights: ArrayLike | None = None
 ) -> Float[Array, ""]:
     """Q(θ; γ) = Σ_n w_n Σ_k γ_nk ℓ_nk(θ), the expected complete-data log-likelihood, with 0·(−∞) = 0.
 
@@ -75,8 +79,8 @@ def expected_log_joint(
     -2.112
     """
     theta, data = _validate.prepare(m, theta, x, weights)
-    gamma = jnp.asarray(gamma, theta["pi"].dtype)
-    wanted = (data.x.shape[0], theta["pi"].shape[0])
+    gamma = jnp.asarray(gamma, data.temperature.dtype)
+    wanted = jax.eval_shape(_table, m, theta, data.x).shape
     if gamma.shape != wanted:
         raise ValueError(f"gamma: must have shape (N, K) = {wanted}, got {gamma.shape}")
     value = _expected(m, theta, gamma, data)
@@ -112,6 +116,7 @@ def sample(
     >>> x.shape, bool(jnp.all((x[:, 0] > 4.5) == (z == 1)))
     ((500, 2), True)
     """
+    m = _validate.mixture_only("sample", m)
     _validate.static_count("num_samples", num_samples, 1)
     sizes = (dict(zip(spec.split(), jnp.shape(theta[name]), strict=False)) for name, spec in m.shapes if name in theta)
     num_features = next((size["D"] for size in sizes if "D" in size), 1)
@@ -120,22 +125,22 @@ def sample(
 
 
 @jax.jit
-def _table(m: Mixture, theta: Theta, x: Array) -> Array:
+def _table(m: Model, theta: Theta, x: Any) -> Array:
     return m.table(theta, x).T
 
 
 @jax.jit
-def _gamma(m: Mixture, theta: Theta, data: Data) -> Array:
+def _gamma(m: Model, theta: Theta, data: Data) -> Array:
     return assign(m.table(theta, data.x), data.temperature, axis=0)[0].T
 
 
 @jax.jit
-def _log_likelihood(m: Mixture, theta: Theta, data: Data) -> Array:
-    return m.expect(theta, data).free_energy
+def _log_likelihood(m: Model, theta: Theta, data: Data) -> Array:
+    return m.expect(theta, data).free_energy - m.log_prior(theta, data)
 
 
 @jax.jit
-def _expected(m: Mixture, theta: Theta, gamma: Array, data: Data) -> Array:
+def _expected(m: Model, theta: Theta, gamma: Array, data: Data) -> Array:
     # temperature 0 leaves F = Σ γ ℓ
     return jnp.sum(weighted(row_free_energy(m.table(theta, data.x), gamma.T, 0.0, axis=0), data.weights))
 

@@ -13,37 +13,92 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 from numpyro.distributions import constraints
 
-from jaxem._mixture import Data, Mixture, Theta, ThetaLike
-
-
-def is_concrete(*values: Any) -> bool:
-    """True when no leaf is a tracer."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+from jaxem._mixture import Mixture
+from jaxem._model import Data, Model, Theta, ThetaLike, is_concrete
+from jaxem._program import Program
+from jaxem._read import Arguments
 
 
 def prepare(
-    m: Mixture,
+    m: Model,
     theta: ThetaLike,
-    x: ArrayLike,
+    x: Any,
     weights: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     labels: ArrayLike | None = None,
     *,
     batched: bool = False,
 ) -> tuple[Theta, Data]:
-    """θ in x's precision and the rows as (N, D), or a ValueError. `batched`: θ has a leading lane axis."""
+    """θ in x's precision and the data, or a ValueError. `batched`: θ has a leading lane axis."""
+    if isinstance(m, Program):
+        return _prepare_program(m, theta, x, weights, temperature, labels, batched)
+    m = mixture_only("jaxem", m)
     x = prepare_x(x)
     theta = prepare_theta(m, theta, x, batched=batched)
     check_support(m, theta, x)
-    dtype = theta["pi"].dtype
-    temperature = jnp.asarray(temperature, dtype)
-    lanes = next(iter(theta.values())).shape[:1] if batched else ()
+    temperature = _prepare_temperature(temperature, theta, batched)
+    if labels is not None:
+        labels = prepare_labels(labels, x, theta["pi"].shape[-1], least=-1)
+    return theta, Data(x, prepare_weights(weights, x, temperature.dtype), temperature, labels)
+
+
+def _prepare_program(
+    m: Program, theta: ThetaLike, x: Any, weights: Any, temperature: ArrayLike, labels: Any, batched: bool
+) -> tuple[Theta, Data]:
+    """The same for a program: its own traces say what θ and x must be."""
+    if weights is not None:
+        raise ValueError("weights: a program weighs its own rows; put numpyro.handlers.scale(scale=weights) in it")
+    if labels is not None:
+        raise ValueError("labels: a program observes its own latents; give its discrete site obs= or numpyro.factor")
+    arguments = Arguments.of(x)
+    parameters = m.structure(arguments).parameters
+    unknown = sorted(m.held - set(parameters))
+    if unknown:
+        raise ValueError(f"hold: {', '.join(map(repr, unknown))} is not a parameter; choose from {list(parameters)}")
+    theta = _named_entries(theta, list(parameters), "this program")
+    theta = {name: jax.tree.map(arguments.cast, theta[name]) for name in parameters}
+    for name, parameter in parameters.items():
+        for value, shape in zip(
+            jax.tree.leaves(theta[name]),
+            jax.tree.leaves(parameter.shape, is_leaf=lambda node: isinstance(node, tuple)),
+            strict=True,
+        ):
+            if value.shape[batched:] != shape or value.ndim < batched:
+                wanted = ("lanes", *shape) if batched else shape
+                raise ValueError(f"theta[{name!r}]: must have shape {wanted} as in the program, got {value.shape}")
+            if is_concrete(value):
+                _check_values(name, np.asarray(value), parameter.constraint)
+    return theta, Data(arguments, None, _prepare_temperature(temperature, theta, batched))
+
+
+def _prepare_temperature(temperature: ArrayLike, theta: Theta, batched: bool) -> Array:
+    leaves = jax.tree.leaves(theta)
+    temperature = jnp.asarray(temperature, jnp.result_type(*leaves) if leaves else float)
+    lanes = leaves[0].shape[:1] if batched else ()
     if temperature.shape not in {(), lanes}:
         raise ValueError(f"temperature: must be a scalar{' or one per lane' * batched}, got shape {temperature.shape}")
     non_negative("temperature", temperature, "use 1 for EM, 0 for hard assignment")
-    if labels is not None:
-        labels = prepare_labels(labels, x, theta["pi"].shape[-1], least=-1)
-    return theta, Data(x, prepare_weights(weights, x, dtype), temperature, labels)
+    return temperature
+
+
+def mixture_only(what: str, m: Any) -> Mixture:
+    """A ValueError where a program stands in for a mixture."""
+    if isinstance(m, Program):
+        raise ValueError(f"{what}: is for mixtures of jaxem.families; a program has m.init, jaxem.marginals and decode")
+    if not isinstance(m, Mixture):
+        raise ValueError(
+            f"m: must be a mixture of jaxem.families or jaxem.from_numpyro(program), got {type(m).__name__}"
+        )
+    return m
+
+
+def program_only(what: str, m: Any) -> Program:
+    """A ValueError where something else stands in for a program."""
+    if isinstance(m, Mixture):
+        raise ValueError(f"{what}: is for jaxem.from_numpyro(program); a mixture has jaxem.responsibilities")
+    if not isinstance(m, Program):
+        raise ValueError(f"m: must be jaxem.from_numpyro(program), got {type(m).__name__}")
+    return m
 
 
 def prepare_x(x: ArrayLike) -> Array:
@@ -89,13 +144,8 @@ def prepare_labels(labels: ArrayLike, x: Array, num_components: int, *, least: i
 
 def prepare_theta(m: Mixture, theta: ThetaLike, x: Array, *, batched: bool = False) -> Theta:
     """θ cast to x's precision, its names, shapes and (where concrete) values checked against the program."""
-    if not hasattr(theta, "keys"):
-        raise ValueError(f"theta: must be a dict with {list(m.parameters)}, got {type(theta).__name__}")
-    missing = [name for name in m.parameters if name not in theta]
-    unknown = [name for name in theta if name not in m.parameters]
-    if missing or unknown:
-        raise ValueError(f"theta: missing {missing}, unknown {unknown}; this mixture has exactly {list(m.parameters)}")
-    theta = {name: jnp.asarray(theta[name]) for name in m.parameters}
+    theta = _named_entries(theta, list(m.parameters), "this mixture")
+    theta = {name: jnp.asarray(value) for name, value in theta.items()}
     for name, value in theta.items():
         if not jnp.issubdtype(value.dtype, jnp.floating):
             theta[name] = value.astype(float)
@@ -109,6 +159,16 @@ def prepare_theta(m: Mixture, theta: ThetaLike, x: Array, *, batched: bool = Fal
         if is_concrete(value):
             _check_values(name, np.asarray(value), m.constraint(name))
     return theta
+
+
+def _named_entries(theta: ThetaLike, names: list[str], what: str) -> dict[str, Any]:
+    if not hasattr(theta, "keys"):
+        raise ValueError(f"theta: must be a dict with {names}, got {type(theta).__name__}")
+    missing = [name for name in names if name not in theta]
+    unknown = [name for name in theta if name not in names]
+    if missing or unknown:
+        raise ValueError(f"theta: missing {missing}, unknown {unknown}; {what} has exactly {names}")
+    return {name: theta[name] for name in names}
 
 
 def _check_shapes(m: Mixture, theta: Theta, x: Array, batched: bool) -> None:
@@ -139,7 +199,12 @@ def _check_values(name: str, value: np.ndarray, constraint: constraints.Constrai
         if off > slack or (value < 0).any():
             raise ValueError(f"theta[{name!r}]: must be ≥ 0 and sum to 1, got {value}; divide it by its sum")
     elif not np.all(constraint(value)):
-        raise ValueError(f"theta[{name!r}]: must satisfy NumPyro's constraint {constraint}, got {value}")
+        remedy = (
+            "add a little to its diagonal, or start from jaxem.inits"
+            if constraint is constraints.positive_definite
+            else "move it inside"
+        )
+        raise ValueError(f"theta[{name!r}]: must satisfy NumPyro's constraint {constraint}, got {value}; {remedy}")
 
 
 def prepare_weights(weights: ArrayLike | None, x: Array, dtype: jnp.dtype) -> Array | None:
@@ -176,11 +241,14 @@ def static_count(name: str, value: Any, least: int) -> None:
     count(name, value, least)
 
 
-def blame_x(x: Array, outcome: Any) -> None:
+def blame_x(x: Any, outcome: Any) -> None:
     """After a non-finite outcome on concrete data: a ValueError that names x's bad rows, if it has any."""
     if not is_concrete(x, outcome) or np.isfinite(np.asarray(outcome)).all():
         return
-    bad = np.flatnonzero(~np.isfinite(np.asarray(x)).all(axis=1))
-    if bad.size:
+    for array in map(np.asarray, jax.tree.leaves(x)):
+        rows = np.atleast_1d(array).reshape(array.shape[0] if array.ndim else 1, -1)
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if not bad.size:
+            continue
         shown = ", ".join(map(str, bad[:5])) + (", …" if bad.size > 5 else "")
         raise ValueError(f"x: has NaN or infinity in {bad.size} row(s): {shown}; drop or impute them")

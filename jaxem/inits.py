@@ -15,7 +15,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxem import _validate
-from jaxem._mixture import Mixture, Theta
+from jaxem._mixture import Mixture
+from jaxem._model import Theta
 from jaxem.families.gaussian import squared_distances
 
 

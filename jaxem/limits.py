@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float
 from jaxem import _validate
 from jaxem._em import em_path
 from jaxem._free_energy import assign, row_free_energy
-from jaxem._mixture import Theta
+from jaxem._model import Theta
 from jaxem.families.gaussian import isotropic, squared_distances
 
 ROUNDING = 64  # allowances are ROUNDING·eps·(scale of the terms)

@@ -15,12 +15,13 @@ PACKAGE = ROOT / "jaxem"
 
 # DESIGN: imports go one way. A module may import from layers before its own, and from its own layer's folder.
 LAYERS = [
-    {"_version", "_free_energy", "_reduce", "bregman"},
+    {"_version", "_model", "_free_energy", "_reduce", "_climb", "bregman"},
     {"_mixture"},
+    {"_eliminate", "_read", "_updates", "_plan", "_m_step", "_program"},
     {"_validate"},
     {"families"},
-    {"inits", "_quantities", "_gradient", "_condition", "_kmedoids", "_em"},
-    {"_certificates", "limits"},
+    {"inits", "_quantities", "_posterior", "_gradient", "_condition", "_kmedoids", "_em"},
+    {"_certificates", "_rate", "limits"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

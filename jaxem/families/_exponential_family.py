@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Shaped
 
-from jaxem._mixture import Theta
+from jaxem._model import Theta
 
 LOG_ZERO = -1e30  # times any count below 10⁸ it is finite in float32, and no possible row comes near it
 

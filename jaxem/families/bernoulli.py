@@ -10,7 +10,8 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Shaped
 from numpyro.distributions import constraints
 
-from jaxem._mixture import Mixture, Theta
+from jaxem._mixture import Mixture
+from jaxem._model import Theta
 from jaxem.families import _exponential_family as ef
 
 

@@ -15,7 +15,8 @@ from jax import lax
 from jaxtyping import Array, Float, Shaped
 from numpyro.distributions import constraints
 
-from jaxem._mixture import Mixture, Theta
+from jaxem._mixture import Mixture
+from jaxem._model import Theta
 from jaxem.bregman import i_divergence_terms
 from jaxem.families import _exponential_family as ef
 

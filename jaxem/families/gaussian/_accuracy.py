@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxem._mixture import Natural, Theta
+from jaxem._mixture import Natural
+from jaxem._model import Theta
 
 LIMIT = 256.0  # an expanded form may cost eight bits
 

@@ -7,7 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxem import _validate
-from jaxem._mixture import Mixture, Theta
+from jaxem._mixture import Mixture
+from jaxem._model import Theta
 
 
 def with_floor(m: Mixture, variance: float) -> Mixture:

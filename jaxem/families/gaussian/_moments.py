@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxem._mixture import Theta
+from jaxem._model import Theta
 
 
 class Moments(NamedTuple):

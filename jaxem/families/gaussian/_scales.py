@@ -16,7 +16,8 @@ from jax import lax
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
-from jaxem._mixture import Mixture, Natural, Theta
+from jaxem._mixture import Mixture, Natural
+from jaxem._model import Theta
 from jaxem.families.gaussian._accuracy import centre, natural_is_accurate, recentre
 from jaxem.families.gaussian._moments import (
     Moments,

@@ -1,0 +1,283 @@
+"""Sum-product at a temperature: log Σ over every joint assignment of a program's discrete latents.
+
+A program's log density is a sum of *factors*, tables over its enumerated variables, repeated over plates and
+over the time of a scan. This file eliminates the variables one by one, leaf plates first (tensor variable
+elimination, Obermeyer et al. 2019), a scan's chain from its first step to its last, each with
+
+    max_T ℓ = T log Σ e^{ℓ/T},  at T = 0 the maximum, the lowest index at ties             (eq:reduce)
+
+so that the result is F_T(θ) of eq:bound. Everything else is its derivative. ∂F_T/∂(factor) is that factor's
+expected indicator table: posterior marginals at T = 1 (Darwiche 2003; Eisner 2016: forward–backward is the
+gradient of forward), and at T = 0, where the derivative of a maximum is one-hot, the backtracking of
+max-product: the most probable joint assignment.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from jaxem._free_energy import assign
+
+PREVIOUS = "_PREV_"  # NumPyro's name for the step before, of a variable inside a scan
+
+
+class Named(NamedTuple):
+    """An array with a name for each axis: a variable, a plate or a time."""
+
+    names: tuple[str, ...]
+    array: Array
+
+    def along(self, names: Sequence[str]) -> Array:
+        """The array with these axes in this order, of size 1 where it has none."""
+        order = [self.names.index(name) for name in names if name in self.names]
+        return jnp.expand_dims(
+            jnp.transpose(self.array, order), [i for i, name in enumerate(names) if name not in self.names]
+        )
+
+
+class Factor(NamedTuple):
+    """Some terms of the log density: a table, where it is repeated, and with which weight."""
+
+    table: Named
+    plates: frozenset[str]  # plates and times it lives in; one without an axis in the table repeats it
+    scale: Named  # w of eq:F, over plates; of the rows whose sum over assignments it enters
+    law_of: str | None = None  # the variable whose prior this is: its scale is that of the whole sum
+
+
+class Graph(NamedTuple):
+    """What is static about a program's factors."""
+
+    sizes: dict[str, int]  # of every variable, plate and time
+    variables: tuple[str, ...]
+    times: frozenset[str]
+    memory_limit: int  # bytes
+
+
+def add(terms: Sequence[Named], names: Sequence[str]) -> Array:
+    """Σ of tables, aligned by name."""
+    first, *rest = terms
+    return sum((term.along(names) for term in rest), first.along(names))
+
+
+@jax.custom_jvp
+def reduce_first(table: Array, temperature: Array) -> Array:
+    """eq:reduce over the first axis; its derivative is γ of eq:E."""
+    return assign(table, temperature, axis=0)[1]
+
+
+@reduce_first.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    table, temperature = primals
+    gamma, value = assign(table, temperature, axis=0)
+    positive = gamma > 0
+    log_gamma = jnp.log(jnp.where(positive, gamma, 1))
+    entropy = -jnp.sum(gamma * log_gamma, axis=0)
+    change = jnp.sum(jnp.where(positive, gamma * tangents[0], 0), axis=0)
+    return value, change + entropy * tangents[1]
+
+
+def log_partition(factors: Sequence[Factor], graph: Graph, temperature: ArrayLike) -> Array:
+    """F_T = Σ w · T log Σ_z e^{Σ factors / T}, the sum over every joint assignment of the variables."""
+    return Elimination(factors, graph, temperature).run()
+
+
+class Elimination:
+    """One run: factors grouped by the plates they live in, worked off from the deepest group."""
+
+    def __init__(self, factors: Sequence[Factor], graph: Graph, temperature: ArrayLike):
+        self.graph, self.temperature = graph, temperature
+        self.dtype = jnp.result_type(*(factor.table.array for factor in factors))
+        self.one = Named((), jnp.ones((), self.dtype))
+        self.groups: dict[frozenset[str], list[Factor]] = {}
+        self.home: dict[str, frozenset[str]] = {}  # where a variable lives: in every plate that all its factors share
+        for factor in factors:
+            self.put(factor)
+            for name in self.variables_of(factor):
+                self.home[name] = self.home.get(name, factor.plates) & factor.plates
+
+    def put(self, factor: Factor) -> None:
+        self.groups.setdefault(factor.plates, []).append(factor)
+
+    def variables_of(self, factor: Factor) -> list[str]:
+        return [name for name in factor.table.names if name in self.graph.variables]
+
+    def run(self) -> Array:
+        total = jnp.zeros((), self.dtype)
+        times = self.graph.times
+        while self.groups:
+            leaf = max(self.groups, key=lambda plates: (len(plates - times), len(plates)))
+            local = {name for name, home in self.home.items() if home == leaf}
+            before = {PREVIOUS + name for name in local} if leaf & times else set()
+            for part in self.connected(self.groups.pop(leaf), local | before):
+                names = {name for factor in part for name in self.variables_of(factor)}
+                steps = [name for name in self.graph.variables if name in names & local and PREVIOUS + name in names]
+                if steps:
+                    self.put(self.chain(part, leaf, names & local - set(steps), steps))
+                    for name in steps:
+                        self.home[name] = leaf - times
+                    continue
+                result = self.without(part, names & local)
+                left = self.variables_of(result)
+                plates = frozenset().union(*(self.home[name] for name in left))
+                if left and plates == leaf:
+                    raise ValueError(
+                        f"program: the enumerated sites {sorted(names)} are coupled across the plates {sorted(leaf)}, "
+                        "which costs exponential work; give them a plate in common, or observe one of them"
+                    )
+                summed = self.product(result, leaf - plates)
+                if left:
+                    self.put(summed)
+                else:
+                    total = total + jnp.reshape(summed.table.array, ())
+        return total
+
+    def connected(self, factors: list[Factor], shared: set[str]) -> list[list[Factor]]:
+        """The factors in groups that have no variable of `shared` in common."""
+        parts: list[tuple[set[str], list[Factor]]] = []
+        for factor in factors:
+            names, members = set(self.variables_of(factor)) & shared, [factor]
+            apart = []
+            for other in parts:
+                if other[0] & names:
+                    names, members = names | other[0], other[1] + members
+                else:
+                    apart.append(other)
+            parts = [*apart, (names, members)]
+        return [members for _, members in parts]
+
+    # ---- sums over variables, products over plates
+
+    def order(self, tables: Iterable[Named]) -> list[str]:
+        """Every name: times first, then variables, then plates, along which arithmetic is contiguous."""
+        names = {name for table in tables for name in table.names}
+        times, variables = self.graph.times, self.graph.variables
+        return sorted(names, key=lambda name: (name not in times, name not in variables, name))
+
+    def joined(self, tables: Sequence[Named]) -> Named:
+        """Σ of tables, over all of their names."""
+        names = self.order(tables)
+        self.check_memory(names)
+        return Named(tuple(names), add(tables, names))
+
+    def check_memory(self, names: Sequence[str]) -> None:
+        size = math.prod(self.graph.sizes[name] for name in names) * self.dtype.itemsize
+        if size > self.graph.memory_limit:
+            shape = ", ".join(f"{name}: {self.graph.sizes[name]}" for name in names)
+            raise ValueError(
+                f"program: enumeration needs a table of {size / 2**20:,.0f} MiB ({shape}), more than memory_limit = "
+                f"{self.graph.memory_limit / 2**20:,.0f} MiB; raise it in from_numpyro, or couple fewer sites"
+            )
+
+    def common_scale(self, factors: Sequence[Factor]) -> Named:
+        """w of the sum over assignments: the scale of the latent's own law."""
+        laws = [factor for factor in factors if factor.law_of is not None]
+        return laws[0].scale if laws else self.one
+
+    def weighted(self, factors: Sequence[Factor], scale: Named) -> list[Named]:
+        """Each table times its own scale over the common one: 1, unless a program weighs a likelihood alone."""
+        tables = []
+        for factor in factors:
+            if factor.scale is scale:
+                tables.append(factor.table)
+                continue
+            names = self.order([factor.scale, scale])
+            own, common = factor.scale.along(names), scale.along(names)
+            ratio = Named(tuple(names), jnp.where(common > 0, own / jnp.where(common > 0, common, 1), 1))
+            names = self.order([ratio, factor.table])
+            tables.append(Named(tuple(names), times_table(ratio.along(names), factor.table.along(names))))
+        return tables
+
+    def without(self, factors: Sequence[Factor], variables: set[str]) -> Factor:
+        """eq:reduce over these variables of the factors' sum, then weighed."""
+        scale = self.common_scale([factor for factor in factors if factor.law_of in variables])
+        table = self.joined(self.summed_out(self.weighted(factors, scale), variables))
+        names = self.order([table, scale])
+        array = times_table(scale.along(names), table.along(names)) if variables else table.along(names)
+        plates = frozenset().union(*(factor.plates for factor in factors))
+        return Factor(Named(tuple(names), array), plates, self.one)
+
+    def summed_out(self, tables: list[Named], variables: Iterable[str]) -> list[Named]:
+        """Eliminate variables, the one with the smallest table first."""
+        left = set(variables)
+
+        def cost(variable: str) -> int:
+            names = self.order(table for table in tables if variable in table.names)
+            return math.prod(self.graph.sizes[name] for name in names)
+
+        while left:
+            variable = min(sorted(left), key=cost)
+            left.remove(variable)
+            joined = self.joined([table for table in tables if variable in table.names])
+            rest = tuple(name for name in joined.names if name != variable)
+            reduced = reduce_first(joined.along((variable, *rest)), jnp.asarray(self.temperature, joined.array.dtype))
+            tables = [table for table in tables if variable not in table.names] + [Named(rest, reduced)]
+        return tables
+
+    def product(self, factor: Factor, plates: frozenset[str]) -> Factor:
+        """Σ of log tables over these plates; one without an axis counts its size times."""
+        names, array = factor.table
+        axes = tuple(names.index(plate) for plate in plates if plate in names)
+        repeats = math.prod(self.graph.sizes[plate] for plate in plates if plate not in names)
+        kept = tuple(name for name in names if name not in plates)
+        table = jnp.sum(array, axis=axes)
+        return factor._replace(
+            table=Named(kept, table * repeats if repeats > 1 else table), plates=factor.plates - plates
+        )
+
+    # ---- a scan over time
+
+    def chain(self, factors: list[Factor], leaf: frozenset[str], inner: set[str], steps: list[str]) -> Factor:
+        """A scan's factors, from the message into its first step to the message out of its last: K² work a step."""
+        (time,) = leaf & self.graph.times
+        base = leaf - {time}
+        before = [PREVIOUS + name for name in steps]
+        first = [f for f in self.groups.get(base, []) if set(before) & set(f.table.names)]
+        self.groups[base] = [f for f in self.groups.get(base, []) if not any(f is other for other in first)]
+        if not self.groups[base]:
+            del self.groups[base]
+        scale = self.common_scale(first + factors)
+        if time in scale.names:
+            raise ValueError(f"program: handlers.scale varies over the time of the scan at {steps}; give it one value")
+
+        step = self.joined(self.summed_out(self.weighted(factors, scale), inner))
+        elsewhere = {name for group in self.groups.values() for f in group for name in f.table.names} | set(step.names)
+        gone = {name for f in first for name in self.variables_of(f) if self.home[name] == base} - elsewhere
+        start = self.joined(self.summed_out(self.weighted(first, scale), gone))
+
+        lanes = tuple(n for n in self.order([step, start]) if n not in (time, *before, *steps))
+        sizes = self.graph.sizes
+        states = math.prod(sizes[name] for name in steps)
+        lane_shape = [sizes[name] for name in lanes]
+        self.check_memory((time, *before, *steps, *lanes))
+        table = step.along((time, *before, *steps, *lanes))
+        full = [
+            sizes[time],
+            *(sizes[n] for n in before),
+            *(sizes[n] for n in steps),
+            *table.shape[1 + 2 * len(steps) :],
+        ]
+        table = jnp.broadcast_to(table, full).reshape(sizes[time], states, states, *table.shape[1 + 2 * len(steps) :])
+        message = jnp.broadcast_to(start.along((*before, *lanes)), [*(sizes[n] for n in before), *lane_shape])
+        message = run_chain(message.reshape(states, *lane_shape), table, jnp.asarray(self.temperature, table.dtype))
+        names = (*steps, *lanes)
+        return Factor(Named(names, message.reshape([sizes[name] for name in names])), base, scale, law_of=steps[0])
+
+
+def times_table(scale: Array, table: Array) -> Array:
+    """w · ℓ, with 0 · (−∞) = 0."""
+    return jnp.where(scale > 0, scale * jnp.where(scale > 0, table, 0), 0)
+
+
+def run_chain(message: Array, tables: Array, temperature: Array) -> Array:
+    """m_t(j) = max_T over i of m_{t−1}(i) + ℓ_t(i, j): message (K, …), tables (time, K, K, …)."""
+
+    def step(message: Array, table: Array) -> tuple[Array, None]:
+        return reduce_first(message[:, None] + table, temperature), None
+
+    return lax.scan(step, message, tables)[0]

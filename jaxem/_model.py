@@ -1,0 +1,77 @@
+"""The seam between the algorithm and its models: what `em` needs of a model, whoever implements it.
+
+A `Mixture` (a family with closed-form sums) and a `Program` (any NumPyro program with discrete latents) are
+both static, hashable pytrees without leaves, and both are two maximisers of one objective (eq:F).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array
+
+Theta = dict[str, Array]
+ThetaLike = Any  # what a user passes for θ: any mapping from names to numbers; `_validate` makes it a Theta
+
+
+class Data(NamedTuple):
+    """What a fit holds fixed: the rows, their weights (None: all 1), the temperature, and known labels."""
+
+    x: Any  # (N, D); for a program its `Arguments`
+    weights: Array | None
+    temperature: Array
+    labels: Array | None = None  # (N,): the component of a row where it is known, −1 where not
+
+
+class Expectation(NamedTuple):
+    """The E-step's outcome at one θ: statistics, F_T(θ) and the scale of its rounding, Σ_n |F_n|."""
+
+    statistics: Any
+    free_energy: Array
+    scale: Array
+
+
+class Model:
+    """What `em`, `certify` and the rest call; see `Mixture` and `Program`."""
+
+    held: frozenset[str]
+
+    def hold(self, *names: str) -> "Model":
+        """The same model with these entries of θ never updated."""
+        raise NotImplementedError
+
+    def expect(self, theta: Theta, data: Data) -> Expectation:
+        """The E-step (eq:E): statistics of γ(θ), and F_T at θ."""
+        raise NotImplementedError
+
+    def maximize(self, statistics: Any, theta: Theta, data: Data) -> Theta:
+        """The M-step (eq:M): θ⁺ = argmax_θ Σ γ ℓ(θ), held entries as they are."""
+        raise NotImplementedError
+
+    def objective(self, theta: Theta, old: Theta, data: Data) -> Array:
+        """F_T(θ, γ(θ_old)): the surface that the M-step climbs."""
+        raise NotImplementedError
+
+    def log_prior(self, theta: Theta, data: Data) -> Array | float:
+        """log p(θ), the part of F_T that no temperature divides."""
+        raise NotImplementedError
+
+    def table(self, theta: Theta, x: Any) -> Array:
+        """ℓ (K, n), component-major (eq:joint)."""
+        raise NotImplementedError
+
+    def size(self, data: Data) -> Array | int:
+        """W: how much data there is, the unit in which a tolerance is stated."""
+        raise NotImplementedError
+
+    def unconstrain(self, theta: Theta, data: Data) -> Theta:
+        """θ's free entries in NumPyro's unconstrained coordinates."""
+        raise NotImplementedError
+
+    def constrain(self, free: Theta, theta: Theta, data: Data) -> Theta:
+        """The inverse of `unconstrain`; held entries are θ's."""
+        raise NotImplementedError
+
+
+def is_concrete(*values: Any) -> bool:
+    """True when no leaf is a tracer."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))

@@ -1,0 +1,111 @@
+"""What a program says about its discrete latents: their posterior marginals and their most probable values.
+
+Both are one derivative. Add a table ε of zeros to each latent's factor; then ∂F_T/∂ε is its marginal (eq:marginal),
+whatever plates, scans and other latents stand around it. At T = 0 it is the one-hot of the most probable joint
+assignment, because the derivative of a maximum backtracks.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from jaxem import _validate
+from jaxem._eliminate import PREVIOUS, Factor, Named, log_partition
+from jaxem._model import Data, Theta, ThetaLike
+from jaxem._program import Program
+from jaxem._read import root
+
+
+def marginals(m: Program, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0) -> dict[str, Array]:
+    """The posterior table of every enumerated site, p(z | x, θ) at T = 1 (eq:marginal).
+
+    Leading axes: the time of a scan, with the step that NumPyro unrolls, then the site's plates from left to right;
+    last axis: its values. A mixture distribution's component goes by the name of its site. At T = 0 the table is
+    one-hot at `decode`'s value. Exact, by differentiating the log partition function (Darwiche 2003; Eisner 2016).
+
+    Raises:
+        ValueError: for a program, θ or x that `em` would refuse.
+
+    >>> import jax.numpy as jnp, jaxem, numpyro
+    >>> from numpyro import distributions as dist
+    >>> def program(x):
+    ...     with numpyro.plate("rows", len(x)):
+    ...         z = numpyro.sample("z", dist.Categorical(jnp.array([0.5, 0.5])))
+    ...         numpyro.sample("x", dist.Normal(jnp.array([0.0, 2.0])[z], 1.0), obs=x)
+    >>> m = jaxem.from_numpyro(program)
+    >>> jaxem.marginals(m, {}, jnp.array([1.0]))["z"].tolist()
+    [[0.5, 0.5]]
+    """
+    m = _validate.program_only("marginals", m)
+    theta, data = _validate.prepare(m, theta, x, temperature=temperature)
+    found = _marginals(m, theta, data)
+    _validate.blame_x(data.x, sum(jnp.sum(table) for table in found.values()))
+    return found
+
+
+def decode(m: Program, theta: ThetaLike, x: Any) -> dict[str, Array]:
+    """The most probable joint assignment of every enumerated site: max-product with backtracking.
+
+    Shapes as `marginals` without the last axis. Ties go to the lowest index.
+
+    >>> import jax.numpy as jnp, jaxem, numpyro
+    >>> from numpyro import distributions as dist
+    >>> from numpyro.contrib.control_flow import scan
+    >>> def chain(y):
+    ...     def step(before, y):
+    ...         z = numpyro.sample("z", dist.Categorical(jnp.array([[0.9, 0.1], [0.1, 0.9]])[before]))
+    ...         numpyro.sample("y", dist.Normal(jnp.array([-1.0, 1.0])[z], 1.0), obs=y)
+    ...         return z, None
+    ...     scan(step, 0, y)
+    >>> jaxem.decode(jaxem.from_numpyro(chain), {}, jnp.array([-1.0, 0.1, -1.0, 2.0, 2.0]))["z"].tolist()
+    [0, 0, 0, 1, 1]
+    """
+    m = _validate.program_only("decode", m)
+    theta, data = _validate.prepare(m, theta, x, temperature=0.0)
+    found = _marginals(m, theta, data)
+    _validate.blame_x(data.x, sum(jnp.sum(table) for table in found.values()))
+    return {name: jnp.argmax(table, axis=-1) for name, table in found.items()}
+
+
+@jax.jit
+def _marginals(m: Program, theta: Theta, data: Data) -> dict[str, Array]:
+    terms, tables, _ = m.tables(theta, data.x)
+    enumerated = m.structure(data.x).enumerated
+    tiny = jnp.finfo(data.temperature.dtype).tiny ** 0.75  # a row of weight 0 has a posterior too
+    terms = [term._replace(scale=jnp.maximum(term.scale, tiny)) for term in terms]
+    factors = {term.name: term.factor(tables[term.name]) for term in terms}
+    laws = {term.law_of: term for term in terms if term.law_of is not None}
+    places = {
+        name: [term.axes[axis] for axis in sorted(term.axes) if term.axes[axis] in term.plates]
+        for name, term in laws.items()
+    }
+    zeros = {
+        name: jnp.zeros(
+            [*(term.plates[plate] for plate in places[name]), enumerated[root(name)]], data.temperature.dtype
+        )
+        for name, term in laws.items()
+    }
+    graph = m.graph(terms, tables)
+
+    def partition(epsilon: dict[str, Array]) -> Array:
+        extra = []
+        for name, term in laws.items():
+            kept = [
+                (label, size)
+                for label, size in zip((*places[name], name), epsilon[name].shape, strict=True)
+                if size > 1
+            ]
+            table = Named(tuple(label for label, _ in kept), epsilon[name].reshape([size for _, size in kept]))
+            extra.append(Factor(table, frozenset(term.plates), factors[term.name].scale))
+        return log_partition([*factors.values(), *extra], graph, data.temperature)
+
+    found = jax.grad(partition)(zeros)  # eq:marginal, times the weight of its row
+    found = {name: table / jnp.sum(table, axis=-1, keepdims=True) for name, table in found.items()}
+    for name in [name for name in found if name.startswith(PREVIOUS)]:
+        first = found.pop(name)[None]
+        rest = found.get(root(name))
+        found[root(name)] = first if rest is None else jnp.concatenate([first, rest])
+    return found

@@ -1,0 +1,307 @@
+"""EM for any NumPyro program with enumerable discrete latents.
+
+    F_T(θ) = log p(θ) + T log Σ_z e^{log p(x, z | θ)/T}                            (eq:partition)
+
+The E-step is its gradient in the program's factors (`_eliminate`): their expected tables, the posterior
+marginals. The M-step maximises Q(θ) = log p(θ) + Σ ⟨marginal, log p of the site⟩, each parameter by the closed
+form that `_plan` found for it, or by gradient.
+"""
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+from numpyro.distributions import biject_to
+
+from jaxem import _plan, _read
+from jaxem._eliminate import Elimination, Graph, add, log_partition
+from jaxem._m_step import Marginals, stages, stationarity
+from jaxem._model import Data, Expectation, Model, Theta
+from jaxem._read import Arguments, Structure, Term
+
+KINDS = {"selection": "closed form", "linear": "weighted least squares", "gradient": "gradient"}
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Program(Model):
+    """A NumPyro program as a model for `em`; made by `from_numpyro`. Hashable, and a pytree without leaves.
+
+    Attributes:
+        program: the program, as it is.
+        held: names of θ that are never updated; see `hold`.
+        optimizer: for parameters without a closed form.
+        num_gradient_steps: its steps in one M-step.
+        memory_limit: bytes that one enumerated table may take.
+        closed_form: look for closed-form M-steps; if not, every parameter climbs its gradient.
+    """
+
+    program: Any
+    held: frozenset[str] = frozenset()
+    optimizer: optax.GradientTransformation | None = None
+    num_gradient_steps: int = 10
+    memory_limit: int = 2**31
+    closed_form: bool = True
+
+    def hold(self, *names: str) -> "Program":
+        """The same program with these entries of θ never updated; names are checked when a θ is given."""
+        return replace(self, held=self.held | set(names))
+
+    # ---- the program, read
+
+    def structure(self, x: Arguments) -> Structure:
+        """The program's sites at these shapes."""
+        return _structure(self.program, x.shapes())
+
+    def plan(self, x: Arguments, dtype: Any) -> _plan.Plan:
+        """The update of every free parameter at these shapes."""
+        plan = _verified_plan(self.program, x.shapes(), jnp.dtype(dtype))
+        if not self.closed_form:
+            plan = {name: update._replace(kind="gradient", why="closed_form=False") for name, update in plan.items()}
+        return {name: update for name, update in plan.items() if name not in self.held}
+
+    def explain(self, theta: Any, x: Any) -> dict[str, str]:
+        """Which update each parameter gets, and why. `theta` gives the precision; x as in `em`.
+
+        >>> import jax, jax.numpy as jnp, jaxem, numpyro
+        >>> from numpyro import distributions as dist
+        >>> def program(x):
+        ...     rate = numpyro.param("rate", jnp.array([1.0, 5.0]), constraint=dist.constraints.positive)
+        ...     with numpyro.plate("rows", len(x)):
+        ...         z = numpyro.sample("z", dist.Bernoulli(0.3))
+        ...         numpyro.sample("x", dist.Poisson(rate[z]), obs=x)
+        >>> m, x = jaxem.from_numpyro(program), jnp.array([0, 1, 5])
+        >>> m.explain(m.init(jax.random.key(0), x), x)
+        {'rate': "closed form: selected by Poisson.rate of 'x'"}
+        """
+        arguments = Arguments.of(x)
+        plan = self.plan(arguments, dtype_of(jax.tree.map(arguments.cast, dict(theta))))
+        names = self.structure(arguments).parameters
+        return {name: f"{KINDS[plan[name].kind]}: {plan[name].why}" if name in plan else "held" for name in names}
+
+    def init(self, key: Array, x: Any) -> Theta:
+        """A start: the program's own initial values of its params, and a draw from the priors of its latents.
+
+        >>> import jax, jaxem, numpyro
+        >>> from numpyro import distributions as dist
+        >>> def program(x):
+        ...     mu = numpyro.sample("mu", dist.Normal(0, 10).expand([2]).to_event(1))
+        ...     with numpyro.plate("rows", len(x)):
+        ...         z = numpyro.sample("z", dist.Bernoulli(0.3))
+        ...         numpyro.sample("x", dist.Normal(mu[z], 1), obs=x)
+        >>> jaxem.from_numpyro(program).init(jax.random.key(0), jax.numpy.zeros(5))["mu"].shape
+        (2,)
+        """
+        arguments = Arguments.of(x)
+        parameters = self.structure(arguments).parameters
+
+        def values(key: Array, arguments: Arguments) -> Theta:
+            trace = _read.plain_trace(self.program, arguments, key)
+            return {name: trace[name]["value"] for name in parameters}
+
+        return jax.tree.map(arguments.cast, jax.jit(values)(key, arguments))
+
+    def terms(self, theta: Theta, x: Arguments) -> tuple[list[Term], list[Term]]:
+        """(terms of the data and its latents, priors of θ)."""
+        structure = self.structure(x)
+        terms = _read.terms_of(self.program, structure, theta, x)
+        priors = [term for term in terms if term.name in structure.parameters]
+        return [term for term in terms if term.name not in structure.parameters], priors
+
+    def graph(self, terms: list[Term], tables: dict[str, Array]) -> Graph:
+        sizes: dict[str, int] = {}
+        for term in terms:
+            sizes |= term.plates | dict(zip(*term.shape_of(tables[term.name]), strict=True))
+        variables = tuple(dict.fromkeys(term.law_of for term in terms if term.law_of is not None))
+        times = frozenset(name for name in sizes if name.startswith("_time"))
+        return Graph(sizes, variables, times, self.memory_limit)
+
+    def tables(self, theta: Theta, x: Arguments) -> tuple[list[Term], dict[str, Array], list[Term]]:
+        terms, priors = self.terms(theta, x)
+        with jax.numpy_rank_promotion("allow"):
+            return terms, {term.name: term.table() for term in terms}, priors
+
+    def table(self, theta: Theta, x: Arguments) -> Array:
+        """ℓ (K, n), where there is one discrete latent and it lives in one plate."""
+        terms, tables, _ = self.tables(theta, x)
+        laws = [term for term in terms if term.law_of is not None]
+        plates = [plate for plate in laws[0].plates if laws[0].plates[plate] > 1] or list(laws[0].plates)
+        outside = [term.name for term in terms if plates and plates[0] not in term.plates]
+        if len(laws) > 1 or len(plates) != 1 or plates[0].startswith("_time") or outside:
+            raise ValueError(
+                f"log_joint: needs one discrete latent in one plate with all that is observed, and this program has "
+                f"{', '.join(f'{law.name!r} in {list(law.plates)}' for law in laws)}; use jaxem.marginals"
+            )
+        graph = self.graph(terms, tables)
+        factors = [term.factor(tables[term.name]) for term in terms]
+        elimination = Elimination(factors, graph, 1.0)
+        by_row = [elimination.product(factor, factor.plates - set(plates)) for factor in factors]
+        names = (str(laws[0].law_of), plates[0])
+        table = add(elimination.weighted(by_row, elimination.common_scale(by_row)), names)
+        return jnp.broadcast_to(table, [graph.sizes.get(name, 1) for name in names])
+
+    # ---- the two maximisers of eq:F, and F itself
+
+    def expect(self, theta: Theta, data: Data) -> Expectation:
+        """The E-step: F_T (eq:partition), and its gradient in every site's table."""
+        terms, tables, priors = self.tables(theta, data.x)
+        graph = self.graph(terms, tables)
+
+        def partition(tables: dict[str, Array]) -> Array:
+            return log_partition([term.factor(tables[term.name]) for term in terms], graph, data.temperature)
+
+        value, marginals = jax.value_and_grad(partition)(tables)
+        dtype = data.temperature.dtype
+        prior = log_prior(priors, dtype)
+        energy = sum(jnp.sum(jnp.abs(product(marginals[name], tables[name]))) for name in tables)
+        return Expectation(marginals, value.astype(dtype) + prior, jnp.asarray(energy, dtype) + jnp.abs(prior))
+
+    def log_prior(self, theta: Theta, data: Data) -> Array:
+        """log p(θ), in constrained space."""
+        return log_prior(self.terms(theta, data.x)[1], data.temperature.dtype)
+
+    def energy(self, marginals: Marginals, theta: Theta, data: Data) -> Array:
+        """Q(θ): log p(θ) + Σ ⟨marginal, table⟩."""
+        _, tables, priors = self.tables(theta, data.x)
+        total = sum(jnp.sum(product(marginals[name], tables[name])) for name in tables)
+        return total + log_prior(priors, data.temperature.dtype)
+
+    def objective(self, theta: Theta, old: Theta, data: Data) -> Array:
+        """F_T(θ, γ(θ_old)) = F_T(θ_old) + Q(θ) − Q(θ_old)."""
+        before = self.expect(old, data)
+        marginals = before.statistics
+        return before.free_energy + self.energy(marginals, theta, data) - self.energy(marginals, old, data)
+
+    def maximize(self, statistics: Marginals, theta: Theta, data: Data) -> Theta:
+        """The M-step, block by block (eq:block)."""
+        return stages(self, self.plan(data.x, dtype_of(theta)), statistics, theta, data)[-1][1]
+
+    def size(self, data: Data) -> Array:
+        """W: the number of observed scalar log-densities, each with its weight."""
+        structure = self.structure(data.x)
+        shapes = {name: parameter.shape for name, parameter in structure.parameters.items()}
+
+        def count(x: Arguments) -> Array:
+            theta = jax.tree.map(jnp.ones, shapes, is_leaf=lambda node: isinstance(node, tuple))
+            with jax.numpy_rank_promotion("allow"):
+                counts = [term.events(structure.enumerated) for term in self.terms(theta, x)[0] if term.observed]
+                return jnp.sum(jnp.stack(counts))
+
+        return jax.jit(count)(data.x)  # jit: θ of ones need not satisfy what NumPyro validates outside
+
+    # ---- coordinates
+
+    def coordinates(self, theta: Theta, data: Data, names: Iterable[str]) -> Theta:
+        """Some of θ in NumPyro's unconstrained coordinates."""
+        parameters = self.structure(data.x).parameters
+        return {name: map_constraint(parameters[name], theta[name], inverse=True) for name in names}
+
+    def unconstrain(self, theta: Theta, data: Data) -> Theta:
+        """θ's free entries in NumPyro's unconstrained coordinates."""
+        return self.coordinates(theta, data, [name for name in theta if name not in self.held])
+
+    def constrain(self, free: Theta, theta: Theta, data: Data) -> Theta:
+        """The inverse of `unconstrain`; held entries are θ's."""
+        parameters = self.structure(data.x).parameters
+        return theta | {name: map_constraint(parameters[name], u) for name, u in free.items()}
+
+
+def dtype_of(theta: Theta) -> Any:
+    return jnp.result_type(*jax.tree.leaves(theta))
+
+
+def map_constraint(parameter: _read.Parameter, value: Any, inverse: bool = False) -> Any:
+    """A parameter through the bijection of its constraint."""
+    bijection = biject_to(parameter.constraint)
+    with jax.numpy_rank_promotion("allow"):  # NumPyro's transforms broadcast freely
+        return jax.tree.map(bijection.inv if inverse else bijection, value)
+
+
+def product(marginal: Array, table: Array) -> Array:
+    """γ ℓ, with 0·(−∞) = 0."""
+    return jnp.where(marginal == 0, 0, marginal * jnp.where(marginal == 0, 0, table))
+
+
+def log_prior(priors: list[Term], dtype: Any) -> Array:
+    with jax.numpy_rank_promotion("allow"):
+        return jnp.asarray(sum(jnp.sum(term.scale * term.table()) for term in priors), dtype)
+
+
+def from_numpyro(
+    program: Any,
+    *,
+    optimizer: optax.GradientTransformation | None = None,
+    num_gradient_steps: int = 10,
+    memory_limit: int = 2**31,
+    closed_form: bool = True,
+) -> Program:
+    """Any NumPyro program with enumerable discrete latents as a model for `em`, unchanged.
+
+    θ is every `numpyro.param` site, and every continuous latent, whose prior then makes the fit a maximum a
+    posteriori. Discrete latents are summed out: by plates, along `scan`, and those that a `MixtureSameFamily` or
+    `MixtureGeneral` already sums. The E-step is exact; `explain` says how the M-step updates each parameter.
+
+    Args:
+        program: the program. `x` in `em` and the rest is its argument, or a tuple of its arguments: arrays, pytrees,
+            None; Python ints, bools and strings are static.
+        optimizer: an optax `GradientTransformation` for parameters without a closed form; `optax.lbfgs()` when absent.
+        num_gradient_steps: its steps in one M-step, ≥ 1.
+        memory_limit: bytes that one enumerated table may take, before a ValueError says how large it would be.
+        closed_form: look for closed-form M-steps.
+
+    >>> import jax, jax.numpy as jnp, jaxem, numpyro
+    >>> from numpyro import distributions as dist
+    >>> def program(x):
+    ...     pi = numpyro.param("pi", jnp.array([0.5, 0.5]), constraint=dist.constraints.simplex)
+    ...     mu = numpyro.param("mu", jnp.array([-0.5, 0.5]))
+    ...     with numpyro.plate("rows", len(x)):
+    ...         z = numpyro.sample("z", dist.Categorical(pi))
+    ...         numpyro.sample("x", dist.Normal(mu[z], 0.2), obs=x)
+    >>> x = jnp.array([-1.2, -1.0, -0.8, 0.9, 1.1])
+    >>> m = jaxem.from_numpyro(program)
+    >>> fit = jaxem.em(m, m.init(jax.random.key(0), x), x)
+    >>> jaxem.check(fit).theta["mu"].round(1).tolist()
+    [-1.0, 1.0]
+    """
+    if not callable(program):
+        raise ValueError(f"program: must be a NumPyro program, a function, got {type(program).__name__}")
+    if not isinstance(num_gradient_steps, int) or num_gradient_steps < 1:
+        raise ValueError(f"num_gradient_steps: must be an integer ≥ 1, got {num_gradient_steps!r}")
+    optimizer = optax.lbfgs() if optimizer is None else optimizer
+    return Program(program, frozenset(), optimizer, num_gradient_steps, memory_limit, closed_form)
+
+
+@functools.lru_cache(maxsize=256)
+def _structure(program: Any, shapes: Arguments) -> Structure:
+    return _read.inspect(program, shapes)
+
+
+@functools.lru_cache(maxsize=256)
+def _verified_plan(program: Any, shapes: Arguments, dtype: Any) -> _plan.Plan:
+    """The plan, each closed form held to C3: ∇Q = 0 after it, for random data and random marginals."""
+    m = Program(program)
+    plan = _plan.make_plan(program, m.structure(shapes), shapes, dtype)
+    closed = {name: update for name, update in plan.items() if update.kind != "gradient"}
+    if not closed:
+        return plan
+    rng = np.random.default_rng(1)
+    with jax.ensure_compile_time_eval(), jax.numpy_rank_promotion("allow"):
+        x = jax.tree.map(lambda leaf: _plan.surrogate(leaf, rng), shapes)
+        theta = _plan.surrogate_theta(m.structure(shapes), dtype, rng)
+        data = Data(x, None, jnp.ones((), dtype))
+        tables = jax.eval_shape(lambda theta: m.tables(theta, x)[1], theta)
+        marginals = {name: jnp.asarray(rng.uniform(0.1, 1, t.shape), dtype) for name, t in tables.items()}
+        residuals = jax.jit(partial(stationarity, m, closed))(marginals, theta, data)
+    tolerance = float(jnp.finfo(dtype).eps) ** 0.5
+    for name, residual in residuals.items():
+        if float(residual) > 100 * tolerance:
+            why = f"{closed[name].why}, but its closed form leaves ∇Q at {float(residual):.0e} of what it was"
+            plan = plan | {name: closed[name]._replace(kind="gradient", why=why)}
+    return plan

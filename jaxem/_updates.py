@@ -1,0 +1,184 @@
+"""Closed-form M-steps of a program's sites: expected statistics over expected counts.
+
+For a distribution argument a = L(p) that *selects* entries of a parameter p (`mu[z]`, `A[z_prev]`, a shared
+scale), with weights γ on each scalar event, the maximiser of Σ γ log p(x | a) over p is
+
+    p⁺ = g( Lᵀ(numerator) / Lᵀ(denominator) )                                (eq:update)
+
+where Lᵀ, the transpose of the selection, sums over all events that share an entry of p. A conjugate prior adds
+pseudo-counts to both. This file is the table of numerators, denominators and priors; `_plan` finds the L.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+from numpyro import distributions as dist
+
+Sums = tuple[Array, Array]  # numerator and denominator
+
+
+class Rule(NamedTuple):
+    """How one argument of one family is updated."""
+
+    sums: Callable[
+        [Any, Array, Array], Sums
+    ]  # (fn, value, γ over fn's events) → per event; trailing axes as the argument's
+    finish: Callable[[Array], Array] = lambda ratio: ratio  # g
+    last: bool = False  # updated after the other parameters: a scale, about its new location
+    offset: bool = False  # the ratio is a step from the old p (a location), not p itself
+    simplex: bool = False  # the denominator is the numerator's sum over the last axis
+    prior: type | None = None  # the conjugate prior
+    pseudo: Callable[[Any, Array], Sums] | None = None  # (prior fn, old p) → what it adds
+
+
+def ones(gamma: Array, like: Array) -> Array:
+    return jnp.broadcast_to(gamma, jnp.broadcast_shapes(jnp.shape(gamma), jnp.shape(like)))
+
+
+def one_hot(value: Array, size: int, dtype: Any) -> Array:
+    return jax.nn.one_hot(value, size, dtype=dtype)
+
+
+# ---- locations: p⁺ = p + Lᵀ(γ (x − a)/s²) / Lᵀ(γ/s²), a step from p, so that data far from 0 keep their digits
+
+
+def normal_location(fn: Any, x: Array, gamma: Array) -> Sums:
+    precision = ones(gamma / fn.scale**2, x)
+    return precision * (x - fn.loc), precision
+
+
+def log_normal_location(fn: Any, x: Array, gamma: Array) -> Sums:
+    return normal_location(fn, jnp.log(x), gamma)
+
+
+def multivariate_location(fn: Any, x: Array, gamma: Array) -> Sums:
+    return gamma[..., None] * (x - fn.loc), jnp.broadcast_to(gamma[..., None], jnp.shape(gamma) + fn.event_shape)
+
+
+def normal_prior(prior: Any, old: Array) -> Sums:
+    return (prior.loc - old) / prior.scale**2, jnp.broadcast_to(1 / prior.scale**2, old.shape)
+
+
+# ---- scales: the mean square about the location
+
+
+def square(deviation: Callable[[Any, Array], Array]) -> Callable[[Any, Array, Array], Sums]:
+    def sums(fn: Any, x: Array, gamma: Array) -> Sums:
+        d = deviation(fn, x)
+        return gamma * d**2, ones(gamma, d)
+
+    return sums
+
+
+def absolute(fn: Any, x: Array, gamma: Array) -> Sums:
+    d = jnp.abs(x - fn.loc)
+    return gamma * d, ones(gamma, d)
+
+
+def scatter(fn: Any, x: Array, gamma: Array) -> Sums:
+    d = x - fn.loc
+    product = d[..., :, None] * d[..., None, :]
+    gamma = gamma[..., None, None]
+    return gamma * product, ones(gamma, product)
+
+
+def inverse(matrix: Array) -> Array:
+    return jnp.linalg.inv(matrix)
+
+
+# ---- probabilities and rates
+
+
+def bernoulli(fn: Any, x: Array, gamma: Array) -> Sums:
+    return gamma * x, ones(gamma, x)
+
+
+def binomial(fn: Any, x: Array, gamma: Array) -> Sums:
+    return gamma * x, gamma * ones(fn.total_count, x)
+
+
+def categorical(fn: Any, x: Array, gamma: Array) -> Sums:
+    seen = gamma[..., None] * one_hot(x, jnp.shape(fn.probs)[-1], gamma.dtype)
+    return seen, seen
+
+
+def multinomial(fn: Any, x: Array, gamma: Array) -> Sums:
+    seen = gamma[..., None] * x
+    return seen, seen
+
+
+def poisson(fn: Any, x: Array, gamma: Array) -> Sums:
+    return gamma * x, ones(gamma, x)
+
+
+def exponential(fn: Any, x: Array, gamma: Array) -> Sums:
+    return ones(gamma, x), gamma * x
+
+
+def gamma_rate(fn: Any, x: Array, gamma: Array) -> Sums:
+    return gamma * ones(fn.concentration, x), gamma * x
+
+
+def geometric(fn: Any, x: Array, gamma: Array) -> Sums:
+    return ones(gamma, x), gamma * (1 + x)
+
+
+def beta_prior(prior: Any, old: Array) -> Sums:
+    successes, failures = prior.concentration1 - 1, prior.concentration0 - 1
+    return jnp.broadcast_to(successes, old.shape), jnp.broadcast_to(successes + failures, old.shape)
+
+
+def dirichlet_prior(prior: Any, old: Array) -> Sums:
+    extra = jnp.broadcast_to(prior.concentration - 1, old.shape)
+    return extra, extra
+
+
+def gamma_prior(prior: Any, old: Array) -> Sums:
+    return jnp.broadcast_to(prior.concentration - 1, old.shape), jnp.broadcast_to(prior.rate, old.shape)
+
+
+BETA: dict[str, Any] = {"prior": dist.Beta, "pseudo": beta_prior}
+DIRICHLET: dict[str, Any] = {"prior": dist.Dirichlet, "pseudo": dirichlet_prior}
+GAMMA: dict[str, Any] = {"prior": dist.Gamma, "pseudo": gamma_prior}
+NORMAL: dict[str, Any] = {"prior": dist.Normal, "pseudo": normal_prior}
+
+RULES: dict[tuple[type, str], Rule] = {
+    (dist.Normal, "loc"): Rule(normal_location, offset=True, **NORMAL),
+    (dist.Normal, "scale"): Rule(square(lambda fn, x: x - fn.loc), jnp.sqrt, last=True),
+    (dist.LogNormal, "loc"): Rule(log_normal_location, offset=True, **NORMAL),
+    (dist.LogNormal, "scale"): Rule(square(lambda fn, x: jnp.log(x) - fn.loc), jnp.sqrt, last=True),
+    (dist.HalfNormal, "scale"): Rule(square(lambda fn, x: x), jnp.sqrt),
+    (dist.Laplace, "scale"): Rule(absolute, last=True),
+    (dist.MultivariateNormal, "loc"): Rule(multivariate_location, offset=True),
+    (dist.MultivariateNormal, "covariance_matrix"): Rule(scatter, last=True),
+    (dist.MultivariateNormal, "precision_matrix"): Rule(scatter, inverse, last=True),
+    (dist.MultivariateNormal, "scale_tril"): Rule(scatter, jnp.linalg.cholesky, last=True),
+    (dist.BernoulliProbs, "probs"): Rule(bernoulli, **BETA),
+    (dist.BinomialProbs, "probs"): Rule(binomial, **BETA),
+    (dist.CategoricalProbs, "probs"): Rule(categorical, simplex=True, **DIRICHLET),
+    (dist.MultinomialProbs, "probs"): Rule(multinomial, simplex=True, **DIRICHLET),
+    (dist.GeometricProbs, "probs"): Rule(geometric, **BETA),
+    (dist.Poisson, "rate"): Rule(poisson, **GAMMA),
+    (dist.Exponential, "rate"): Rule(exponential, **GAMMA),
+    (dist.Gamma, "rate"): Rule(gamma_rate, **GAMMA),
+}
+
+
+GUISES = ("covariance_matrix", "precision_matrix", "scale_tril")
+
+
+def arguments_of(fn: Any) -> dict[str, Any]:
+    """What fn was given, by name; of a covariance's guises the one that the program chose."""
+    held = vars(fn)
+    given = {name: held[name] for name in type(fn).arg_constraints if held.get(name) is not None}
+    if isinstance(fn, dist.MultivariateNormal):
+        chosen = next(name for name in GUISES if name in given)
+        given = {name: value for name, value in given.items() if name not in GUISES or name == chosen}
+    if given:
+        return given
+    return {
+        name: value for name, value in held.items() if any(isinstance(v, jax.Array) for v in jax.tree.leaves(value))
+    }

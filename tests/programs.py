@@ -1,0 +1,318 @@
+"""NumPyro programs as a user would write them, each small enough for brute force over every assignment."""
+
+import itertools
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from numpyro import distributions as dist
+from numpyro import handlers
+from numpyro.contrib.control_flow import scan
+from numpyro.distributions import constraints
+from numpyro.infer.util import log_density
+
+RNG = np.random.default_rng(7)
+positive, simplex = constraints.positive, constraints.simplex
+
+
+def mixture(x):
+    pi = numpyro.param("pi", jnp.array([0.3, 0.7]), constraint=simplex)
+    mu = numpyro.param("mu", jnp.array([[-1.0, 0.0], [1.0, 0.5]]))
+    sigma = numpyro.param("sigma", jnp.array([0.8, 1.2]), constraint=positive)
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(pi))
+        numpyro.sample("x", dist.Normal(mu[z], sigma[z][..., None]).to_event(1), obs=x)
+
+
+def same_family(x):
+    pi = numpyro.param("pi", jnp.array([0.3, 0.7]), constraint=simplex)
+    mu = numpyro.param("mu", jnp.array([[-1.0, 0.0], [1.0, 0.5]]))
+    sigma = numpyro.param("sigma", jnp.array([0.8, 1.2]), constraint=positive)
+    with numpyro.plate("rows", len(x)):
+        components = dist.Normal(mu, sigma[:, None]).to_event(1)
+        numpyro.sample("z", dist.MixtureSameFamily(dist.Categorical(pi), components), obs=x)
+
+
+def general(x):
+    pi = numpyro.param("pi", jnp.array([0.4, 0.6]), constraint=simplex)
+    rate = numpyro.param("rate", 0.7, constraint=positive)
+    mu = numpyro.param("mu", 0.5)
+    with numpyro.plate("rows", len(x)):
+        parts = [dist.Exponential(rate), dist.LogNormal(mu, 0.5)]
+        numpyro.sample("z", dist.MixtureGeneral(dist.Categorical(pi), parts), obs=x)
+
+
+def independent_pair(x):
+    pa = numpyro.param("pa", jnp.array([0.3, 0.7]), constraint=simplex)
+    pb = numpyro.param("pb", jnp.array([0.2, 0.5, 0.3]), constraint=simplex)
+    mu = numpyro.param("mu", jnp.array([[-2.0, 0.0, 1.0], [-1.0, 2.0, 3.0]]))
+    with numpyro.plate("rows", len(x)):
+        a = numpyro.sample("a", dist.Categorical(pa))
+        b = numpyro.sample("b", dist.Categorical(pb))
+        numpyro.sample("x", dist.Normal(mu[a, b], 0.7), obs=x)
+
+
+def dependent_pair(x):
+    pa = numpyro.param("pa", jnp.array([0.3, 0.7]), constraint=simplex)
+    pb = numpyro.param("pb", jnp.array([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]]), constraint=simplex)
+    mu = numpyro.param("mu", jnp.array([-2.0, 0.0, 1.0]))
+    with numpyro.plate("rows", len(x)):
+        a = numpyro.sample("a", dist.Categorical(pa))
+        b = numpyro.sample("b", dist.Categorical(pb[a]))
+        numpyro.sample("x", dist.Normal(mu[b], 0.7), obs=x)
+
+
+def latent_class(answers, num_classes, left=False):
+    rows, items = answers.shape
+    pi = numpyro.param("pi", jnp.ones(num_classes) / num_classes, constraint=simplex)
+    start = np.random.default_rng(1).dirichlet(np.ones(3), (num_classes, items))
+    probs = numpyro.param("probs", jnp.asarray(start), constraint=simplex)
+    with numpyro.plate("rows", rows, dim=-2 if left else -1):
+        z = numpyro.sample("z", dist.Categorical(pi))
+        if left:  # items in a plate to the right of the rows
+            with numpyro.plate("items", items, dim=-1) as j:
+                numpyro.sample("x", dist.Categorical(probs[z, j]), obs=answers)
+        else:  # items one by one
+            for j in range(items):
+                numpyro.sample(f"x_{j}", dist.Categorical(probs[z, j]), obs=answers[:, j])
+
+
+def items_left(answers, num_classes):
+    pi = numpyro.param("pi", jnp.ones(num_classes) / num_classes, constraint=simplex)
+    start = np.random.default_rng(1).uniform(0.2, 0.8, (answers.shape[1], num_classes))
+    probs = numpyro.param("probs", jnp.asarray(start), constraint=constraints.unit_interval)
+    with numpyro.plate("rows", len(answers), dim=-1):
+        z = numpyro.sample("z", dist.Categorical(pi))
+        with numpyro.plate("items", answers.shape[1], dim=-2) as j:
+            numpyro.sample("x", dist.Bernoulli(probs[j[:, None], z]), obs=answers.T)
+
+
+def hmm(y, emit):
+    A = numpyro.param("A", jnp.array([[0.8, 0.2], [0.3, 0.7]]), constraint=simplex)
+    pi = numpyro.param("pi", jnp.array([0.4, 0.6]), constraint=simplex)
+    law = emit()
+
+    def step(z_prev, y):
+        z = numpyro.sample("z", dist.Categorical(A[z_prev]))
+        numpyro.sample("y", law(z), obs=y)
+        return z, None
+
+    z_0 = numpyro.sample("z_0", dist.Categorical(pi))
+    scan(step, z_0, y)
+
+
+def gaussian_emission():
+    mu = numpyro.param("mu", jnp.array([-1.0, 1.0]))
+    sigma = numpyro.param("sigma", jnp.array([0.7, 0.9]), constraint=positive)
+    return lambda z: dist.Normal(mu[z], sigma[z])
+
+
+def categorical_emission():
+    B = numpyro.param("B", jnp.array([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7]]), constraint=simplex)
+    return lambda z: dist.Categorical(B[z])
+
+
+def hmm_sequences(y, lengths):
+    """A plate of sequences of different lengths: what lies after the end of one is masked."""
+    A = numpyro.param("A", jnp.array([[0.8, 0.2], [0.3, 0.7]]), constraint=simplex)
+    mu = numpyro.param("mu", jnp.array([-1.0, 1.0]))
+
+    def step(carry, y):
+        z_prev, t = carry
+        with numpyro.plate("sequences", len(y), dim=-1):
+            z = numpyro.sample("z", dist.Categorical(A[z_prev]))
+            with handlers.mask(mask=t < lengths):
+                numpyro.sample("y", dist.Normal(mu[z], 0.8), obs=y)
+        return (z, t + 1), None
+
+    scan(step, (jnp.zeros(y.shape[0], int), 0), y.T)
+
+
+def regressions(x, y):
+    pi = numpyro.param("pi", jnp.array([0.5, 0.5]), constraint=simplex)
+    beta = numpyro.param("beta", jnp.array([[1.0, 0.3], [-1.0, 0.2]]))
+    sigma = numpyro.param("sigma", jnp.array([0.5, 0.8]), constraint=positive)
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Categorical(pi))
+        numpyro.sample("y", dist.Normal(jnp.sum(x * beta[z], axis=-1), sigma[z]), obs=y)
+
+
+def switch(x):
+    """One latent for all rows, beside one for each."""
+    pi = numpyro.param("pi", jnp.array([[0.3, 0.7], [0.6, 0.4]]), constraint=simplex)
+    mu = numpyro.param("mu", jnp.array([-1.0, 1.0]))
+    s = numpyro.sample("s", dist.Bernoulli(0.4))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(pi[s]))
+        numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+
+
+def student(x):
+    pi = numpyro.param("pi", jnp.array([0.5, 0.5]), constraint=simplex)
+    mu = numpyro.param("mu", jnp.array([-1.0, 1.5]))
+    df = numpyro.param("df", 4.0, constraint=positive)
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(pi))
+        numpyro.sample("x", dist.StudentT(df, mu[z], 0.8), obs=x)
+
+
+def gammas(x):
+    pi = numpyro.param("pi", jnp.array([0.5, 0.5]), constraint=simplex)
+    shape = numpyro.param("shape", jnp.array([2.0, 5.0]), constraint=positive)
+    rate = numpyro.param("rate", jnp.array([3.0, 2.0]), constraint=positive)
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(pi))
+        numpyro.sample("x", dist.Gamma(shape[z], rate[z]), obs=x)
+
+
+def with_priors(x, counts):
+    pi = numpyro.sample("pi", dist.Dirichlet(jnp.array([2.0, 3.0])))
+    with numpyro.plate("components", 2):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 2.0))
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 0.5))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(pi))
+        numpyro.sample("x", dist.Normal(mu[z], 0.7), obs=x)
+        numpyro.sample("c", dist.Poisson(rate[z]), obs=counts)
+
+
+def masked(x, seen):
+    mu = numpyro.param("mu", jnp.array([[-1.0, 0.0], [1.0, 0.5]]))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Bernoulli(0.4))
+        for j in range(2):
+            with handlers.mask(mask=seen[:, j]):
+                numpyro.sample(f"x_{j}", dist.Normal(mu[z, j], 0.7), obs=x[:, j])
+
+
+def half_observed(x, seen):
+    mu = numpyro.param("mu", jnp.array([-1.0, 1.0]))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Bernoulli(0.4))
+        numpyro.sample("x", dist.Normal(mu[z], 0.7), obs=x, obs_mask=seen)
+
+
+def weighted(x, weights):
+    pi = numpyro.param("pi", jnp.array([0.3, 0.7]), constraint=simplex)
+    mu = numpyro.param("mu", jnp.array([-1.0, 1.0]))
+    with numpyro.plate("rows", len(x)), handlers.scale(scale=weights):
+        z = numpyro.sample("z", dist.Categorical(pi))
+        numpyro.sample("x", dist.Normal(mu[z], 0.7), obs=x)
+
+
+def neural(x, y):
+    """Each component's mean is a small network."""
+    rng = np.random.default_rng(3)
+    first = numpyro.param("first", jnp.asarray(rng.normal(size=(2, 1, 4))))
+    last = numpyro.param("last", jnp.asarray(rng.normal(size=(2, 4))))
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(0.5))
+        hidden = jnp.tanh(x[:, None] @ first)  # (2, rows, 4)
+        means = jnp.einsum("krh,kh->kr", hidden, last)
+        numpyro.sample("y", dist.Normal(means[z, jnp.arange(len(y))], 0.5), obs=y)
+
+
+class Case(NamedTuple):
+    """A program, its arguments, and whether all of its M-step is closed, so that certificate C3 speaks of all of θ."""
+
+    program: Any
+    x: Any
+    closed: bool = True
+    scaled: bool = False  # weights: NumPyro multiplies inside the sum over assignments
+
+
+def data(*shape):
+    return jnp.asarray(RNG.normal(size=shape))
+
+
+SEEN = jnp.array([[True, False], [True, True], [False, True], [False, False], [True, True]])
+ANSWERS = jnp.asarray(RNG.integers(0, 3, (5, 3)))
+
+CASES = {
+    "mixture": Case(mixture, data(5, 2)),
+    "same_family": Case(same_family, data(5, 2)),
+    "general": Case(general, jnp.exp(data(5))),
+    "independent_pair": Case(independent_pair, data(4)),
+    "dependent_pair": Case(dependent_pair, data(4)),
+    "latent_class": Case(latent_class, (ANSWERS, 2)),
+    "latent_class_right": Case(latent_class, (ANSWERS, 2, True)),
+    "latent_class_left": Case(items_left, (ANSWERS % 2, 2)),
+    "gaussian_hmm": Case(partial(hmm, emit=gaussian_emission), data(6)),
+    "categorical_hmm": Case(partial(hmm, emit=categorical_emission), jnp.asarray(RNG.integers(0, 3, 6))),
+    "hmm_sequences": Case(hmm_sequences, (data(3, 4), jnp.array([4, 2, 3]))),
+    "regressions": Case(regressions, (data(6, 2), data(6))),
+    "switch": Case(switch, data(5)),
+    "student": Case(student, data(5), closed=False),
+    "gammas": Case(gammas, jnp.exp(data(5)), closed=False),
+    "with_priors": Case(with_priors, (data(5), jnp.asarray(RNG.poisson(3.0, 5)))),
+    "masked": Case(masked, (data(5, 2), SEEN)),
+    "half_observed": Case(half_observed, (data(5), SEEN[:, 0])),
+    "weighted": Case(weighted, (data(5), jnp.array([1.0, 2.0, 0.5, 3.0, 1.0])), scaled=True),
+    "neural": Case(neural, (data(6), data(6)), closed=False),
+}
+
+
+def arguments(case):
+    return case.x if isinstance(case.x, tuple) else (case.x,)
+
+
+class Brute(NamedTuple):
+    """Every joint assignment and its log density, by NumPyro on the program as it stands."""
+
+    assignments: dict[str, np.ndarray]  # site → (assignments, *shape)
+    sizes: dict[str, int]
+    log_density: np.ndarray
+
+
+def brute_force(case, theta):
+    """NumPyro's log density at every assignment of the discrete latents: the program itself, no enumeration."""
+    args = arguments(case)
+    program = explicit.get(case.program, case.program)
+    with jax.numpy_rank_promotion("allow"):  # NumPyro's distributions broadcast freely
+        return _brute_force(program, args, theta)
+
+
+def _brute_force(program, args, theta):
+    trace = handlers.trace(handlers.seed(handlers.substitute(program, data=theta), 0)).get_trace(*args)
+    sites = {
+        name: site
+        for name, site in trace.items()
+        if site["type"] == "sample" and not site["is_observed"] and site["fn"].is_discrete
+    }
+    sizes = {name: int(site["fn"].enumerate_support(expand=False).shape[0]) for name, site in sites.items()}
+    shapes = {name: np.shape(site["value"]) for name, site in sites.items()}
+    ranges = [range(sizes[name]) for name in sites for _ in range(int(np.prod(shapes[name])))]
+    every = np.array(list(itertools.product(*ranges)), dtype=int)
+    assignments, start = {}, 0
+    for name, shape in shapes.items():
+        count = int(np.prod(shape))
+        assignments[name] = every[:, start : start + count].reshape(-1, *shape)
+        start += count
+    hidden = {name: site["value"] for name, site in trace.items() if name.endswith("_unobserved")}
+
+    counted = handlers.block(handlers.substitute(program, data=hidden), hide=list(hidden))  # they integrate to one
+
+    def at(values):
+        return log_density(counted, args, {}, theta | values)[0]
+
+    return Brute(assignments, sizes, np.asarray(jax.vmap(at)(assignments)))
+
+
+def explicit_same_family(x):
+    mixture(x)
+
+
+def explicit_general(x):
+    pi = numpyro.param("pi", jnp.array([0.4, 0.6]), constraint=simplex)
+    rate = numpyro.param("rate", 0.7, constraint=positive)
+    mu = numpyro.param("mu", 0.5)
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(pi))
+        parts = jnp.stack([dist.Exponential(rate).log_prob(x), dist.LogNormal(mu, 0.5).log_prob(x)])
+        numpyro.factor("x", parts[z, jnp.arange(len(x))])
+
+
+explicit = {same_family: explicit_same_family, general: explicit_general}

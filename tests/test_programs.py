@@ -1,0 +1,83 @@
+"""EM for any NumPyro program, against brute force over every assignment of its latents."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from programs import CASES, brute_force
+from scipy.special import logsumexp, softmax
+
+import jaxem
+
+EXACT = 1e-12
+
+
+@functools.cache
+def started(name):
+    """(model, θ, brute force at θ)."""
+    case = CASES[name]
+    m = jaxem.from_numpyro(case.program)
+    theta = m.init(jax.random.key(0), case.x)
+    return m, theta, brute_force(case, theta)
+
+
+def log_prior(case, theta):
+    m = jaxem.from_numpyro(case.program)
+    terms = jax.jit(lambda theta: m.log_prior(theta, jaxem._validate.prepare(m, theta, case.x)[1]))
+    return float(terms(theta))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("name", [name for name in CASES if not CASES[name].scaled])
+def test_the_free_energy_is_the_sum_over_every_assignment(name, temperature):
+    """F_T = log p(θ) + T log Σ_z e^{log p(x, z | θ)/T}; at T = 0 the maximum."""
+    m, theta, brute = started(name)
+    found = jaxem.em(m, theta, CASES[name].x, temperature=temperature, max_steps=0).free_energy
+    prior = log_prior(CASES[name], theta)
+    log_joint = brute.log_density - prior
+    wanted = prior + (temperature * logsumexp(log_joint / temperature) if temperature else log_joint.max())
+    assert abs(float(found) - wanted) <= EXACT * (1 + np.abs(log_joint).max())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize("name", [name for name in CASES if not CASES[name].scaled])
+def test_marginals_are_the_shares_of_the_assignments(name, temperature):
+    m, theta, brute = started(name)
+    found = jaxem.marginals(m, theta, CASES[name].x, temperature)
+    share = softmax(brute.log_density / temperature)
+    assert set(found) == set(brute.assignments)
+    for site, values in brute.assignments.items():
+        wanted = np.stack([np.tensordot(share, values == k, 1) for k in range(brute.sizes[site])], axis=-1)
+        np.testing.assert_allclose(found[site], wanted.reshape(found[site].shape), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not CASES[name].scaled])
+def test_decode_is_the_most_probable_assignment(name):
+    m, theta, brute = started(name)
+    found = jaxem.decode(m, theta, CASES[name].x)
+    best = brute.log_density.argmax()
+    for site, values in brute.assignments.items():
+        np.testing.assert_array_equal(found[site], values[best].reshape(found[site].shape))
+    hard = jaxem.marginals(m, theta, CASES[name].x, 0.0)
+    assert all(bool(jnp.all(jnp.argmax(hard[site], -1) == found[site])) for site in found)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+@pytest.mark.parametrize("name", CASES)
+def test_no_half_step_lowers_the_free_energy(name, temperature):
+    m, theta, _ = started(name)
+    path = jaxem.em_path(m, theta, CASES[name].x, num_steps=4, temperature=temperature)
+    trace = np.stack([path.after_e, path.after_m], axis=1).ravel()
+    trace = trace[: np.argmax(~np.isfinite(trace)) or None]  # five rows may end in a collapse
+    assert len(trace) >= 3
+    assert (np.diff(trace) >= -1e-12 * np.abs(trace[1:])).all(), trace
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_certificates_hold_away_from_any_fixed_point(name):
+    m, theta, _ = started(name)
+    certificate = jaxem.certify(m, theta, CASES[name].x)
+    assert bool(certificate.holds(1e-12)), certificate
+    assert CASES[name].closed == ("gradient" not in str(m.explain(theta, CASES[name].x)))
