@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from jaxem._chain import Tables, chain
 from jaxem._free_energy import assign
 
 PREVIOUS = "_PREV_"  # NumPyro's name for the step before, of a variable inside a scan
@@ -113,14 +113,13 @@ class Elimination:
         while self.groups:
             leaf = max(self.groups, key=lambda plates: (len(plates - times), len(plates)))
             local = {name for name, home in self.home.items() if home == leaf}
-            before = {PREVIOUS + name for name in local} if leaf & times else set()
-            for part in self.connected(self.groups.pop(leaf), local | before):
+            carried = {name for name in self.home if leaf & times and PREVIOUS + name in self.home}
+            shared = local | carried | {PREVIOUS + name for name in carried}
+            for part in self.connected(self.groups.pop(leaf), shared):
                 names = {name for factor in part for name in self.variables_of(factor)}
-                steps = [name for name in self.graph.variables if name in names & local and PREVIOUS + name in names]
+                steps = [name for name in self.graph.variables if name in names & carried and PREVIOUS + name in names]
                 if steps:
                     self.put(self.chain(part, leaf, names & local - set(steps), steps))
-                    for name in steps:
-                        self.home[name] = leaf - times
                     continue
                 result = self.without(part, names & local)
                 left = self.variables_of(result)
@@ -233,51 +232,66 @@ class Elimination:
     # ---- a scan over time
 
     def chain(self, factors: list[Factor], leaf: frozenset[str], inner: set[str], steps: list[str]) -> Factor:
-        """A scan's factors, from the message into its first step to the message out of its last: K² work a step."""
+        """A scan's factors, with those of its first step and of what follows its last, summed along time."""
         (time,) = leaf & self.graph.times
-        base = leaf - {time}
-        before = [PREVIOUS + name for name in steps]
-        first = [f for f in self.groups.get(base, []) if set(before) & set(f.table.names)]
-        self.groups[base] = [f for f in self.groups.get(base, []) if not any(f is other for other in first)]
-        if not self.groups[base]:
-            del self.groups[base]
-        scale = self.common_scale(first + factors)
+        base, before = leaf - {time}, [PREVIOUS + name for name in steps]
+        tables_of = {name for factor in factors for name in factor.table.names}
+        ends = self.taken(base, {*before, *steps}, avoid=tables_of)
+        scale = self.common_scale(ends + factors)
         if time in scale.names:
             raise ValueError(f"program: handlers.scale varies over the time of the scan at {steps}; give it one value")
 
-        step = self.joined(self.summed_out(self.weighted(factors, scale), inner))
-        elsewhere = {name for group in self.groups.values() for f in group for name in f.table.names} | set(step.names)
-        gone = {name for f in first for name in self.variables_of(f) if self.home[name] == base} - elsewhere
-        start = self.joined(self.summed_out(self.weighted(first, scale), gone))
+        tables = self.summed_out(self.weighted(factors, scale), inner)
+        elsewhere = {name for group in self.groups.values() for f in group for name in f.table.names} | tables_of
+        gone = {name for f in ends for name in self.variables_of(f) if self.home[name] == base}
+        outer = self.summed_out(self.weighted(ends, scale), gone - elsewhere - {*before, *steps})
+        joint = [end.names for end in outer if {*before} & {*end.names} and {*steps} & {*end.names}]
+        if joint:
+            raise ValueError(f"program: what follows the scan depends on its first and its last step at once: {joint}")
 
-        lanes = tuple(n for n in self.order([step, start]) if n not in (time, *before, *steps))
-        sizes = self.graph.sizes
-        states = math.prod(sizes[name] for name in steps)
-        lane_shape = [sizes[name] for name in lanes]
-        self.check_memory((time, *before, *steps, *lanes))
-        table = step.along((time, *before, *steps, *lanes))
-        full = [
-            sizes[time],
-            *(sizes[n] for n in before),
-            *(sizes[n] for n in steps),
-            *table.shape[1 + 2 * len(steps) :],
-        ]
-        table = jnp.broadcast_to(table, full).reshape(sizes[time], states, states, *table.shape[1 + 2 * len(steps) :])
-        message = jnp.broadcast_to(start.along((*before, *lanes)), [*(sizes[n] for n in before), *lane_shape])
-        message = run_chain(message.reshape(states, *lane_shape), table, jnp.asarray(self.temperature, table.dtype))
-        names = (*steps, *lanes)
-        return Factor(Named(names, message.reshape([sizes[name] for name in names])), base, scale, law_of=steps[0])
+        lanes = tuple(n for n in self.order([*tables, *outer]) if n not in (time, *before, *steps))
+        self.check_memory((*before, *steps, *lanes))
+        sizes, states = self.graph.sizes, math.prod(self.graph.sizes[name] for name in steps)
+
+        def end(names: Sequence[str]) -> Array:
+            parts = [self.flat(table, (names, lanes)) for table in outer if {*names} & {*table.names}]
+            return jnp.broadcast_to(
+                sum(parts, jnp.zeros((1,) * (1 + len(lanes)), self.dtype)), (states, *(sizes[n] for n in lanes))
+            )
+
+        fixed = [self.flat(table, (before, steps, lanes)) for table in tables if time not in table.names]
+        moving = [self.flat(table, ([time], before, steps, lanes)) for table in tables if time in table.names]
+        if not moving:
+            moving = [jnp.zeros((sizes[time], 1, 1, *(1 for _ in lanes)), self.dtype)]
+        temperature = jnp.asarray(self.temperature, self.dtype)
+        value = chain(Tables(end(before), end(steps), tuple(fixed), tuple(moving)), temperature)
+        self.home |= dict.fromkeys(steps, base)
+        names = self.order([Named(lanes, value), scale])
+        weighed = times_table(scale.along(names), Named(lanes, value).along(names))
+        return Factor(Named(tuple(names), weighed), base, self.one)
+
+    def taken(self, plates: frozenset[str], reach: set[str], avoid: set[str]) -> list[Factor]:
+        """The factors of a group that these variables reach, through others than those to avoid; no longer in it."""
+        group, taken = self.groups.pop(plates, []), []
+        while found := [factor for factor in group if reach & set(factor.table.names)]:
+            taken += found
+            group = [factor for factor in group if not any(factor is other for other in found)]
+            reach = {name for f in found for name in self.variables_of(f) if self.home[name] == plates} - avoid
+        if group:
+            self.groups[plates] = group
+        return taken
+
+    def flat(self, table: Named, groups: tuple[Sequence[str], ...]) -> Array:
+        """The table with one axis for each group of names but the last, of size 1 where it has none of them."""
+        array, sizes = table.along([name for group in groups for name in group]), self.graph.sizes
+        shape: list[int] = []
+        for group in groups[:-1]:
+            shape.append(math.prod(sizes[name] for name in group) if {*group} & {*table.names} else 1)
+        kept = [sizes[name] if name in table.names else 1 for name in groups[-1]]
+        full = [sizes[name] if {*group} & {*table.names} else 1 for group in groups[:-1] for name in group]
+        return jnp.broadcast_to(array, [*full, *kept]).reshape([*shape, *kept])
 
 
 def times_table(scale: Array, table: Array) -> Array:
     """w · ℓ, with 0 · (−∞) = 0."""
     return jnp.where(scale > 0, scale * jnp.where(scale > 0, table, 0), 0)
-
-
-def run_chain(message: Array, tables: Array, temperature: Array) -> Array:
-    """m_t(j) = max_T over i of m_{t−1}(i) + ℓ_t(i, j): message (K, …), tables (time, K, K, …)."""
-
-    def step(message: Array, table: Array) -> tuple[Array, None]:
-        return reduce_first(message[:, None] + table, temperature), None
-
-    return lax.scan(step, message, tables)[0]

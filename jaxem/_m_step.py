@@ -21,7 +21,7 @@ from jaxem._climb import climb
 from jaxem._model import Data, Theta
 from jaxem._plan import Place, Plan
 from jaxem._read import Term
-from jaxem._updates import Rule, Sums, arguments_of
+from jaxem._updates import Outer, Rule, Sums, arguments_of
 
 Marginals = dict[str, Array]  # term → ∂F/∂(its table)
 Stages = list[tuple[list[str], Theta]]
@@ -94,21 +94,30 @@ def ascend(m: Any, block: list[str], *, marginals: Marginals, theta: Theta, data
     return jax.tree.map(lambda new, old: jnp.where(moved, new, old), new, theta)
 
 
-def stationarity(m: Any, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -> dict[str, Array]:
+def stationarity(m: Any, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -> dict[str, float]:
     """C3: how much of ∇Q each parameter's update leaves, in unconstrained coordinates, relative to before it."""
 
-    def gradient(block: list[str], theta: Theta) -> Theta:
-        return jax.grad(lambda free: m.energy(marginals, m.constrain(free, theta, data), data))(
-            m.coordinates(theta, data, block)
-        )
+    @jax.jit
+    def gradient(theta: Theta, marginals: Marginals, data: Data) -> Theta:
+        def energy(free: Theta) -> Array:
+            return m.energy(marginals, m.constrain(free, theta, data), data)
 
-    residuals: dict[str, Array] = {}
-    steps = stages(m, plan, marginals, theta, data)
-    for (_, before), (block, after) in pairwise(steps):
-        old, new = gradient(block, before), gradient(block, after)
+        return jax.grad(energy)(m.coordinates(theta, data, plan))
+
+    blocks: list[list[str]] = []
+
+    @jax.jit
+    def visited(theta: Theta, marginals: Marginals, data: Data) -> list[Theta]:
+        steps = stages(m, plan, marginals, theta, data)
+        blocks[:] = [block for block, _ in steps[1:]]
+        return [theta for _, theta in steps]
+
+    residuals: dict[str, float] = {}
+    gradients = [gradient(theta, marginals, data) for theta in visited(theta, marginals, data)]
+    for (before, after), block in zip(pairwise(gradients), blocks, strict=True):
         for name in block:
-            left = jnp.where(jnp.isfinite(new[name]), jnp.abs(new[name]), 0)  # p at its bound is at ±∞: not tested
-            residuals[name] = jnp.max(left) / (1 + jnp.max(jnp.abs(old[name])))
+            left = jnp.where(jnp.isfinite(after[name]), jnp.abs(after[name]), 0)  # p at its bound is at ±∞: not tested
+            residuals[name] = float(jnp.max(left) / (1 + jnp.max(jnp.abs(before[name]))))
     return residuals
 
 
@@ -137,11 +146,31 @@ def sums_at(
     return found, {term.name: term for term in priors}
 
 
-def unbroadcast(array: Array, shape: tuple[int, ...]) -> Array:
+def unbroadcast(array: Array | Outer, shape: tuple[int, ...]) -> Array:
     """Sum an array to a shape that broadcasts to it: the transpose of broadcasting."""
+    if isinstance(array, Outer):
+        return outer_sum(array, shape)
+    if array.ndim < len(shape):
+        array = jnp.reshape(array, (1,) * (len(shape) - array.ndim) + array.shape)
     extra = array.ndim - len(shape)
-    kept = [axis for axis, size in enumerate(shape) if size == 1 and array.shape[extra + axis] != 1]
-    return jnp.reshape(jnp.sum(array, axis=(*range(extra), *(extra + axis for axis in kept))), shape)
+    summed = [extra + axis for axis, size in enumerate(shape) if size == 1 and array.shape[extra + axis] != 1]
+    return jnp.broadcast_to(jnp.reshape(jnp.sum(array, axis=(*range(extra), *summed)), fitted(array, shape)), shape)
+
+
+def fitted(array: Array, shape: tuple[int, ...]) -> list[int]:
+    """The shape after summing: the array's own size 1 where it only repeats along the target's axis."""
+    extra = array.ndim - len(shape)
+    return [min(size, array.shape[extra + axis]) for axis, size in enumerate(shape)]
+
+
+def outer_sum(pair: Outer, shape: tuple[int, ...]) -> Array:
+    """Σ u vᵀ over the axes that the shape (…, D, D) does not have, as matrix products."""
+    batch = pair.u.ndim - 1
+    extra = batch - (len(shape) - 2)
+    rows = [axis for axis in range(batch) if axis < extra or shape[axis - extra] == 1]
+    kept = [axis for axis in range(batch) if axis not in rows]
+    out = jnp.einsum(pair.u, [*range(batch), batch], pair.v, [*range(batch), batch + 1], [*kept, batch, batch + 1])
+    return jnp.broadcast_to(jnp.reshape(out, shape), shape)
 
 
 def pseudo_counts(rule: Rule, prior: Term | None, old: Array) -> Sums:

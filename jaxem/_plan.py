@@ -84,7 +84,7 @@ def make_plan(program: Callable[..., Any], structure: Structure, arguments: Argu
             families[term.name] = type(term.fn)
             found |= {(term.name, name): value for name, value in arguments_of(term.fn).items()}
             if term.observed:
-                found[(term.name, "the observed value")] = jnp.asarray(term.value)
+                found[(term.name, "the observed value")] = term.value
             found[(term.name, "the weight")] = jnp.asarray(term.scale)
         return found
 
@@ -100,18 +100,19 @@ def make_plan(program: Callable[..., Any], structure: Structure, arguments: Argu
     with jax.ensure_compile_time_eval(), jax.numpy_rank_promotion("allow"):
         evaluate = jax.jit(lambda theta, data: (entries(theta, data), priors(theta, data)))
         base = surrogate_theta(structure, dtype, rng)
-        return _plan(lambda theta: evaluate(theta, data), base, structure, families, rng)
+        return _plan(lambda theta: jax.device_get(evaluate(theta, data)), base, structure, families, rng)
 
 
 def _plan(evaluate: Callable, base: Theta, structure: Structure, families: dict[str, type], rng: Any) -> Plan:
     def draw(like: Any) -> Any:
-        return jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(0.5, 2.0, leaf.shape), leaf.dtype), like)
+        return jax.tree.map(lambda leaf: rng.uniform(0.5, 2.0, leaf.shape).astype(leaf.dtype), like)
 
     plan: Plan = {}
     candidates: list[str] = []
+    base = jax.device_get(base)
     _, priors_at_base = evaluate(base)
     for name, value in base.items():
-        if not isinstance(value, jax.Array):
+        if not isinstance(value, np.ndarray):
             plan[name] = Update("gradient", None, (), "a tree of arrays")
             continue
         a, b = draw(value), draw(value)
@@ -136,11 +137,11 @@ def _plan(evaluate: Callable, base: Theta, structure: Structure, families: dict[
         if reason:
             plan[name] = Update("gradient", None, places, reason)
             continue
-        at_one, _ = evaluate(base | {name: jnp.ones_like(value)})
+        at_one, _ = evaluate(base | {name: np.ones_like(value)})
         at_product, _ = evaluate(base | {name: a * b})
         at_sum, _ = evaluate(base | {name: a + b})
         selects = all(
-            same(at_one[p], jnp.ones_like(at_one[p]))
+            same(at_one[p], np.ones_like(at_one[p]))
             and same(at_product[p], at_a[p] * at_b[p])
             and same(at_sum[p], at_a[p] + at_b[p])
             for p in places
@@ -160,7 +161,7 @@ def with_least_squares(plan: Plan, names: list[str], evaluate: Callable, base: T
     if not names:
         return plan
     size = sum(base[name].size for name in names)
-    zero = base | {name: jnp.zeros_like(base[name]) for name in names}
+    zero = base | {name: np.zeros_like(base[name]) for name in names}
     a = {name: draw(base[name]) for name in names}
     b = {name: draw(base[name]) for name in names}
     (at_0, _), (at_a, _), (at_b, _) = evaluate(zero), evaluate(base | a), evaluate(base | b)
@@ -168,8 +169,8 @@ def with_least_squares(plan: Plan, names: list[str], evaluate: Callable, base: T
 
     def affine(place: Place) -> bool:
         wanted = at_a[place] + 2 * (at_b[place] - at_0[place])
-        tolerance = 1e3 * float(jnp.finfo(wanted.dtype).eps) * (1 + float(jnp.max(jnp.abs(wanted))))
-        return bool(jnp.all(jnp.abs(at_sum[place] - wanted) <= tolerance))
+        tolerance = 1e3 * np.finfo(wanted.dtype).eps * (1 + np.abs(wanted).max())
+        return bool((np.abs(at_sum[place] - wanted) <= tolerance).all())
 
     places = {place for name in names for place in plan[name].places}
     if size > LEAST_SQUARES_LIMIT:
@@ -190,6 +191,6 @@ def prior_obstacle(name: str, rule: Rule, structure: Structure, base: Theta) -> 
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equal to the bit, NaN equal to NaN, a shape equal to itself broadcast."""
+    """Equal to the bit, NaN equal to NaN."""
     pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
-    return all(bool(jnp.array_equal(a, b, equal_nan=jnp.issubdtype(jnp.result_type(a), jnp.inexact))) for a, b in pairs)
+    return all(np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f") for a, b in pairs)

@@ -10,7 +10,6 @@ form that `_plan` found for it, or by gradient.
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -104,9 +103,9 @@ class Program(Model):
 
         def values(key: Array, arguments: Arguments) -> Theta:
             trace = _read.plain_trace(self.program, arguments, key)
-            return {name: trace[name]["value"] for name in parameters}
+            return {name: jax.tree.map(arguments.cast, trace[name]["value"]) for name in parameters}
 
-        return jax.tree.map(arguments.cast, jax.jit(values)(key, arguments))
+        return jax.jit(values)(key, arguments)
 
     def terms(self, theta: Theta, x: Arguments) -> tuple[list[Term], list[Term]]:
         """(terms of the data and its latents, priors of θ)."""
@@ -283,6 +282,17 @@ def _structure(program: Any, shapes: Arguments) -> Structure:
     return _read.inspect(program, shapes)
 
 
+@dataclass(frozen=True)
+class Redrawn(Program):
+    """A program whose observed values are replaced, by draws that lie in their supports."""
+
+    draws: Any = None
+
+    def terms(self, theta: Theta, x: Arguments) -> tuple[list[Term], list[Term]]:
+        terms, priors = super().terms(theta, x)
+        return [term._replace(value=self.draws.get(term.name, term.value)) for term in terms], priors
+
+
 @functools.lru_cache(maxsize=256)
 def _verified_plan(program: Any, shapes: Arguments, dtype: Any) -> _plan.Plan:
     """The plan, each closed form held to C3: ∇Q = 0 after it, for random data and random marginals."""
@@ -297,11 +307,13 @@ def _verified_plan(program: Any, shapes: Arguments, dtype: Any) -> _plan.Plan:
         theta = _plan.surrogate_theta(m.structure(shapes), dtype, rng)
         data = Data(x, None, jnp.ones((), dtype))
         tables = jax.eval_shape(lambda theta: m.tables(theta, x)[1], theta)
+        draws = jax.jit(lambda theta, x: {t.name: t.draw() for t in m.terms(theta, x)[0] if t.observed})(theta, x)
+        m = Redrawn(program, draws=draws)
         marginals = {name: jnp.asarray(rng.uniform(0.1, 1, t.shape), dtype) for name, t in tables.items()}
-        residuals = jax.jit(partial(stationarity, m, closed))(marginals, theta, data)
+        residuals = stationarity(m, closed, marginals, theta, data)
     tolerance = float(jnp.finfo(dtype).eps) ** 0.5
     for name, residual in residuals.items():
-        if float(residual) > 100 * tolerance:
-            why = f"{closed[name].why}, but its closed form leaves ∇Q at {float(residual):.0e} of what it was"
+        if residual > 100 * tolerance:
+            why = f"{closed[name].why}, but its closed form leaves ∇Q at {residual:.0e} of what it was"
             plan = plan | {name: closed[name]._replace(kind="gradient", why=why)}
     return plan

@@ -16,9 +16,10 @@ from jaxtyping import Array
 from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.distributions import constraints
-from numpyro.primitives import Messenger
 
 from jaxem._eliminate import PREVIOUS, Factor, Named
+from jaxem._scan import LaidOut
+from jaxem._updates import log_prob
 
 Theta = dict[str, Any]
 Program = Callable[..., Any]
@@ -58,7 +59,7 @@ class Term(NamedTuple):
 
     def per_event(self) -> Array:
         """log p, one entry for each scalar event of fn, masked."""
-        value = self.fn.log_prob(self.value)
+        value = log_prob(self.fn, self.value)
         if self.mask is None:
             return value
         return jnp.where(self.expand(self.mask), value, 0)
@@ -92,6 +93,13 @@ class Term(NamedTuple):
     def shape_of(self, table: Array) -> tuple[tuple[str, ...], tuple[int, ...]]:
         names, array = self.named(table)
         return names, jnp.shape(array)
+
+    def draw(self) -> Array:
+        """A value that fn could have given, in the shape of the one observed."""
+        drawn = self.fn.sample(jax.random.key(0))
+        drawn = jnp.broadcast_to(drawn, jnp.broadcast_shapes(drawn.shape, self.value.shape))
+        drawn = drawn[(0,) * (drawn.ndim - self.value.ndim)]
+        return drawn[tuple(slice(size) for size in self.value.shape)].astype(self.value.dtype)
 
     def plates_in_order(self) -> list[str]:
         """Its plates and times from left to right."""
@@ -137,7 +145,7 @@ class Arguments:
     def arrays(self) -> list[Array]:
         return [leaf for leaf in self.leaves if leaf is not None]
 
-    def cast(self, value: Array) -> Array:
+    def cast(self, value: Any) -> Array:
         """A floating number in the precision of the data, where the data have one."""
         value = jnp.asarray(value)
         floating = [leaf.dtype for leaf in self.arrays() if jnp.issubdtype(leaf.dtype, jnp.floating)]
@@ -243,9 +251,10 @@ def structure_of(trace: dict[str, dict]) -> Structure:
             "or an observed dist.MixtureSameFamily"
         )
     in_order = {name: parameters[name] for name in trace if name in parameters}
-    dims = [frame.dim for site in trace.values() if site["type"] == "sample" for frame in site["cond_indep_stack"]]
-    nesting = max((-dim for dim in dims if dim is not None), default=0)
-    return Structure(in_order, enumerated, frozenset(dropped), -nesting - 1)
+    sampled = [site for site in trace.values() if site["type"] == "sample"]
+    dims = [-frame.dim for site in sampled for frame in site["cond_indep_stack"] if frame.dim is not None]
+    ranks = [len(site["fn"].batch_shape) for site in sampled if "_control_flow_done" not in site]
+    return Structure(in_order, enumerated, frozenset(dropped), -max([0, *dims, *ranks]) - 1)
 
 
 def prior_of(fn: dist.Distribution) -> type | None:
@@ -292,18 +301,6 @@ def bare(fn: dist.Distribution) -> dist.Distribution:
 # ---- at one θ: the terms
 
 
-class Strict(Messenger):
-    """Refuses what the elimination does not know: scans that run backwards, or look back more than one step."""
-
-    def process_message(self, msg: dict) -> None:
-        if msg["type"] == "control_flow" and msg["fn"].__name__ == "scan_wrapper":
-            reverse, history = msg["args"][4], msg["kwargs"].get("history", 1)
-            if reverse:
-                raise ValueError("program: scan(reverse=True) is not supported; flip the sequence instead")
-            if history > 1:
-                raise ValueError(f"program: scan(history={history}) is not supported; carry a pair of states instead")
-
-
 def terms_of(program: Program, structure: Structure, theta: Theta, arguments: Arguments) -> list[Term]:
     """Every sample site at every value of the discrete latents."""
     from numpyro.contrib import funsor  # sets funsor's backend, so not before it is needed
@@ -313,13 +310,14 @@ def terms_of(program: Program, structure: Structure, theta: Theta, arguments: Ar
     model = handlers.infer_config(model, config_fn=lambda site: enumerable.get(site["name"], {}))
     if structure.dropped:
         model = handlers.seed(model, jax.random.key(0))  # values that nothing depends on
-    with jax.numpy_rank_promotion("allow"), funsor.infer_util.plate_to_enum_plate(), Strict():
+    laid_out = LaidOut(theta=theta)
+    with jax.numpy_rank_promotion("allow"), funsor.infer_util.plate_to_enum_plate(), laid_out:
         trace = funsor.trace(funsor.enum(model, structure.first_available_dim)).get_trace(*arguments.unpack())
         return [
             term
             for site in trace.values()
             if site["type"] == "sample" and root(site["name"]) not in structure.dropped
-            for term in site_terms(site, structure)
+            for term in site_terms(site, structure, laid_out.last)
         ]
 
 
@@ -328,14 +326,20 @@ def root(name: str) -> str:
     return name.removeprefix(PREVIOUS)
 
 
-def site_terms(site: dict, structure: Structure) -> Iterator[Term]:
-    fn, value, name = site["fn"], site["value"], site["name"]
+def site_terms(site: dict, structure: Structure, last: dict[int, str]) -> Iterator[Term]:
+    fn, value, name = site["fn"], jnp.asarray(site["value"]), site["name"]
     shape = jnp.broadcast_shapes(fn.batch_shape, jnp.shape(value)[: jnp.ndim(value) - fn.event_dim])
     labels = site["infer"]["dim_to_name"]
-    axes = {axis: axis_name(label, shape[axis]) for axis, label in labels.items() if shape[axis] > 1}
+    axes = {axis: label for axis, label in labels.items() if shape[axis] > 1}
+    for axis, label in axes.items():
+        if label.startswith("_pyro_dim_"):
+            axes[axis] = unnamed(name, axis, shape[axis], structure, last)
     plates = {frame.name: frame.size for frame in site["cond_indep_stack"]}
     axes |= {frame.dim: frame.name for frame in site["cond_indep_stack"]}
     plates |= {label: shape[axis] for axis, label in axes.items() if root(label) not in structure.enumerated}
+    if "time" in site["infer"]:  # of size 1 in what does not change with it
+        axis, label, length = site["infer"]["time"]
+        axes, plates = axes | {axis: label}, plates | {label: length}
     fn, mask, event = unwrapped(fn, value)
     scale = 1 if site["scale"] is None else site["scale"]
     common = Term(name, fn, value, mask, scale, event, axes, plates, None, site["is_observed"])
@@ -345,9 +349,16 @@ def site_terms(site: dict, structure: Structure) -> Iterator[Term]:
         yield common._replace(law_of=name if root(name) in structure.enumerated else None)
 
 
-def axis_name(label: str, size: int) -> str:
-    """A dimension without a plate is a plate of its own."""
-    return f"{label}[{size}]" if label.startswith("_pyro_dim_") else label
+def unnamed(site: str, axis: int, size: int, structure: Structure, last: dict[int, str]) -> str:
+    """A dimension that NumPyro has no name for: the last step of a scan, or rows without a plate."""
+    if axis > structure.first_available_dim:
+        return f"{axis}[{size}]"
+    if structure.enumerated.get(last.get(axis, "")) != size:
+        raise ValueError(
+            f"program: {site!r} depends on a discrete latent in a way that NumPyro loses track of; "
+            "observe it inside the scan, or in the plate of the latent"
+        )
+    return last[axis]
 
 
 def unwrapped(fn: dist.Distribution, value: Any) -> tuple[dist.Distribution, Any, int]:

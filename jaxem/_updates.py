@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from numpyro import distributions as dist
 
-Sums = tuple[Array, Array]  # numerator and denominator
+Sums = tuple[Any, Any]  # numerator and denominator
 
 
 class Rule(NamedTuple):
@@ -34,31 +34,31 @@ class Rule(NamedTuple):
     pseudo: Callable[[Any, Array], Sums] | None = None  # (prior fn, old p) → what it adds
 
 
-def ones(gamma: Array, like: Array) -> Array:
+def ones(gamma: Any, like: Any) -> Array:
     return jnp.broadcast_to(gamma, jnp.broadcast_shapes(jnp.shape(gamma), jnp.shape(like)))
 
 
-def one_hot(value: Array, size: int, dtype: Any) -> Array:
+def one_hot(value: Any, size: int, dtype: Any) -> Array:
     return jax.nn.one_hot(value, size, dtype=dtype)
 
 
 # ---- locations: p⁺ = p + Lᵀ(γ (x − a)/s²) / Lᵀ(γ/s²), a step from p, so that data far from 0 keep their digits
 
 
-def normal_location(fn: Any, x: Array, gamma: Array) -> Sums:
+def normal_location(fn: Any, x: Any, gamma: Any) -> Sums:
     precision = ones(gamma / fn.scale**2, x)
     return precision * (x - fn.loc), precision
 
 
-def log_normal_location(fn: Any, x: Array, gamma: Array) -> Sums:
+def log_normal_location(fn: Any, x: Any, gamma: Any) -> Sums:
     return normal_location(fn, jnp.log(x), gamma)
 
 
-def multivariate_location(fn: Any, x: Array, gamma: Array) -> Sums:
+def multivariate_location(fn: Any, x: Any, gamma: Any) -> Sums:
     return gamma[..., None] * (x - fn.loc), jnp.broadcast_to(gamma[..., None], jnp.shape(gamma) + fn.event_shape)
 
 
-def normal_prior(prior: Any, old: Array) -> Sums:
+def normal_prior(prior: Any, old: Any) -> Sums:
     return (prior.loc - old) / prior.scale**2, jnp.broadcast_to(1 / prior.scale**2, old.shape)
 
 
@@ -66,77 +66,82 @@ def normal_prior(prior: Any, old: Array) -> Sums:
 
 
 def square(deviation: Callable[[Any, Array], Array]) -> Callable[[Any, Array, Array], Sums]:
-    def sums(fn: Any, x: Array, gamma: Array) -> Sums:
+    def sums(fn: Any, x: Any, gamma: Any) -> Sums:
         d = deviation(fn, x)
         return gamma * d**2, ones(gamma, d)
 
     return sums
 
 
-def absolute(fn: Any, x: Array, gamma: Array) -> Sums:
+def absolute(fn: Any, x: Any, gamma: Any) -> Sums:
     d = jnp.abs(x - fn.loc)
     return gamma * d, ones(gamma, d)
 
 
-def scatter(fn: Any, x: Array, gamma: Array) -> Sums:
+class Outer(NamedTuple):
+    """u vᵀ of two vectors for each event, not formed: summed over events it is a matrix product."""
+
+    u: Array
+    v: Array
+
+
+def scatter(fn: Any, x: Any, gamma: Any) -> Sums:
     d = x - fn.loc
-    product = d[..., :, None] * d[..., None, :]
-    gamma = gamma[..., None, None]
-    return gamma * product, ones(gamma, product)
+    return Outer(gamma[..., None] * d, d), gamma[..., None, None]
 
 
-def inverse(matrix: Array) -> Array:
+def inverse(matrix: Any) -> Array:
     return jnp.linalg.inv(matrix)
 
 
 # ---- probabilities and rates
 
 
-def bernoulli(fn: Any, x: Array, gamma: Array) -> Sums:
+def bernoulli(fn: Any, x: Any, gamma: Any) -> Sums:
     return gamma * x, ones(gamma, x)
 
 
-def binomial(fn: Any, x: Array, gamma: Array) -> Sums:
+def binomial(fn: Any, x: Any, gamma: Any) -> Sums:
     return gamma * x, gamma * ones(fn.total_count, x)
 
 
-def categorical(fn: Any, x: Array, gamma: Array) -> Sums:
+def categorical(fn: Any, x: Any, gamma: Any) -> Sums:
     seen = gamma[..., None] * one_hot(x, jnp.shape(fn.probs)[-1], gamma.dtype)
     return seen, seen
 
 
-def multinomial(fn: Any, x: Array, gamma: Array) -> Sums:
+def multinomial(fn: Any, x: Any, gamma: Any) -> Sums:
     seen = gamma[..., None] * x
     return seen, seen
 
 
-def poisson(fn: Any, x: Array, gamma: Array) -> Sums:
+def poisson(fn: Any, x: Any, gamma: Any) -> Sums:
     return gamma * x, ones(gamma, x)
 
 
-def exponential(fn: Any, x: Array, gamma: Array) -> Sums:
+def exponential(fn: Any, x: Any, gamma: Any) -> Sums:
     return ones(gamma, x), gamma * x
 
 
-def gamma_rate(fn: Any, x: Array, gamma: Array) -> Sums:
+def gamma_rate(fn: Any, x: Any, gamma: Any) -> Sums:
     return gamma * ones(fn.concentration, x), gamma * x
 
 
-def geometric(fn: Any, x: Array, gamma: Array) -> Sums:
+def geometric(fn: Any, x: Any, gamma: Any) -> Sums:
     return ones(gamma, x), gamma * (1 + x)
 
 
-def beta_prior(prior: Any, old: Array) -> Sums:
+def beta_prior(prior: Any, old: Any) -> Sums:
     successes, failures = prior.concentration1 - 1, prior.concentration0 - 1
     return jnp.broadcast_to(successes, old.shape), jnp.broadcast_to(successes + failures, old.shape)
 
 
-def dirichlet_prior(prior: Any, old: Array) -> Sums:
+def dirichlet_prior(prior: Any, old: Any) -> Sums:
     extra = jnp.broadcast_to(prior.concentration - 1, old.shape)
     return extra, extra
 
 
-def gamma_prior(prior: Any, old: Array) -> Sums:
+def gamma_prior(prior: Any, old: Any) -> Sums:
     return jnp.broadcast_to(prior.concentration - 1, old.shape), jnp.broadcast_to(prior.rate, old.shape)
 
 
@@ -165,6 +170,27 @@ RULES: dict[tuple[type, str], Rule] = {
     (dist.Exponential, "rate"): Rule(exponential, **GAMMA),
     (dist.Gamma, "rate"): Rule(gamma_rate, **GAMMA),
 }
+
+
+def log_prob(fn: Any, value: Any) -> Array:
+    """fn.log_prob(value); a multivariate normal's with one inverse for each covariance, not a solve for each row."""
+    if type(fn) is not dist.MultivariateNormal:
+        return fn.log_prob(value)
+    size = fn.event_shape[0]
+    eye = jnp.eye(size, dtype=fn.scale_tril.dtype)
+    inverse = jax.scipy.linalg.solve_triangular(fn.scale_tril, jnp.broadcast_to(eye, fn.scale_tril.shape), lower=True)
+    deviation = jnp.broadcast_to(value - fn.loc, jnp.broadcast_shapes(value.shape, fn.batch_shape + fn.event_shape))
+    white = jnp.matmul(inverse, deviation[..., None])[..., 0] if deviation.ndim < 2 else whitened(inverse, deviation)
+    half_log_det = jnp.sum(jnp.log(jnp.diagonal(fn.scale_tril, axis1=-2, axis2=-1)), axis=-1)
+    return -0.5 * jnp.sum(white**2, axis=-1) - half_log_det - 0.5 * size * jnp.log(2 * jnp.pi)
+
+
+def whitened(inverse: Array, deviation: Array) -> Array:
+    """L⁻¹ d for every row: one matrix product for each covariance where the rows share it."""
+    if inverse.ndim < 3 or inverse.shape[-3] == 1:
+        rows = inverse if inverse.ndim < 3 else jnp.squeeze(inverse, -3)
+        return jnp.matmul(deviation, jnp.swapaxes(rows, -1, -2))
+    return jnp.matmul(inverse, deviation[..., None])[..., 0]
 
 
 GUISES = ("covariance_matrix", "precision_matrix", "scale_tril")

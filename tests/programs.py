@@ -215,6 +215,83 @@ def neural(x, y):
         numpyro.sample("y", dist.Normal(means[z, jnp.arange(len(y))], 0.5), obs=y)
 
 
+def covariances(x, guise):
+    pi = numpyro.param("pi", jnp.array([0.5, 0.5]), constraint=simplex)
+    mu = numpyro.param("mu", jnp.array([[-1.0, 0.0], [1.0, 0.5]]))
+    start = jnp.array([[[1.0, 0.2], [0.2, 0.8]], [[0.7, -0.3], [-0.3, 1.5]]])
+    constraint = constraints.positive_definite
+    if guise == "scale_tril":
+        start, constraint = jnp.linalg.cholesky(start), constraints.lower_cholesky
+    S = numpyro.param("S", start, constraint=constraint)
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(pi))
+        numpyro.sample("x", dist.MultivariateNormal(mu[z], **{guise: S[z]}), obs=x)
+
+
+def one_mean_two_scales(x):
+    """The mean is tied over components of unlike scales: its weights are γ/σ², and the M-step is ECM."""
+    mu = numpyro.param("mu", 0.3)
+    sigma = numpyro.param("sigma", jnp.array([0.5, 2.0]), constraint=positive)
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Bernoulli(0.4))
+        numpyro.sample("x", dist.Normal(mu, sigma[z]), obs=x)
+
+
+def offset_regression(x, y):
+    """Two parameters in one location, solved for together; one of them with a prior."""
+    alpha = numpyro.param("alpha", jnp.array([0.5, -0.5]))
+    beta = numpyro.sample("beta", dist.Normal(0.0, 1.5))
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(0.4))
+        numpyro.sample("y", dist.Normal(alpha[z] + beta * x, 0.7), obs=y)
+
+
+def counts(binomial, multinomial, categorical):
+    """Every conjugate pair of counts."""
+    with numpyro.plate("components", 2):
+        p = numpyro.sample("p", dist.Beta(2.0, 3.0))
+        q = numpyro.sample("q", dist.Dirichlet(jnp.array([2.0, 2.0, 1.5])))
+    r = numpyro.param("r", jnp.array([[0.2, 0.8], [0.5, 0.5]]), constraint=simplex)
+    with numpyro.plate("rows", len(binomial)):
+        z = numpyro.sample("z", dist.Bernoulli(0.4))
+        numpyro.sample("b", dist.Binomial(7, p[z]), obs=binomial)
+        numpyro.sample("m", dist.Multinomial(5, q[z]), obs=multinomial)
+        numpyro.sample("c", dist.Categorical(r[z]), obs=categorical)
+
+
+def factorial_hmm(y):
+    """Two chains that meet in what they emit."""
+    A = numpyro.param("A", jnp.array([[0.8, 0.2], [0.3, 0.7]]), constraint=simplex)
+    B = numpyro.param("B", jnp.array([[0.6, 0.4], [0.1, 0.9]]), constraint=simplex)
+    mu = numpyro.param("mu", jnp.array([[-2.0, 0.0], [1.0, 3.0]]))
+
+    def step(before, y):
+        a = numpyro.sample("a", dist.Categorical(A[before[0]]))
+        b = numpyro.sample("b", dist.Categorical(B[before[1]]))
+        numpyro.sample("y", dist.Normal(mu[a, b], 0.8), obs=y)
+        return (a, b), None
+
+    scan(step, (0, 1), y)
+
+
+def emissions_that_are_mixtures(y, covariate, end):
+    """A latent inside each step, transitions that vary with time, a switch above, and something after the last step."""
+    A = numpyro.param("A", jnp.array([[[0.8, 0.2], [0.3, 0.7]], [[0.5, 0.5], [0.4, 0.6]]]), constraint=simplex)
+    w = numpyro.param("w", jnp.array([0.3, 0.7]), constraint=simplex)
+    mu = numpyro.param("mu", jnp.array([[-2.0, 0.0], [1.0, 3.0]]))
+    s = numpyro.sample("s", dist.Bernoulli(0.3))
+
+    def step(z_prev, inputs):
+        y, u = inputs
+        z = numpyro.sample("z", dist.Categorical(A[u, z_prev]))
+        c = numpyro.sample("c", dist.Categorical(w))
+        numpyro.sample("y", dist.Normal(mu[z, c] + s, 0.8), obs=y)
+        return z, None
+
+    z, _ = scan(step, 0, (y, covariate))
+    numpyro.sample("end", dist.Normal(2.0 * z, 1.0), obs=end)
+
+
 class Case(NamedTuple):
     """A program, its arguments, and whether all of its M-step is closed, so that certificate C3 speaks of all of θ."""
 
@@ -251,6 +328,24 @@ CASES = {
     "masked": Case(masked, (data(5, 2), SEEN)),
     "half_observed": Case(half_observed, (data(5), SEEN[:, 0])),
     "weighted": Case(weighted, (data(5), jnp.array([1.0, 2.0, 0.5, 3.0, 1.0])), scaled=True),
+    "covariance_matrix": Case(partial(covariances, guise="covariance_matrix"), data(10, 2)),
+    "precision_matrix": Case(partial(covariances, guise="precision_matrix"), data(10, 2)),
+    "scale_tril": Case(partial(covariances, guise="scale_tril"), data(10, 2)),
+    "one_mean_two_scales": Case(one_mean_two_scales, data(6)),
+    "offset_regression": Case(offset_regression, (data(6), data(6))),
+    "counts": Case(
+        counts,
+        (
+            jnp.asarray(RNG.integers(0, 8, 5)),
+            jnp.asarray(RNG.multinomial(5, [0.2, 0.3, 0.5], 5)),
+            jnp.asarray(RNG.integers(0, 2, 5)),
+        ),
+    ),
+    "factorial_hmm": Case(factorial_hmm, data(4)),
+    "emissions_that_are_mixtures": Case(
+        emissions_that_are_mixtures, (data(4), jnp.array([0, 1, 1, 0]), jnp.array(1.3))
+    ),
+    "one_step": Case(partial(hmm, emit=categorical_emission), jnp.array([2])),
     "neural": Case(neural, (data(6), data(6)), closed=False),
 }
 

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "jaxem"
 LAYERS = [
     {"_version", "_model", "_free_energy", "_reduce", "_climb", "bregman"},
     {"_mixture"},
-    {"_eliminate", "_read", "_updates", "_plan", "_m_step", "_program"},
+    {"_chain", "_eliminate", "_scan", "_read", "_updates", "_plan", "_m_step", "_program"},
     {"_validate"},
     {"families"},
     {"inits", "_quantities", "_posterior", "_gradient", "_condition", "_kmedoids", "_em"},
