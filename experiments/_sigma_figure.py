@@ -130,7 +130,7 @@ def m_step(axis, column) -> None:
 def objectives(axis, column, num_components: int) -> None:
     axis.axhspan(0, np.log(num_components), color=BLUE, alpha=0.08, linewidth=0)
     axis.plot(column["sigma"], column["objective_gap"], "o-", color=BLUE)
-    axis.set_title(r"Objective: $J \leq G_\sigma \leq J + 2\sigma^2 N\log K$")
+    axis.set_title(r"Objective: $J \leq G_\sigma \leq J + 2\sigma^2 N\,\log K$")
     axis.set_ylabel(r"$(G_\sigma - J)\,/\,2\sigma^2 N$  (nats)")
     axis.text(0.97, 0.1, r"shaded: allowed, $[0, \log K]$", transform=axis.transAxes, color=BLUE, ha="right")
 
@@ -159,7 +159,7 @@ def speed(axis, column, summary) -> None:
     twin = axis.twinx()
     twin.spines["right"].set_visible(True)
     twin.plot(column["sigma"], column["spectral_radius"], "s-", color=RED, markersize=2, linewidth=0.8)
-    twin.set_ylabel("spectral radius of EM's Jacobian", color=RED)
+    twin.set_ylabel("EM's spectral radius", color=RED)
     twin.set_ylim(0, 1.05)
     twin.grid(visible=False)
     axis.legend(loc="upper right")

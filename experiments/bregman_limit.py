@@ -55,7 +55,6 @@ class Family(NamedTuple):
     mean: Callable[[jax.Array], jax.Array]  # parameter → mean of φ; its own inverse in each family here
     truth: Callable[[jax.Array], jax.Array]  # key → the parameter that generates the data
     features: Callable[[jax.Array], jax.Array] = lambda x: x.astype(float)  # φ
-    lost: Callable[[jax.Array, jax.Array], Any] = lambda phi, means: 0.0  # digits that D itself loses, in ulps
 
 
 def probabilities(key: jax.Array) -> jax.Array:
@@ -100,7 +99,6 @@ FAMILIES = {
         1.0,
         lambda rate: 1 / rate,
         partial(rates, low=0.1, high=10),
-        lost=lambda x, means: jnp.max(means) / jnp.min(x),  # x/m − 1 is rounded to eps, its logarithm to eps·m/x
     ),
 }
 DIVERGENCES = {
@@ -230,7 +228,7 @@ def sweep(family: Family, start: jax.Array, x: jax.Array, temperatures: jax.Arra
     total = table + family.scale * jnp.where(possible, D, 0)
     spread = jnp.max(total, axis=1) - jnp.min(jnp.where(possible, total, jnp.inf), axis=1)
     agree = jnp.all(possible == jnp.isfinite(D))
-    scale = 1 + jnp.max(jnp.where(possible, jnp.abs(table), 0)) + family.lost(phi, clustering.means[1])
+    scale = 1 + jnp.max(jnp.where(possible, jnp.abs(table), 0))
     rises = clustering.objective[1:] - clustering.objective[:-1]
     return {
         "rows": rows,

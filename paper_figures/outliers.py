@@ -50,12 +50,13 @@ def plane(axis: Any, summary: dict[str, Any], arrays: dict[str, np.ndarray]) -> 
         label = f"$d$ = {arrays['distance'][t]:.0f}"
         axis.annotate(label, raw(arrays["kmeans"][t, 1]), xytext=(6, -2), textcoords="offset points", fontsize=7)
     axis.plot(*raw(arrays["kmeans"][-1, 0]), "o", color=BLUE, markersize=5, fillstyle="none", zorder=3)
-    note = "one mean\nfor all, once\nthe other is at\nthe outliers"
+    note = "one mean for all,\nonce the other is\nat the outliers"
     axis.annotate(
         note,
         raw(arrays["kmeans"][-1, 0]),
-        xytext=(1.5, 82),
+        xytext=(3.6, 65),
         textcoords="data",
+        va="top",
         fontsize=7,
         arrowprops={"arrowstyle": "-", "color": BLUE, "linewidth": 0.6, "shrinkB": 3},
     )
@@ -82,7 +83,7 @@ def moves(axis: Any, summary: dict[str, Any], distance: np.ndarray) -> None:
         axis.plot(distance[1:], summary[f"{name}_moved"][1:], linestyle=line, color=colour, label=label, clip_on=False)
     axis.plot(distance[1:], summary["mean_predicted"][1:], ":", color=BLACK, label=r"$m\,d/(n+m)$")
     bound = max(b for row in summary["euclidean_bound"] for b in row if b is not None)
-    axis.axhline(bound, color=ORANGE, linewidth=0.9, linestyle="--", label=r"bound $2\sum V/(n-m)$")
+    axis.axhline(bound, color=ORANGE, linewidth=0.9, linestyle="--", label=r"bound $2\,\Sigma V/(n-m)$")
     axis.set_yscale("symlog", linthresh=1e-2, linscale=0.6)
     axis.set(ylim=(-3e-3, None), yticks=[0, 1e-2, 1, 1e2, 1e4], ylabel="move of a centre (std. dev.)")
     axis.set_title("(b) means move, medoids do not")

@@ -1,15 +1,31 @@
 """Two legs: float64 (the default) and float32 (JAXEM_TEST_PRECISION=32, `make test-f32`)."""
 
+import functools
 import os
+import subprocess
+import sys
 from pathlib import Path
 
-# one cache of compiled programs for all workers and for the scripts that tests start; compiling is most of the time
+# compiling is most of the time. One cache of compiled programs for all workers and for the scripts that tests start …
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# … and less optimisation of what runs once: a quarter of the time (flags of the jaxlib that constraints.txt pins). Not
+# all of it in float32, where a table that is computed twice may then differ from itself: C8 loses its digits at small σ
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 --xla_backend_optimization_level=1",
+)
+os.environ.setdefault(
+    "JAX_DISABLE_MOST_OPTIMIZATIONS", "1" if os.environ.get("JAXEM_TEST_PRECISION", "64") == "64" else "0"
+)
 
 import jax
 import pytest
 
+ROOT = Path(__file__).parent.parent
+AS_A_USER = {
+    name: value for name, value in os.environ.items() if name not in ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
+}
 PRECISION = int(os.environ.get("JAXEM_TEST_PRECISION", "64"))
 jax.config.update("jax_enable_x64", PRECISION == 64)
 jax.config.update("jax_numpy_rank_promotion", "raise")  # jaxem's own arithmetic never promotes ranks
@@ -30,6 +46,7 @@ collect_ignore = (
         "test_general_em.py",
         "test_kmedoids.py",
         "test_lecture_experiments.py",
+        "test_numpyro.py",
         "test_package.py",
         "test_readme.py",
     ]
@@ -39,3 +56,29 @@ collect_ignore = (
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """A family, an experiment, a file: what shares compiled programs or results goes to one worker (loadgroup)."""
+    for item in items:
+        values = item.callspec.params if hasattr(item, "callspec") else {}
+        group = getattr(values.get("case"), "name", None) or values.get("experiment") or item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(scope="session")
+def quick_run(tmp_path_factory):
+    """experiment -> the folder of its files, run once in quick mode with its figure; exit code 0: every claim holds."""
+
+    @functools.cache
+    def run(experiment):
+        folder = tmp_path_factory.mktemp(experiment)
+        # one thread of BLAS: the processes of a parallel test run share the cores
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, str(ROOT / "experiments" / f"{experiment}.py"), "--quick", "--out", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return folder
+
+    return run

@@ -9,7 +9,7 @@ import pytest
 
 import jaxem
 
-from cases import CASES, EPS, FLOAT, KINDS, cast, tolerance
+from cases import CASES, EPS, FLOAT, KINDS, afresh, cast, tolerance
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 each_kind = pytest.mark.parametrize("case", KINDS, ids=lambda c: c.name)
@@ -120,6 +120,20 @@ def test_a_wrong_posterior_is_rejected_by_C4_and_not_by_the_m_step():
     mu = m.update(m.statistics(theta, x, slipped.T), theta, m.held)["mu"]
     Q = jax.grad(lambda mu: jaxem.expected_log_joint(m, theta | {"mu": mu}, slipped, x))(mu)
     assert float(jnp.max(jnp.abs(Q))) < tolerance(1e-12, 1e-3)
+
+
+def test_a_gamma_that_is_not_the_gradient_of_the_bound_is_rejected_by_C5_alone(monkeypatch):
+    """The bound's value is right and its slope is not, as after a misplaced `stop_gradient`: only ∇L = ∇Q sees it."""
+    original = jaxem._certificates.assign
+
+    def assign(table, temperature, axis):
+        gamma, rows = original(table, temperature, axis)
+        return gamma, (rows + jax.lax.stop_gradient(rows)) / 2
+
+    monkeypatch.setattr(jaxem._certificates, "assign", assign)
+    certificate = certificate_of(afresh(CASES[0].m))
+    assert float(certificate.C5) > 0.1
+    assert bool(certificate._replace(C5=cast(np.nan)).holds(TOL)), certificate
 
 
 def test_a_wrong_gradient_form_is_rejected_by_C6():

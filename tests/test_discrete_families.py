@@ -221,6 +221,34 @@ def test_certificates_at_a_certainty_that_the_rest_of_the_row_contradicts():
     assert bool(certificate.holds(256 * EPS)), certificate
 
 
+def test_a_certainty_is_not_rounded_to_while_a_row_contradicts_it():
+    """Ten rows of ones and one of zeros with γ = 2e-29: at p = 1 that γ would make F −∞ in mid-step, and no maximum."""
+    x = np.vstack([np.ones((10, 30)), np.zeros((1, 30))]).astype(int)
+    theta = {"pi": cast([0.5, 0.5]), "probs": cast(np.stack([np.full(30, 0.9), np.full(30, 0.1)]))}
+    path = jaxem.em_path(bernoulli.mixture, theta, x, num_steps=3)
+    trace = np.stack([path.after_e, path.after_m], axis=1).ravel()
+    assert np.isfinite(trace).all()
+    assert (np.diff(trace) >= -64 * EPS * np.abs(trace).max()).all()
+    first, second, _ = np.asarray(path.theta["probs"][:, 0])
+    assert (first == np.nextafter(FLOAT(1), FLOAT(0))).all()  # no number between
+    assert (second == 1).all()  # by now that γ is exactly 0
+    for at in (theta, *({name: leaf[t] for name, leaf in path.theta.items()} for t in range(2))):
+        certificate = jaxem.certify(bernoulli.mixture, at, x)
+        assert bool(certificate.holds(256 * EPS)), certificate
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "categorical", "poisson"])
+def test_an_outcome_with_any_mass_stays_possible(name):
+    """However little Σγ it has, also where Σγ / N_k rounds to 1 or underflows to 0: Q is finite at θ⁺."""
+    m, theta = FAMILIES[name].m, FAMILIES[name].theta(K=2)
+    x = jnp.array([[1, 0]] * 10 + [[0, 1]])
+    for mass in (EPS**2, 2 * np.finfo(FLOAT).tiny):
+        gamma = cast(np.array([[1.0, 0.0]] * 10 + [[mass, 1.0]]))
+        new = m.update(m.statistics(theta, x, gamma.T), theta, frozenset())
+        Q = jnp.sum(jnp.where(gamma.T > 0, gamma.T * m.table(new, x), 0))
+        assert np.isfinite(Q)
+
+
 @each_family
 def test_an_empty_component_keeps_its_parameters(case):
     theta, x = case.theta(), case.x()

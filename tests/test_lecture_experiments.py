@@ -2,9 +2,6 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import bregman_limit
@@ -18,7 +15,6 @@ import three_gaussians
 import jaxem
 
 from _command import Config
-from conftest import PRECISION
 
 ROOT = Path(__file__).resolve().parents[1]
 CLAIMS = {
@@ -29,19 +25,6 @@ CLAIMS = {
 }
 MODULES = (three_gaussians, em_vs_kmeans, graphical_model, bregman_limit)
 
-# the scripts run in their own process, always in float64: once is enough
-full_leg_only = pytest.mark.skipif(PRECISION == 32, reason="runs in the float64 leg")
-
-
-def run(name, *flags):
-    # one thread of BLAS, as tests share the cores; and these compile for longer than they compute
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    environment |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    command = [sys.executable, str(ROOT / "experiments" / f"{name}.py"), *map(str, flags)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
 
 def script(name):
     """paper_figures/NAME.py, whose name is also an experiment's."""
@@ -51,23 +34,17 @@ def script(name):
     return module
 
 
-@full_leg_only
-@pytest.mark.parametrize("name", CLAIMS)
-def test_every_claim_holds_and_every_file_is_there(name, tmp_path):
-    if name == "graphical_model":
-        pytest.importorskip("daft", reason="the package daft-pgm draws the diagrams")
-    run(name, "--quick", "--out", tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        f"{name}.{ending}" for ending in ("json", "npz", "pdf", "png")
-    }
-    document = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("experiment", CLAIMS)
+def test_the_claims_and_what_the_figure_shows(experiment, quick_run):
+    folder = quick_run(experiment)
+    document = json.loads((folder / f"{experiment}.json").read_text(encoding="utf-8"))
     assert document["config"] == {"seed": 0, "quick": True}
-    assert {claim["id"] for claim in document["claims"]} - {"render"} == CLAIMS[name]
+    assert {claim["id"] for claim in document["claims"]} - {"render"} == CLAIMS[experiment]
     for claim in document["claims"]:
         assert claim["holds"], claim
         assert claim["worst"] <= claim["bound"] < np.inf
-    with np.load(tmp_path / f"{name}.npz") as arrays:
-        SHOWS[name](document["summary"], dict(arrays))
+    with np.load(folder / f"{experiment}.npz") as arrays:
+        SHOWS[experiment](document["summary"], dict(arrays))
 
 
 def shows_three_gaussians(summary, arrays):

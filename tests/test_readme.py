@@ -1,10 +1,11 @@
 """The README's Python blocks run, in order, as a newcomer would run them."""
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+from conftest import AS_A_USER
 
 ROOT = Path(__file__).parent.parent
 
@@ -14,7 +15,7 @@ def test_the_readmes_blocks_run(tmp_path):
     assert blocks
     program = tmp_path / "readme.py"
     program.write_text("\n".join(blocks))
-    environment = {name: value for name, value in os.environ.items() if name != "JAX_ENABLE_X64"}
+    environment = {name: value for name, value in AS_A_USER.items() if name != "JAX_ENABLE_X64"}
     done = subprocess.run([sys.executable, program], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

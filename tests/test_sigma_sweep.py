@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 import sigma_sweep
 
 import _data
-from conftest import PRECISION
+from conftest import AS_A_USER, PRECISION
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "experiments" / "sigma_sweep.py"
@@ -30,7 +29,8 @@ def sweep(*arguments, **options):
 
 @pytest.mark.parametrize("data", ["old_faithful", "iris", "blobs"] if PRECISION == 64 else ["old_faithful"])
 def test_every_claim_holds(data, tmp_path):
-    done = sweep("--data", data, "--quick", "--precision", PRECISION, "--out", tmp_path / "new" / "folder")
+    options = {"env": AS_A_USER} if data == "old_faithful" else {}  # one of them as optimised as it is for a user
+    done = sweep("--data", data, "--quick", "--precision", PRECISION, "--out", tmp_path / "new" / "folder", **options)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "new" / "folder"
     assert {path.name for path in folder.iterdir()} == {f"sigma_sweep.{end}" for end in ("json", "npz", "pdf", "png")}
@@ -163,19 +163,18 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 @full_leg_only
 def test_ctrl_c_leaves_no_half_written_file(tmp_path):
-    out = tmp_path / "out"
-    command = [sys.executable, str(SCRIPT), "--out", str(out)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
-        deadline = time.monotonic() + 120
-        while not out.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        time.sleep(2.0)
+    """In the middle of a sweep that cannot end by itself: a million values of σ."""
+    command = [sys.executable, str(SCRIPT), "--quick", "--sigmas", "3", "0.1", "1000000", "--out", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        errors = ""
+        while "sigma:" not in errors and (letter := process.stderr.read(1)):  # the progress bar: the sweep has begun
+            errors += letter
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
+        errors += process.communicate(timeout=120)[1]
     assert process.returncode == 130, errors
     assert "interrupted, nothing written" in errors
     assert "Traceback" not in errors
-    assert list(out.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @full_leg_only

@@ -34,6 +34,11 @@ def impossible_to_infinity(table: Array) -> Array:
     return jnp.where(table < LOG_ZERO / 2, -jnp.inf, table)
 
 
+def possible(p: Array, mass: Array) -> Array:
+    """p, above 0 where some γ has the outcome: rounded to 0, Q = Σγ log p would be −∞ and not its maximum."""
+    return jnp.where(mass > 0, jnp.maximum(p, jnp.finfo(p.dtype).tiny), p)
+
+
 class Moments(NamedTuple):
     """Additive statistics."""
 
@@ -108,7 +113,7 @@ def on_simplex(p: Array, gradient: Array) -> Array:
     return p + p * (gradient - jnp.sum(p * gradient, axis=-1, keepdims=True))
 
 
-def occupied(N_k: Float[Array, " K"]) -> Bool[Array, " K"]:
+def occupied(N_k: Float[Array, "K ..."]) -> Bool[Array, "K ..."]:
     """Is N_k above the smallest normal number over eps? Below it the digits of a mean are lost."""
     limits = jnp.finfo(N_k.dtype)
     return N_k > limits.tiny / limits.eps

@@ -38,9 +38,11 @@ def natural(probs: Float[Array, "K D"]) -> Float[Array, "K 2*D"]:
 
 
 def from_moments(S: Float[Array, "K F"], probs: Float[Array, "K D"]) -> Float[Array, "K D"]:
-    """p = Σγx / (Σγx + Σγ(1 − x)): in [0, 1] whatever the rounding."""
+    """p = Σγx / (Σγx + Σγ(1 − x)): in [0, 1] whatever the rounding, and 0 or 1 only where no γ says otherwise."""
     ones, zeros = jnp.split(S, 2, axis=1)
-    return ones / (ones + zeros)
+    p = ef.possible(ones / (ones + zeros), ones)
+    below_one = 1 - jnp.finfo(p.dtype).epsneg
+    return jnp.where(zeros > 0, jnp.minimum(p, below_one), p)
 
 
 def in_support(x: Shaped[Array | np.ndarray, "n D"]) -> Array | np.ndarray:

@@ -45,7 +45,7 @@ def natural(probs: Float[Array, "K D C"]) -> Float[Array, "K D*C"]:
 def from_moments(S: Float[Array, "K F"], probs: Float[Array, "K D C"]) -> Float[Array, "K D C"]:
     """p_dc = Σγ[x_d = c] / Σ_c Σγ[x_d = c]."""
     counts = S.reshape(probs.shape)
-    return counts / jnp.sum(counts, axis=2, keepdims=True)
+    return ef.possible(counts / jnp.sum(counts, axis=2, keepdims=True), counts)
 
 
 def in_support(x: Shaped[Array | np.ndarray, "n D"], num_categories: int) -> Array | np.ndarray:

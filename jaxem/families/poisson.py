@@ -45,7 +45,7 @@ def natural(rate: Float[Array, "K D"]) -> Float[Array, "K D+1"]:
 
 def from_moments(S: Float[Array, "K F"], rate: Float[Array, "K D"]) -> Float[Array, "K D"]:
     """λ = Σγx / Σγ."""
-    return S[:, :-1] / S[:, -1:]
+    return ef.possible(S[:, :-1] / S[:, -1:], S[:, :-1])
 
 
 def in_support(x: Shaped[Array | np.ndarray, "n D"]) -> Array | np.ndarray:

@@ -24,7 +24,7 @@ from jaxem.families.gaussian._moments import (
     centred,
     differences,
     divide_where_occupied,
-    equal_weights,
+    equal_weights_at,
     log_weights,
     step_weights_and_means,
     update_weights_and_means,
@@ -185,7 +185,7 @@ def guess(centres: Float[Array, "K D"], x: Float[Array, "N D"], *, is_tied: bool
     S = jnp.matmul(deviations.T, deviations, precision=EXACT) / x.shape[0]
     shrinkage = 64 * x.shape[1] * jnp.finfo(S.dtype).eps
     Sigma = (1 - shrinkage) * S + shrinkage * jnp.diag(jnp.diag(S))
-    return equal_weights(centres) | {"Sigma": Sigma if is_tied else by_component(Sigma, centres)}
+    return equal_weights_at(centres) | {"Sigma": Sigma if is_tied else by_component(Sigma, centres)}
 
 
 def condition(theta: Theta, x: Float[Array, "n D"], mask: np.ndarray) -> tuple[Array, dist.Distribution]:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxem._model import Theta
+from jaxem.families import _exponential_family as ef
 
 
 class Moments(NamedTuple):
@@ -31,16 +32,10 @@ def log_weights(pi: Float[Array, " K"]) -> Float[Array, " K"]:
     return jnp.where(pi > 0, jnp.log(jnp.where(pi > 0, pi, 1)), -jnp.inf)
 
 
-def occupied(N_k: Array) -> Array:
-    """Is N_k above the smallest normal number over eps? Below, fewer than the digits of a mean are left."""
-    limits = jnp.finfo(N_k.dtype)
-    return N_k > limits.tiny / limits.eps
-
-
 def divide_where_occupied(sums: Array, N_k: Float[Array, " K"], otherwise: Array | float = 0.0) -> Array:
     """sums / N_k, and `otherwise` for an empty component, whose parameters F does not depend on."""
     column = jnp.reshape(N_k, N_k.shape + (1,) * (sums.ndim - 1))
-    kept = occupied(column)
+    kept = ef.occupied(column)
     return jnp.where(kept, sums / jnp.where(kept, column, 1), otherwise)
 
 
@@ -72,10 +67,9 @@ def step_weights_and_means(
     return theta, move
 
 
-def equal_weights(centres: Float[Array, "K D"]) -> Theta:
+def equal_weights_at(centres: Float[Array, "K D"]) -> Theta:
     """π = 1/K and μ the centres: the part of a start that all families share."""
-    num_components = centres.shape[0]
-    return {"pi": jnp.full(num_components, 1 / num_components, centres.dtype), "mu": centres}
+    return {"pi": ef.equal_weights(centres), "mu": centres}
 
 
 def centred(x: Float[Array, "N D"]) -> Float[Array, "N D"]:

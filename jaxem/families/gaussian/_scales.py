@@ -18,15 +18,15 @@ from numpyro.distributions import constraints
 
 from jaxem._mixture import Mixture, Natural
 from jaxem._model import Theta
+from jaxem.families import _exponential_family as ef
 from jaxem.families.gaussian._accuracy import centre, natural_is_accurate, recentre
 from jaxem.families.gaussian._moments import (
     Moments,
     centred,
     differences,
     divide_where_occupied,
-    equal_weights,
+    equal_weights_at,
     log_weights,
-    occupied,
     squared_distances,
     step_weights_and_means,
     update_weights_and_means,
@@ -162,7 +162,7 @@ def _scale(within: Array, N_k: Array, theta: Theta) -> Array:
     if sigma.ndim == 0:
         return jnp.sqrt(within / (jnp.sum(N_k) * entries))
     variance = divide_where_occupied(within / entries, N_k, otherwise=1.0)
-    return jnp.where(jnp.reshape(occupied(N_k), N_k.shape + (1,) * (sigma.ndim - 1)), jnp.sqrt(variance), sigma)
+    return jnp.where(jnp.reshape(ef.occupied(N_k), N_k.shape + (1,) * (sigma.ndim - 1)), jnp.sqrt(variance), sigma)
 
 
 def gradient_form(theta: Theta, gradient: Theta, N_k: Array, held: frozenset[str]) -> Theta:
@@ -182,7 +182,7 @@ def gradient_form(theta: Theta, gradient: Theta, N_k: Array, held: frozenset[str
 
 def isotropic_guess(centres: Float[Array, "K D"], x: Float[Array, "N D"]) -> Theta:
     """π = 1/K, μ the centres, σ the pooled standard deviation of the data."""
-    return equal_weights(centres) | {"sigma": jnp.sqrt(jnp.mean(centred(x) ** 2))}
+    return equal_weights_at(centres) | {"sigma": jnp.sqrt(jnp.mean(centred(x) ** 2))}
 
 
 def spherical_guess(centres: Float[Array, "K D"], x: Float[Array, "N D"]) -> Theta:
@@ -194,7 +194,7 @@ def spherical_guess(centres: Float[Array, "K D"], x: Float[Array, "N D"]) -> The
 def diagonal_guess(centres: Float[Array, "K D"], x: Float[Array, "N D"]) -> Theta:
     """The same, σ_k each feature's standard deviation for every k."""
     sigma = jnp.sqrt(jnp.mean(centred(x) ** 2, axis=0, keepdims=True))
-    return equal_weights(centres) | {"sigma": jnp.broadcast_to(sigma, centres.shape)}
+    return equal_weights_at(centres) | {"sigma": jnp.broadcast_to(sigma, centres.shape)}
 
 
 def condition(theta: Theta, x: Float[Array, "n D"], mask: np.ndarray) -> tuple[Array, dist.Distribution]:
