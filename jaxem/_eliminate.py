@@ -100,6 +100,12 @@ class Elimination:
             self.put(factor)
             for name in self.variables_of(factor):
                 self.home[name] = self.home.get(name, factor.plates) & factor.plates
+        for factor in factors:
+            left = factor.plates - graph.times - self.home.get(factor.law_of or "", factor.plates)
+            if left:
+                raise ValueError(
+                    f"program: {factor.law_of!r} is used outside of its plate {min(left)!r}; enter it there too"
+                )
 
     def put(self, factor: Factor) -> None:
         self.groups.setdefault(factor.plates, []).append(factor)

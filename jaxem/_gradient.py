@@ -14,12 +14,10 @@ import optax
 from jaxem import _validate
 from jaxem._climb import climb
 from jaxem._mixture import Mixture
-from jaxem._model import Data, Theta
+from jaxem._model import Data, Model, Theta
 
 
-def gradient_m_step(
-    m: Mixture, optimizer: optax.GradientTransformation | None = None, *, num_steps: int = 20
-) -> Mixture:
+def gradient_m_step(m: Model, optimizer: optax.GradientTransformation | None = None, *, num_steps: int = 20) -> Mixture:
     """The same mixture, its M-step done by an optax optimiser instead of the closed form.
 
     Each M-step takes `num_steps` steps of the optimiser, from a fresh state, on −F_T(θ, γ)/W over the free
@@ -40,9 +38,9 @@ def gradient_m_step(
     >>> bool(abs(exact.free_energy - climbed.free_energy) < 1e-3)
     True
     """
-    m = _validate.mixture_only("gradient_m_step", m)
+    mixture = _validate.mixture_only("gradient_m_step", m)
     _validate.static_count("num_steps", num_steps, 1)
-    return replace(m, maximizer=GradientAscent(optax.lbfgs() if optimizer is None else optimizer, num_steps))
+    return replace(mixture, maximizer=GradientAscent(optax.lbfgs() if optimizer is None else optimizer, num_steps))
 
 
 @dataclass(frozen=True)

@@ -136,13 +136,13 @@ def sums_at(
     """The numerator and denominator at each place, in the shape of the argument there, and the priors of θ."""
     terms, priors = m.terms(theta, data.x)
     by_name = {term.name: term for term in terms}
-    found: dict[Place, Sums] = {}
+    found: dict[Place, Any] = {}
     for name in block:
         for place in plan[name].places:
             term = by_name[place[0]]
             above, below = plan[name].closed.sums(term.fn, term.value, term.weights(marginals[term.name]))
-            shape = jnp.shape(arguments_of(term.fn)[place[1]])
-            found[place] = unbroadcast(above, shape), unbroadcast(below, shape)
+            argument = jnp.asarray(arguments_of(term.fn)[place[1]])
+            found[place] = tuple(unbroadcast(sums, argument.shape).astype(argument.dtype) for sums in (above, below))
     return found, {term.name: term for term in priors}
 
 

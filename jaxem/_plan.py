@@ -57,7 +57,7 @@ def surrogate_theta(structure: Structure, dtype: Any, rng: np.random.Generator) 
 
     def entry(shape: tuple[int, ...], constraint: constraints.Constraint) -> Any:
         bijection = biject_to(constraint)
-        return bijection(jnp.asarray(rng.normal(size=bijection.inverse_shape(shape)) * 0.3, dtype))
+        return bijection(jnp.asarray(rng.normal(size=bijection.inverse_shape(shape)) * 0.3, dtype)).astype(dtype)
 
     return {
         name: jax.tree.map(

@@ -14,12 +14,12 @@ from jaxtyping import Array
 
 from jaxem import _validate
 from jaxem._eliminate import PREVIOUS, Factor, Named, log_partition
-from jaxem._model import Data, Theta, ThetaLike
+from jaxem._model import Data, Model, Theta, ThetaLike
 from jaxem._program import Program
 from jaxem._read import root
 
 
-def marginals(m: Program, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0) -> dict[str, Array]:
+def marginals(m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0) -> dict[str, Array]:
     """The posterior table of every enumerated site, p(z | x, θ) at T = 1 (eq:marginal).
 
     Leading axes: the time of a scan, with the step that NumPyro unrolls, then the site's plates from left to right;
@@ -39,14 +39,14 @@ def marginals(m: Program, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0
     >>> jaxem.marginals(m, {}, jnp.array([1.0]))["z"].tolist()
     [[0.5, 0.5]]
     """
-    m = _validate.program_only("marginals", m)
-    theta, data = _validate.prepare(m, theta, x, temperature=temperature)
-    found = _marginals(m, theta, data)
+    program = _validate.program_only("marginals", m)
+    theta, data = _validate.prepare(program, theta, x, temperature=temperature)
+    found = _marginals(program, theta, data)
     _validate.blame_x(data.x, sum(jnp.sum(table) for table in found.values()))
     return found
 
 
-def decode(m: Program, theta: ThetaLike, x: Any) -> dict[str, Array]:
+def decode(m: Model, theta: ThetaLike, x: Any) -> dict[str, Array]:
     """The most probable joint assignment of every enumerated site: max-product with backtracking.
 
     Shapes as `marginals` without the last axis. Ties go to the lowest index.
@@ -63,9 +63,9 @@ def decode(m: Program, theta: ThetaLike, x: Any) -> dict[str, Array]:
     >>> jaxem.decode(jaxem.from_numpyro(chain), {}, jnp.array([-1.0, 0.1, -1.0, 2.0, 2.0]))["z"].tolist()
     [0, 0, 0, 1, 1]
     """
-    m = _validate.program_only("decode", m)
-    theta, data = _validate.prepare(m, theta, x, temperature=0.0)
-    found = _marginals(m, theta, data)
+    program = _validate.program_only("decode", m)
+    theta, data = _validate.prepare(program, theta, x, temperature=0.0)
+    found = _marginals(program, theta, data)
     _validate.blame_x(data.x, sum(jnp.sum(table) for table in found.values()))
     return {name: jnp.argmax(table, axis=-1) for name, table in found.items()}
 

@@ -219,8 +219,9 @@ def dtype_of(theta: Theta) -> Any:
 def map_constraint(parameter: _read.Parameter, value: Any, inverse: bool = False) -> Any:
     """A parameter through the bijection of its constraint."""
     bijection = biject_to(parameter.constraint)
-    with jax.numpy_rank_promotion("allow"):  # NumPyro's transforms broadcast freely
-        return jax.tree.map(bijection.inv if inverse else bijection, value)
+    bijection = bijection.inv if inverse else bijection
+    with jax.numpy_rank_promotion("allow"):  # NumPyro's transforms broadcast, and promote, freely
+        return jax.tree.map(lambda leaf: bijection(leaf).astype(leaf.dtype), value)
 
 
 def product(marginal: Array, table: Array) -> Array:

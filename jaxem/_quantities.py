@@ -9,7 +9,6 @@ from jaxtyping import Array, Float, Int, Num
 
 from jaxem import _validate
 from jaxem._free_energy import assign, row_free_energy, weighted
-from jaxem._mixture import Mixture
 from jaxem._model import Data, Model, Theta, ThetaLike
 from jaxem._reduce import sum_over_rows
 from jaxem.families.gaussian import squared_distances
@@ -105,7 +104,7 @@ def distortion(x: ArrayLike, mu: ArrayLike) -> Float[Array, ""]:
 
 
 def sample(
-    m: Mixture, theta: ThetaLike, key: Array, num_samples: int
+    m: Model, theta: ThetaLike, key: Array, num_samples: int
 ) -> tuple[Num[Array, "num_samples D"], Int[Array, " num_samples"]]:
     """(x, z): `num_samples` draws from the mixture's program, with the component of each.
 
@@ -116,12 +115,14 @@ def sample(
     >>> x.shape, bool(jnp.all((x[:, 0] > 4.5) == (z == 1)))
     ((500, 2), True)
     """
-    m = _validate.mixture_only("sample", m)
+    mixture = _validate.mixture_only("sample", m)
     _validate.static_count("num_samples", num_samples, 1)
-    sizes = (dict(zip(spec.split(), jnp.shape(theta[name]), strict=False)) for name, spec in m.shapes if name in theta)
+    sizes = (
+        dict(zip(spec.split(), jnp.shape(theta[name]), strict=False)) for name, spec in mixture.shapes if name in theta
+    )
     num_features = next((size["D"] for size in sizes if "D" in size), 1)
-    theta = _validate.prepare_theta(m, theta, jnp.zeros((1, num_features), int))
-    return m.sample(theta, key, num_samples)
+    theta = _validate.prepare_theta(mixture, theta, jnp.zeros((1, num_features), int))
+    return mixture.sample(theta, key, num_samples)
 
 
 @jax.jit

@@ -185,7 +185,7 @@ def is_static(leaf: Any) -> bool:
 def plain_trace(program: Program, arguments: Arguments, key: Array, theta: Theta | None = None) -> dict[str, dict]:
     """The trace of the program as it stands, latents drawn from their laws."""
     model = handlers.seed(handlers.substitute(program, data=theta or {}), key)
-    with jax.numpy_rank_promotion("allow"):  # NumPyro's distributions broadcast freely
+    with handlers.block(), jax.numpy_rank_promotion("allow"):  # NumPyro's distributions broadcast freely
         return handlers.trace(model).get_trace(*arguments.unpack())
 
 
@@ -311,7 +311,7 @@ def terms_of(program: Program, structure: Structure, theta: Theta, arguments: Ar
     if structure.dropped:
         model = handlers.seed(model, jax.random.key(0))  # values that nothing depends on
     laid_out = LaidOut(theta=theta)
-    with jax.numpy_rank_promotion("allow"), funsor.infer_util.plate_to_enum_plate(), laid_out:
+    with handlers.block(), jax.numpy_rank_promotion("allow"), funsor.infer_util.plate_to_enum_plate(), laid_out:
         trace = funsor.trace(funsor.enum(model, structure.first_available_dim)).get_trace(*arguments.unpack())
         return [
             term
@@ -341,6 +341,9 @@ def site_terms(site: dict, structure: Structure, last: dict[int, str]) -> Iterat
         axis, label, length = site["infer"]["time"]
         axes, plates = axes | {axis: label}, plates | {label: length}
     fn, mask, event = unwrapped(fn, value)
+    if mask is not None and jnp.issubdtype(value.dtype, jnp.floating):
+        present = jnp.reshape(mask, jnp.shape(mask) + (1,) * (event + fn.event_dim))
+        value = jnp.where(present | jnp.isfinite(value), value, 0.5)  # what is masked may be NaN
     scale = 1 if site["scale"] is None else site["scale"]
     common = Term(name, fn, value, mask, scale, event, axes, plates, None, site["is_observed"])
     if isinstance(fn, dist.MixtureSameFamily | dist.MixtureGeneral):

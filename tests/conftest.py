@@ -63,7 +63,12 @@ def pytest_collection_modifyitems(items):
     """A family, an experiment, a file: what shares compiled programs or results goes to one worker (loadgroup)."""
     for item in items:
         values = item.callspec.params if hasattr(item, "callspec") else {}
-        group = getattr(values.get("case"), "name", None) or values.get("experiment") or item.path.name
+        group = (
+            getattr(values.get("case"), "name", None)
+            or values.get("experiment")
+            or values.get("name")
+            or item.path.name
+        )
         item.add_marker(pytest.mark.xdist_group(group))
 
 
