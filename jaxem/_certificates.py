@@ -61,6 +61,7 @@ def certify(
     True
     """
     theta, data = _validate.prepare(m, theta, x, weights, temperature)
+    m.get_ready(theta, data)
     certificate = _certify_program(m, theta, data) if isinstance(m, Program) else _certify(m, theta, data)
     _validate.blame_x(data.x, certificate.C1)
     return certificate

@@ -180,13 +180,19 @@ def by_logarithms(tables: Tables) -> tuple[Array, Marginals]:
     end, before = lax.scan(ahead, tables.start, ell)
     beginning, after = lax.scan(back, tables.last, ell, reverse=True)
     value = log_sum(end + tables.last, axis=0)
-    possible = jnp.where(jnp.isfinite(value), value, 0)
 
     def xi() -> Array:
-        return jnp.exp(before[:, :, None] + ell + after[:, None] - possible[None, None, None])
+        return shares(before[:, :, None] + ell + after[:, None], axes=(1, 2))
 
-    start = jnp.exp(tables.start + beginning - possible[None])
-    return value, gather(xi, tables, start, jnp.exp(end + tables.last - possible[None]))
+    return value, gather(xi, tables, shares(tables.start + beginning, axes=0), shares(end + tables.last, axes=0))
+
+
+def shares(table: Array, axes: int | tuple[int, int]) -> Array:
+    """e^table over its sum: right to eps, where e^{table − F} is right to eps·|F|."""
+    peak = lax.stop_gradient(jnp.max(table, axis=axes, keepdims=True))
+    weights = jnp.exp(table - jnp.where(jnp.isfinite(peak), peak, 0))
+    total = jnp.sum(weights, axis=axes, keepdims=True)
+    return weights / jnp.where(total > 0, total, 1)
 
 
 def log_sum(table: Array, axis: int) -> Array:

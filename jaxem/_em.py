@@ -164,6 +164,7 @@ def _prepare_run(
     theta, data = _validate.prepare(m, theta, x, weights, temperature, labels, batched=batched)
     _validate.non_negative("tol", tol, "0 stops at the floor of rounding")
     _validate.count("max_steps", max_steps, 0)
+    m.get_ready(theta, data)
     return Run(theta, data, jnp.asarray(tol, data.temperature.dtype), jnp.asarray(max_steps, jnp.int32))
 
 
@@ -293,6 +294,7 @@ def em_path(
     """
     theta, data = _validate.prepare(m, theta, x, weights, temperature, labels)
     _validate.static_count("num_steps", num_steps, 1)
+    m.get_ready(theta, data)
     path = _path(m, theta, data, int(num_steps))
     _validate.blame_x(data.x, path.after_e)
     return path

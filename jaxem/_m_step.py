@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from jaxem._climb import climb
 from jaxem._model import Data, Theta
-from jaxem._plan import Place, Plan
+from jaxem._plan import Place, Plan, once
 from jaxem._read import Term
 from jaxem._updates import Outer, Rule, Sums, arguments_of
 
@@ -97,7 +97,7 @@ def ascend(m: Any, block: list[str], *, marginals: Marginals, theta: Theta, data
 def stationarity(m: Any, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -> dict[str, float]:
     """C3: how much of ∇Q each parameter's update leaves, in unconstrained coordinates, relative to before it."""
 
-    @jax.jit
+    @once
     def gradient(theta: Theta, marginals: Marginals, data: Data) -> Theta:
         def energy(free: Theta) -> Array:
             return m.energy(marginals, m.constrain(free, theta, data), data)
@@ -106,7 +106,7 @@ def stationarity(m: Any, plan: Plan, marginals: Marginals, theta: Theta, data: D
 
     blocks: list[list[str]] = []
 
-    @jax.jit
+    @once
     def visited(theta: Theta, marginals: Marginals, data: Data) -> list[Theta]:
         steps = stages(m, plan, marginals, theta, data)
         blocks[:] = [block for block, _ in steps[1:]]

@@ -4,9 +4,11 @@ A `Mixture` (a family with closed-form sums) and a `Program` (any NumPyro progra
 both static, hashable pytrees without leaves, and both are two maximisers of one objective (eq:F).
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 Theta = dict[str, Array]
@@ -38,6 +40,9 @@ class Model:
     def hold(self, *names: str) -> "Model":
         """The same model with these entries of θ never updated."""
         raise NotImplementedError
+
+    def get_ready(self, theta: Theta, data: Data) -> None:
+        """Work out, before anything is compiled, what does not depend on values."""
 
     def expect(self, theta: Theta, data: Data) -> Expectation:
         """The E-step (eq:E): statistics of γ(θ), and F_T at θ."""
@@ -75,3 +80,9 @@ class Model:
 def is_concrete(*values: Any) -> bool:
     """True when no leaf is a tracer."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def at_once() -> AbstractContextManager:
+    """Where JAX runs what it is given, also while something around it is being traced."""
+    being_traced = isinstance(jnp.zeros(()), jax.core.Tracer)
+    return jax.ensure_compile_time_eval() if being_traced else nullcontext()

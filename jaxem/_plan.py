@@ -20,12 +20,17 @@ import numpy as np
 from numpyro import distributions as dist
 from numpyro.distributions import biject_to, constraints
 
+from jaxem._model import at_once
 from jaxem._read import Arguments, Structure, Theta, terms_of
 from jaxem._updates import RULES, Rule, arguments_of
 
 Place = tuple[str, str]  # (term, argument)
 
 LEAST_SQUARES_LIMIT = 512  # entries of the parameters that are solved for together
+
+
+# runs a few times: compiled in a hurry
+once = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 class Update(NamedTuple):
@@ -75,30 +80,23 @@ def make_plan(program: Callable[..., Any], structure: Structure, arguments: Argu
     data = jax.tree.map(lambda leaf: surrogate(leaf, rng), arguments)
     families: dict[str, type] = {}
 
-    def entries(theta: Theta, data: Arguments) -> dict[Place, Any]:
-        """Every array of the program that a parameter could enter."""
+    def entries(theta: Theta, data: Arguments) -> tuple[dict[Place, Any], dict[Place, Any]]:
+        """Every array that a parameter could enter: of the data's terms, and of the parameters' priors."""
         found: dict[Place, Any] = {}
+        priors: dict[Place, Any] = {}
         for term in terms_of(program, structure, theta, data):
+            given = {(term.name, name): value for name, value in arguments_of(term.fn).items()}
             if term.name in structure.parameters:
-                continue  # its own prior; what it does to others' priors is found below
+                priors |= given
+                continue
             families[term.name] = type(term.fn)
-            found |= {(term.name, name): value for name, value in arguments_of(term.fn).items()}
+            found |= given | {(term.name, "the weight"): jnp.asarray(term.scale)}
             if term.observed:
                 found[(term.name, "the observed value")] = term.value
-            found[(term.name, "the weight")] = jnp.asarray(term.scale)
-        return found
+        return found, priors
 
-    def priors(theta: Theta, data: Arguments) -> dict[Place, Any]:
-        terms = terms_of(program, structure, theta, data)
-        return {
-            (term.name, name): value
-            for term in terms
-            if term.name in structure.parameters
-            for name, value in arguments_of(term.fn).items()
-        }
-
-    with jax.ensure_compile_time_eval(), jax.numpy_rank_promotion("allow"):
-        evaluate = jax.jit(lambda theta, data: (entries(theta, data), priors(theta, data)))
+    with at_once(), jax.numpy_rank_promotion("allow"):
+        evaluate = once(entries)
         base = surrogate_theta(structure, dtype, rng)
         return _plan(lambda theta: jax.device_get(evaluate(theta, data)), base, structure, families, rng)
 

@@ -22,7 +22,7 @@ from numpyro.distributions import biject_to
 from jaxem import _plan, _read
 from jaxem._eliminate import Elimination, Graph, add, log_partition
 from jaxem._m_step import Marginals, stages, stationarity
-from jaxem._model import Data, Expectation, Model, Theta
+from jaxem._model import Data, Expectation, Model, Theta, at_once
 from jaxem._read import Arguments, Structure, Term
 
 KINDS = {"selection": "closed form", "linear": "weighted least squares", "gradient": "gradient"}
@@ -148,6 +148,10 @@ class Program(Model):
 
     # ---- the two maximisers of eq:F, and F itself
 
+    def get_ready(self, theta: Theta, data: Data) -> None:
+        """Make the plan."""
+        self.plan(data.x, dtype_of(theta))
+
     def expect(self, theta: Theta, data: Data) -> Expectation:
         """The E-step: F_T (eq:partition), and its gradient in every site's table."""
         terms, tables, priors = self.tables(theta, data.x)
@@ -213,7 +217,7 @@ class Program(Model):
 
 
 def dtype_of(theta: Theta) -> Any:
-    return jnp.result_type(*jax.tree.leaves(theta))
+    return jnp.result_type(*jax.tree.leaves(theta)) if theta else jnp.result_type(float)
 
 
 def map_constraint(parameter: _read.Parameter, value: Any, inverse: bool = False) -> Any:
@@ -303,12 +307,12 @@ def _verified_plan(program: Any, shapes: Arguments, dtype: Any) -> _plan.Plan:
     if not closed:
         return plan
     rng = np.random.default_rng(1)
-    with jax.ensure_compile_time_eval(), jax.numpy_rank_promotion("allow"):
+    with at_once(), jax.numpy_rank_promotion("allow"):
         x = jax.tree.map(lambda leaf: _plan.surrogate(leaf, rng), shapes)
         theta = _plan.surrogate_theta(m.structure(shapes), dtype, rng)
         data = Data(x, None, jnp.ones((), dtype))
         tables = jax.eval_shape(lambda theta: m.tables(theta, x)[1], theta)
-        draws = jax.jit(lambda theta, x: {t.name: t.draw() for t in m.terms(theta, x)[0] if t.observed})(theta, x)
+        draws = _plan.once(lambda theta, x: {t.name: t.draw() for t in m.terms(theta, x)[0] if t.observed})(theta, x)
         m = Redrawn(program, draws=draws)
         marginals = {name: jnp.asarray(rng.uniform(0.1, 1, t.shape), dtype) for name, t in tables.items()}
         residuals = stationarity(m, closed, marginals, theta, data)

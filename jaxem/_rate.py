@@ -43,6 +43,7 @@ def convergence_rate(
     theta, data = _validate.prepare(m, theta, x, weights, temperature)
     if not m.unconstrain(theta, data):
         raise ValueError("convergence_rate: every parameter is held; leave at least one free")
+    m.get_ready(theta, data)
     rate = _rate(m, theta, data)
     _validate.blame_x(data.x, rate.jacobian)
     return rate

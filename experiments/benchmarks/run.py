@@ -20,7 +20,8 @@ LARGE = ("full", "diagonal", "spherical", "tied", "kmeans")
 
 def commands(quick: bool, full: bool) -> list[list[str]]:
     large = [["large_em.py", "--case", case] for case in (("full", "kmeans") if quick else LARGE)]
-    return [["small_fits.py", *["--full"] * full], *large, ["import_time.py"], ["sweep_cost.py"]]
+    rest = [["programs.py"], ["import_time.py"], ["sweep_cost.py"]]
+    return [["small_fits.py", *["--full"] * full], *large, *rest]
 
 
 def run_all(options: Any) -> list[dict[str, Any]]:

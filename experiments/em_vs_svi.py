@@ -1,0 +1,483 @@
+"""One NumPyro program, three ways to its maximum likelihood: EM, NumPyro's SVI, and L-BFGS.
+
+    python experiments/em_vs_svi.py [--seed S] [--out DIR] [--quick] [--no-plot]
+
+EM is `jaxem.em` on `jaxem.from_numpyro(program)`. SVI is NumPyro's, `TraceEnum_ELBO` with an empty guide, as every
+parameter is a `numpyro.param`; with no latent left for the guide its bound is L itself,
+
+    ELBO(θ) = log Σ_z p(x, z | θ) = L(θ),   so   loss(θ_t) = −L(θ_t)
+
+and its Adam (each of several rates, the best is shown) is gradient ascent on L. Along a `scan` NumPyro 0.22's
+`TraceEnum_ELBO` takes time for a plate, and its loss is not −L (the table says by how much); there SVI is given −L by
+`numpyro.contrib.funsor.log_density`. L-BFGS climbs that L too, in NumPyro's unconstrained coordinates. All three start
+at one θ. Three programs: full covariances on Old Faithful, three overlapping components, and a hidden Markov model. The
+start distribution of the last has its maximum at a corner of the simplex, at infinity in unconstrained coordinates.
+
+L* is the highest of the points that EM reaches from the ends of all methods. A method has arrived once
+L ≥ L* − 1e-6 |L*|. It is in EM's basin if EM goes on from its end to EM's own optimum, labels apart. Times are of
+compiled blocks of steps from the start, compilation apart; they depend on the machine, and no claim does.
+
+Writes DIR/em_vs_svi.json, .npz, .pdf and .png. Exits 0 when every claim holds, 1 when one fails, 2 for bad arguments.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import optax
+from jax.flatten_util import ravel_pytree
+from numpyro import distributions as dist
+from numpyro import handlers
+from numpyro.contrib.control_flow import scan
+from numpyro.contrib.funsor import config_enumerate, enum, log_density
+from numpyro.distributions import biject_to, constraints
+from numpyro.infer import ELBO, SVI, TraceEnum_ELBO
+
+import jaxem
+from jaxem.families import gaussian
+from jaxem.limits import ROUNDING
+
+from _command import Config, Result, command, leave
+from _data import load
+from _results import Claim
+from benchmarks._timing import compiled, measure
+
+Theta = dict[str, jax.Array]
+CLOSE = 1e-6  # a method has arrived once L ≥ L* − CLOSE·|L*|
+SAME = 1e-5  # two ends of EM whose θ differ by less, labels apart, are one optimum
+CENTRES = np.array([[-1.5, 1.0], [1.5, -1.0]])  # the slides' start on Old Faithful
+COMPARED = 12  # points of a path at which L is computed a second way
+CHECKPOINTS = 10  # times taken along a path
+
+
+class Budget(NamedTuple):
+    """How long each method may climb, and how often it is timed."""
+
+    em: int = 1_000
+    adam: int = 5_000
+    lbfgs: int = 300
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+    repeats: int = 5
+
+
+QUICK = Budget(em=300, adam=300, lbfgs=30, rates=(3e-2, 1e-1), repeats=1)
+
+
+class Problem(NamedTuple):
+    """A program, its data, and one start for all."""
+
+    program: Any
+    x: jax.Array
+    theta: Theta
+    has_scan: bool = False
+
+
+class Trace(NamedTuple):
+    """A climb, one entry a step; entry 0 is the start."""
+
+    value: np.ndarray  # L(θ_t), as the method itself computes it
+    theta: dict[str, np.ndarray]  # θ_t
+
+
+class Racer(NamedTuple):
+    """A compiled method: its trace, the call to time for a number of steps, and the seconds of compilation."""
+
+    trace: Trace
+    race: Callable[[int], Any]
+    compile_seconds: float
+
+
+# ---- the problems
+
+
+def mixture(start: Theta) -> Any:
+    """A Gaussian mixture with full covariances."""
+
+    def program(x: jax.Array) -> None:
+        pi = numpyro.param("pi", start["pi"], constraint=constraints.simplex)
+        mu = numpyro.param("mu", start["mu"])
+        scale = numpyro.param("scale", start["scale"], constraint=constraints.lower_cholesky)
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("z", dist.Categorical(pi))
+            numpyro.sample("x", dist.MultivariateNormal(mu[z], scale_tril=scale[z]), obs=x)
+
+    return program
+
+
+def spherical(start: Theta) -> Any:
+    """A Gaussian mixture, one σ to a component."""
+
+    def program(x: jax.Array) -> None:
+        pi = numpyro.param("pi", start["pi"], constraint=constraints.simplex)
+        mu = numpyro.param("mu", start["mu"])
+        sigma = numpyro.param("sigma", start["sigma"], constraint=constraints.positive)
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("z", dist.Categorical(pi))
+            numpyro.sample("x", dist.Normal(mu[z], sigma[z][..., None]).to_event(1), obs=x)
+
+    return program
+
+
+def hidden_markov(start: Theta) -> Any:
+    """A Gaussian hidden Markov model; the last row of A is the start."""
+
+    def program(x: jax.Array) -> None:
+        A = numpyro.param("A", start["A"], constraint=constraints.simplex)
+        mu = numpyro.param("mu", start["mu"])
+        sigma = numpyro.param("sigma", start["sigma"], constraint=constraints.positive)
+
+        def step(before: jax.Array, x: jax.Array) -> tuple[jax.Array, None]:
+            z = numpyro.sample("z", dist.Categorical(A[before]))
+            numpyro.sample("x", dist.Normal(mu[z], sigma[z]), obs=x)
+            return z, None
+
+        scan(step, len(A) - 1, x)
+
+    return program
+
+
+def problems(config: Config) -> dict[str, Problem]:
+    """Old Faithful, three overlapping Gaussians, and a chain of three overlapping states."""
+    draw, start, chain = jax.random.split(jax.random.key(config.seed), 3)
+    geyser = jnp.asarray(load("old_faithful").x)
+    identity = jnp.broadcast_to(jnp.eye(2), (2, 2, 2))
+    slides = {"pi": jnp.array([0.5, 0.5]), "mu": jnp.asarray(CENTRES), "scale": identity}
+    chosen = {"Old Faithful, K = 2": Problem(mixture(slides), geyser, slides)}
+    if config.quick:
+        return chosen
+    angle = 2 * jnp.pi * jnp.arange(3) / 3
+    truth = {"pi": jnp.array([0.5, 0.3, 0.2]), "mu": 1.5 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)}
+    x, _ = jaxem.sample(gaussian.isotropic, truth | {"sigma": jnp.ones(())}, draw, 1_000)
+    centres = jaxem.inits.kmeans_plus_plus(gaussian.isotropic, start, x, 3)["mu"]
+    wide = {"pi": jnp.full(3, 1 / 3), "mu": centres, "sigma": jnp.ones(3)}
+    chosen["overlapping mixture, K = 3"] = Problem(spherical(wide), x, wide)
+    y = chain_sample(chain, 300)
+    A = jnp.concatenate([jnp.full((3, 3), 0.1) + 0.7 * jnp.eye(3), jnp.full((1, 3), 1 / 3)])
+    states = {"A": A, "mu": jnp.quantile(y, jnp.array([0.2, 0.5, 0.8])), "sigma": jnp.full(3, jnp.std(y))}
+    chosen["hidden Markov model, K = 3"] = Problem(hidden_markov(states), y, states, has_scan=True)
+    return chosen
+
+
+def chain_sample(key: jax.Array, num_steps: int) -> jax.Array:
+    """A draw from three states, two standard deviations apart, that last ten steps on average."""
+    first, stay, noise = jax.random.split(key, 3)
+    A = jnp.full((3, 3), 0.05) + 0.85 * jnp.eye(3)
+
+    def step(z: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.random.categorical(key, jnp.log(A[z])), z
+
+    _, z = jax.lax.scan(step, jax.random.randint(first, (), 0, 3), jax.random.split(stay, num_steps))
+    return 2.0 * z - 2.0 + jax.random.normal(noise, (num_steps,))
+
+
+# ---- the three methods
+
+
+def em_racer(problem: Problem, num_steps: int) -> Racer:
+    """Coordinate ascent, an E-step and an M-step a step; finding the closed forms counts as compilation."""
+    m = jaxem.from_numpyro(problem.program)
+    plan = measure(m.explain, problem.theta, problem.x, repeats=1, warm_up=False)
+    path = jaxem.em_path(m, problem.theta, problem.x, num_steps=num_steps + 1)
+    theta = jax.tree.map(lambda first, rest: np.concatenate([first[None], rest[:-1]]), problem.theta, path.theta)
+
+    def run(theta: Theta, x: jax.Array, steps: jax.Array) -> Theta:
+        return jaxem.em(m, theta, x, tol=0.0, max_steps=steps).theta
+
+    run, seconds = compiled(run, problem.theta, problem.x, jnp.asarray(num_steps))
+    trace = Trace(np.asarray(path.after_e), theta)
+    return Racer(trace, lambda steps: run(problem.theta, problem.x, jnp.asarray(steps)), seconds + plan.median)
+
+
+def recorded(step: Callable, look: Callable, state: Any, steps: jax.Array, room: int) -> tuple[jax.Array, jax.Array]:
+    """`steps` steps, and what `look` sees before each and after the last: values (room,) and parameters (room, P)."""
+    value, flat = jax.eval_shape(look, state)
+    history = jnp.zeros(room, value.dtype), jnp.zeros((room, flat.size), flat.dtype)
+
+    def write(index: jax.Array, state: Any, history: tuple) -> tuple:
+        return jax.tree.map(lambda past, now: past.at[index].set(now), history, look(state))
+
+    def body(index: jax.Array, carry: tuple) -> tuple:
+        state, history = carry
+        return step(state), write(index, state, history)
+
+    state, history = jax.lax.fori_loop(0, steps, body, (state, history))
+    return write(steps, state, history)
+
+
+class Enumerated(ELBO):
+    """−L(θ) by `log_density`, which eliminates along `scan`."""
+
+    can_infer_discrete = True
+
+    def loss(self, rng_key: jax.Array, param_map: Theta, model: Any, guide: Any, x: jax.Array) -> jax.Array:
+        return -numpyro_log_likelihood(model, param_map, x)
+
+
+def svi_racers(problem: Problem, rates: tuple[float, ...], num_steps: int) -> dict[str, Racer]:
+    """NumPyro's SVI with Adam; one compilation for all rates."""
+    unravel = ravel_pytree(problem.theta)[1]
+
+    def run(rate: jax.Array, x: jax.Array, steps: jax.Array) -> tuple[jax.Array, jax.Array]:
+        loss = Enumerated() if problem.has_scan else TraceEnum_ELBO()
+        svi = SVI(config_enumerate(problem.program), lambda x: None, optax.adam(rate), loss)
+        state = svi.init(jax.random.key(0), x)
+
+        def step(carry: tuple) -> tuple:
+            state, _ = carry
+            return svi.update(state, x)  # the loss is that of θ before the step
+
+        def look(carry: tuple) -> tuple[jax.Array, jax.Array]:
+            state, loss = carry
+            return -loss, ravel_pytree(svi.get_params(state))[0]
+
+        return recorded(step, look, (state, jnp.zeros(())), steps, num_steps + 2)
+
+    example = (jnp.zeros(()), problem.x, jnp.asarray(num_steps + 1))
+    run, seconds = compiled(run, *example)
+
+    def racer(rate: float) -> Racer:
+        value, flat = run(jnp.asarray(rate), *example[1:])
+        trace = Trace(np.asarray(value[1:]), jax.tree.map(np.asarray, jax.vmap(unravel)(flat[:-1])))
+        return Racer(trace, lambda steps: run(jnp.asarray(rate), problem.x, jnp.asarray(steps)), seconds)
+
+    return {f"SVI, Adam {rate:g}": racer(rate) for rate in rates}
+
+
+def numpyro_log_likelihood(program: Any, theta: Theta, x: jax.Array) -> jax.Array:
+    """L(θ) by NumPyro's own enumeration."""
+    model = handlers.seed(enum(config_enumerate(program), first_available_dim=-2), jax.random.key(0))
+    return log_density(model, (x,), {}, theta)[0]
+
+
+def bijections(program: Any, x: jax.Array) -> dict[str, Any]:
+    """From NumPyro's unconstrained coordinates to each parameter."""
+    sites = handlers.trace(handlers.seed(program, jax.random.key(0))).get_trace(x)
+    params = {name: site for name, site in sites.items() if site["type"] == "param"}
+    return {name: biject_to(site["kwargs"].get("constraint", constraints.real)) for name, site in params.items()}
+
+
+def trace_enum_error(problem: Problem, value: float) -> float:
+    """(ELBO − L)/|L| at the start, by `TraceEnum_ELBO` whatever the program."""
+    loss = TraceEnum_ELBO().loss(
+        jax.random.key(0), problem.theta, config_enumerate(problem.program), lambda x: None, problem.x
+    )
+    return (-float(loss) - value) / abs(value)
+
+
+def lbfgs_racer(problem: Problem, num_steps: int) -> Racer:
+    """optax's L-BFGS with its zoom line search, on −L in unconstrained coordinates."""
+    to = bijections(problem.program, problem.x)
+    flat, unravel = ravel_pytree({name: to[name].inv(value) for name, value in problem.theta.items()})
+
+    def theta_of(flat: jax.Array) -> Theta:
+        return {name: to[name](u) for name, u in unravel(flat).items()}
+
+    optimizer = optax.lbfgs()
+
+    def run(flat: jax.Array, x: jax.Array, steps: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def loss(flat: jax.Array) -> jax.Array:
+            return -numpyro_log_likelihood(problem.program, theta_of(flat), x)
+
+        known = optax.value_and_grad_from_state(loss)  # the line search has evaluated where it ended
+
+        def step(carry: tuple) -> tuple:
+            flat, state, value, gradient = carry
+            updates, state = optimizer.update(gradient, state, flat, value=value, grad=gradient, value_fn=loss)
+            flat = optax.apply_updates(flat, updates)
+            return flat, state, *known(flat, state=state)
+
+        state = optimizer.init(flat)
+        return recorded(
+            step, lambda carry: (-carry[2], carry[0]), (flat, state, *known(flat, state=state)), steps, num_steps + 1
+        )
+
+    run, seconds = compiled(run, flat, problem.x, jnp.asarray(num_steps))
+    value, path = run(flat, problem.x, jnp.asarray(num_steps))
+    trace = Trace(np.asarray(value), jax.tree.map(np.asarray, jax.jit(jax.vmap(theta_of))(path)))
+    return Racer(trace, lambda steps: run(flat, problem.x, jnp.asarray(steps)), seconds)
+
+
+# ---- one problem
+
+
+def run_problem(problem: Problem, budget: Budget) -> dict[str, Any]:
+    """Every method's trace; of the rates the best; steps and seconds to the same height; what the claims need."""
+    m = jaxem.from_numpyro(problem.program)
+    racers = {"EM": em_racer(problem, budget.em)}
+    racers |= svi_racers(problem, budget.rates, budget.adam) | {"L-BFGS": lbfgs_racer(problem, budget.lbfgs)}
+    traces = {name: racer.trace for name, racer in racers.items()}
+    ends = {name: polished(m, problem, trace, budget.em) for name, trace in traces.items()}
+    best_end, top = max(ends.values(), key=lambda end: end[1])
+    rows = {name: as_row(name, traces[name], top) for name in racers}
+    for name, row in rows.items():
+        row |= {"distance": distance(ends[name][0], best_end)}
+        row |= {"same_basin": distance(ends[name][0], ends["EM"][0]) <= SAME}
+    best = min((row for row in rows.values() if row["method"].startswith("SVI")), key=merit)
+    best["chosen"] = True
+    timed = {}
+    for name, row in rows.items():
+        if row["chosen"]:
+            timed[name] = timetable(racers[name], row, budget.repeats)
+            row |= {"compile_seconds": racers[name].compile_seconds, "seconds": seconds_at(timed[name], row["steps"])}
+    return {
+        "rows": list(rows.values()),
+        "L_start": float(traces["EM"].value[0]),
+        "L_star": top,
+        "size": int(problem.x.size),
+        "parameters": int(sum(leaf.size for leaf in problem.theta.values())),
+        "trace_enum": trace_enum_error(problem, float(traces["EM"].value[0])),
+        "checks": checks(m, problem, traces, rows, budget),
+        "curves": {name: (top - traces[name].value, *timed[name]) for name in timed},
+    }
+
+
+def polished(m: jaxem.Program, problem: Problem, trace: Trace, num_steps: int) -> tuple[Theta, float]:
+    """Where EM goes from a method's best point, and L there."""
+    best = int(np.nanargmax(trace.value))
+    theta = {name: jnp.asarray(leaf[best]) for name, leaf in trace.theta.items()}
+    path = jaxem.em_path(m, theta, problem.x, num_steps=num_steps + 1)
+    return jax.tree.map(lambda leaf: np.asarray(leaf[-1]), path.theta), float(path.after_m[-1])
+
+
+def distance(theta: Theta, other: Theta) -> float:
+    """‖θ − θ'‖_∞, the components of each in the order of their means."""
+    theta, other = in_order(theta), in_order(other)
+    return max(float(np.max(np.abs(theta[name] - other[name]))) for name in theta)
+
+
+def in_order(theta: Theta) -> Theta:
+    """Components relabelled by the first coordinate of their means."""
+    order = np.argsort(theta["mu"].reshape(len(theta["mu"]), -1)[:, 0])
+    with_start = np.append(order, len(order))
+    return {name: leaf[with_start][:, order] if name == "A" else leaf[order] for name, leaf in theta.items()}
+
+
+def as_row(method: str, trace: Trace, top: float) -> dict[str, Any]:
+    """Steps to L* − CLOSE·|L*|, None where it is not reached."""
+    arrived = np.flatnonzero(trace.value >= top - CLOSE * abs(top))
+    return {
+        "method": method,
+        "chosen": not method.startswith("SVI"),
+        "steps": int(arrived[0]) if arrived.size else None,
+        "steps_tried": len(trace.value) - 1,
+        "L_best": float(np.nanmax(trace.value)),
+        "compile_seconds": None,
+        "seconds": None,
+    }
+
+
+def merit(row: dict[str, Any]) -> tuple[float, float]:
+    """Fewest steps to the target first; of those that never arrive, the highest."""
+    return (np.inf if row["steps"] is None else row["steps"], -row["L_best"])
+
+
+def timetable(racer: Racer, row: dict[str, Any], repeats: int) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, seconds from the start) at some points of the climb, each a compiled block, median of repeats."""
+    last = row["steps_tried"] if row["steps"] is None else min(2 * row["steps"], row["steps_tried"])
+    steps = np.unique(np.round(np.geomspace(1, max(last, 2), CHECKPOINTS)).astype(int))
+    if row["steps"] is not None:
+        steps = np.union1d(steps, [row["steps"]])
+    return steps, np.array([measure(racer.race, int(n), repeats=repeats).median for n in steps])
+
+
+def seconds_at(timed: tuple[np.ndarray, np.ndarray], steps: int | None) -> float | None:
+    return None if steps is None else float(timed[1][timed[0] == steps][0])
+
+
+# ---- the claims
+
+
+def checks(m: jaxem.Program, problem: Problem, traces: dict, rows: dict, budget: Budget) -> dict[str, tuple]:
+    """Each claim's worst value and its bound on this problem; L is compared at points spread over each path."""
+    eps = ROUNDING * float(jnp.finfo(problem.x.dtype).eps)
+    likelihood = jax.jit(jax.vmap(partial(jaxem.log_likelihood, m, x=problem.x)))
+    numpyros = jax.jit(jax.vmap(partial(numpyro_log_likelihood, problem.program, x=problem.x)))
+
+    def along(trace: Trace) -> tuple[np.ndarray, Theta]:
+        picked = np.unique(np.geomspace(1, len(trace.value), COMPARED).astype(int)) - 1
+        picked = np.resize(picked, COMPARED)  # one shape, one compilation
+        return trace.value[picked], jax.tree.map(lambda leaf: jnp.asarray(leaf[picked]), trace.theta)
+
+    def apart(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.max(np.abs(np.asarray(a) - np.asarray(b)) / (1 + np.abs(b))))
+
+    value = {name: along(trace) for name, trace in traces.items()}
+    svi = [apart(own, likelihood(theta)) for name, (own, theta) in value.items() if name.startswith("SVI")]
+    density = [apart(numpyros(theta), likelihood(theta)) for _, theta in value.values()]
+    path = jaxem.em_path(m, problem.theta, problem.x, num_steps=budget.em + 1)
+    trace = np.stack([path.after_e, path.after_m], axis=1).ravel()
+    end = traces["EM"].value[-1]
+    within = [row for row in rows.values() if row["same_basin"]]
+    arrived = [row["distance"] for row in rows.values() if row["steps"] is not None]
+    return {
+        "start": (float(np.ptp([t.value[0] for t in traces.values()])), eps * (1 + abs(trace[0]))),
+        "ELBO": (max(svi), eps),
+        "funsor": (max(density), eps),
+        "C2": (float(np.max(trace[:-1] - trace[1:])), eps * float(np.abs(trace).max())),
+        "top": (max(row["L_best"] for row in within) - end, eps * abs(end)),
+        "same": (max(arrived, default=np.nan), SAME),
+    }
+
+
+STATEMENTS = {
+    "start": "all methods start at the same L",
+    "ELBO": "SVI's loss is −L: |loss + L|/(1 + |L|) along every path of every rate",
+    "funsor": "jaxem.log_likelihood is NumPyro's enumerated log_density: the same, along every path",
+    "C2": "EM: L never falls, at either half-step (nats)",
+    "top": "no method in EM's basin ends above EM: L − L_EM",
+    "same": "who arrives is at one optimum: EM goes on from there to θ*, ‖θ − θ*‖_∞",
+}
+
+
+def claims(cases: dict[str, dict[str, Any]]) -> list[Claim]:
+    """Over the problems, the value nearest to its bound, or furthest above it."""
+
+    def worst(name: str) -> Claim:
+        pairs = [case["checks"][name] for case in cases.values()]
+        value, bound = max(pairs, key=lambda pair: np.inf if np.isnan(pair[0]) else pair[0] / pair[1])
+        return Claim(name, STATEMENTS[name], float(value), float(bound))
+
+    return [worst(name) for name in STATEMENTS]
+
+
+def run(config: Config) -> Result:
+    """Every method on every problem."""
+    budget = QUICK if config.quick else Budget()
+    cases = {name: run_problem(problem, budget) for name, problem in problems(config).items()}
+    kept = ("rows", "L_start", "L_star", "size", "parameters", "trace_enum")
+    summary = {"close": CLOSE, "cases": {name: {key: case[key] for key in kept} for name, case in cases.items()}}
+    arrays = {
+        f"{name} | {method} | {field}": values
+        for name, case in cases.items()
+        for method, curve in case["curves"].items()
+        for field, values in zip(("gap", "timed_steps", "seconds"), curve, strict=True)
+    }
+    return Result(summary, claims(cases), arrays)
+
+
+def report(summary: dict[str, Any]) -> None:
+    """Steps and seconds to the same L."""
+    for name, case in summary["cases"].items():
+        print(f"\n{name}: {case['size']} numbers, {case['parameters']} in θ; ", end="")
+        print(f"from L = {case['L_start']:.4f} to L* = {case['L_star']:.9f}; ", end="")
+        print(f"TraceEnum_ELBO at the start is off by {case['trace_enum']:.1e} |L|")
+        print(f"{'method':<16}{'steps':>9}{'ms':>10}{'compile s':>11}{'L reached':>18}")
+        for row in case["rows"]:
+            steps = f"> {row['steps_tried']}" if row["steps"] is None else str(row["steps"])
+            milliseconds = "–" if row["seconds"] is None else f"{1e3 * row['seconds']:.2f}"
+            compiling = "–" if row["compile_seconds"] is None else f"{row['compile_seconds']:.2f}"
+            basin = "" if row["same_basin"] else "   another basin"
+            print(f"{row['method']:<16}{steps:>9}{milliseconds:>10}{compiling:>11}{row['L_best']:>18.9f}{basin}")
+    print()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return command("em_vs_svi", __doc__, run, report, arguments)
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,168 @@
+"""The experiments on NumPyro programs run end to end, and what they check with is itself checked."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import bayesian_view
+import em_vs_svi
+import hmm_sigma_sweep
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxem
+
+from conftest import PRECISION
+
+ROOT = Path(__file__).resolve().parents[1]
+CLAIMS = {
+    "em_vs_svi": {"start", "ELBO", "funsor", "C2", "top", "same"},
+    "hmm_sigma_sweep": {
+        *("C2", "H7", "H8", "H9", "H10", "HV", "H11", "H13", "even"),
+        *("path", "F_T", "M", "γ_T", "slope", "hard", "cold", "end"),
+    },
+    "bayesian_view": {"F", "MAP", "max", "r_hat", "n_eff", "NUTS", "labels", "mode", "mean", "SE"},
+}
+MODULES = (em_vs_svi, hmm_sigma_sweep, bayesian_view)
+
+pytestmark = pytest.mark.skipif(PRECISION == 32, reason="runs in the float64 leg")
+
+
+def run(name, *flags):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # these compile for longer than they compute
+    command = [sys.executable, str(ROOT / "experiments" / f"{name}.py"), *map(str, flags)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_every_claim_holds_and_every_file_is_there(name, tmp_path):
+    run(name, "--quick", "--out", tmp_path)
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {f"{name}.{ending}" for ending in ("json", "npz", "pdf", "png")}
+    document = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+    assert document["config"] == {"seed": 0, "quick": True}
+    assert {claim["id"] for claim in document["claims"]} == CLAIMS[name]
+    for claim in document["claims"]:
+        assert claim["holds"], claim
+        assert claim["worst"] <= claim["bound"] < np.inf
+    with np.load(tmp_path / f"{name}.npz") as arrays:
+        SHOWS[name](document["summary"], dict(arrays))
+
+
+def shows_em_vs_svi(summary, arrays):
+    for name, case in summary["cases"].items():
+        chosen = [row["method"] for row in case["rows"] if row["chosen"]]
+        assert [method.split(",")[0] for method in chosen] == ["EM", "SVI", "L-BFGS"]
+        for method in chosen:
+            steps, seconds = (arrays[f"{name} | {method} | {field}"] for field in ("timed_steps", "seconds"))
+            assert len(steps) == len(seconds)
+            assert (seconds > 0).all()
+
+
+def shows_hmm_sigma_sweep(summary, arrays):
+    first, last = summary["rows"][0], summary["rows"][-1]
+    assert first["distinct"] == 1  # hot: all means at x̄
+    assert last["distinct"] == hmm_sigma_sweep.NUM_STATES
+    assert last["apart"] == last["undecided"] == 0  # cold: A decides nothing
+    assert summary["apart"] > 0  # at σ = 1 it does
+    assert summary["temperature_rows"][0]["gap"] > 0.1 > 1e-12 > summary["temperature_rows"][-1]["gap"]
+
+
+def shows_bayesian_view(summary, arrays):
+    assert arrays["samples"].shape[-1] == len(summary["rows"]) == 9
+    assert summary["status"] == "CONVERGED"
+
+
+SHOWS = {
+    "em_vs_svi": shows_em_vs_svi,
+    "hmm_sigma_sweep": shows_hmm_sigma_sweep,
+    "bayesian_view": shows_bayesian_view,
+}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+@pytest.mark.parametrize("arguments", [("--seed", "-1"), ("--components", "3")], ids=" ".join)
+def test_bad_arguments_end_in_one_line_and_code_2(module, arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        module.main(list(arguments))
+    assert stop.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"{module.__name__}: ")
+    assert errors.count("\n") == 1
+
+
+# ---- the checks' own tools
+
+
+def every_path(num_times):
+    return np.array(list(itertools.product(range(hmm_sigma_sweep.NUM_STATES), repeat=num_times)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_best_paths_against_every_path(seed):
+    x, _ = hmm_sigma_sweep.draw_chain(seed, 6)
+    theta = hmm_sigma_sweep.parameters(hmm_sigma_sweep.MEANS[:, None], 1.3)
+    paths = every_path(6)
+    A, d = hmm_sigma_sweep.transitions(), hmm_sigma_sweep.squared(x, hmm_sigma_sweep.MEANS[:, None])
+    energy = d[np.arange(6), paths].sum(axis=1) / (2 * 1.3**2) + 3 * np.log(2 * np.pi * 1.3**2)
+    log_density = np.array([hmm_sigma_sweep.log_prior(A, path) for path in paths]) - energy
+    order = np.argsort(-log_density)
+    best = hmm_sigma_sweep.best_path(x, theta)
+    np.testing.assert_array_equal(best.path, paths[order[0]])
+    assert best.value == pytest.approx(log_density[order[0]], abs=1e-12)
+    assert best.lead == pytest.approx(log_density[order[0]] - log_density[order[1]], abs=1e-12)
+
+
+def test_the_ratio_of_priors_is_the_largest_over_all_neighbours():
+    A = np.random.default_rng(0).dirichlet(np.ones(3), 4)
+    nearest = np.array([2, 0, 1, 1])
+    ratio = hmm_sigma_sweep.log_ratios(A, nearest)
+    for t, k in itertools.product(range(4), range(3)):
+        gains = []
+        for path in every_path(4):
+            at_k, at_l = path.copy(), path.copy()
+            at_k[t], at_l[t] = k, nearest[t]
+            gains.append(hmm_sigma_sweep.log_prior(A, at_k) - hmm_sigma_sweep.log_prior(A, at_l))
+        assert ratio[t, k] == pytest.approx(max(gains), abs=1e-12)
+
+
+def test_without_the_ratio_the_bounds_fail(monkeypatch):
+    """H7 and HV are of the chain, not of the mixture: R = 1 is not enough."""
+    x, _ = hmm_sigma_sweep.draw_chain(0, 60)
+    theta = hmm_sigma_sweep.parameters(hmm_sigma_sweep.MEANS[:, None], 0.5)
+    found = hmm_sigma_sweep.sigma_checks(x, theta)
+    assert all(found[name].value <= found[name].bound for name in ("H7", "H8", "H9", "H10", "HV"))
+    monkeypatch.setattr(hmm_sigma_sweep, "log_ratios", lambda A, nearest: np.zeros((len(nearest), len(A) - 1)))
+    found = hmm_sigma_sweep.sigma_checks(x, theta)
+    assert found["H7"].value > found["H7"].bound
+    assert found["HV"].value > found["HV"].bound
+
+
+@jax.numpy_rank_promotion("allow")  # NumPyro's distributions broadcast freely
+def test_the_likelihood_along_a_scan_is_that_of_numpyros_enumeration():
+    x = em_vs_svi.chain_sample(jax.random.key(0), 8)
+    theta = {"A": jnp.asarray(hmm_sigma_sweep.transitions()), "mu": jnp.arange(3.0), "sigma": jnp.ones(3)}
+    program = em_vs_svi.hidden_markov(theta)
+    wanted = float(jaxem.log_likelihood(jaxem.from_numpyro(program), theta, x))
+    assert float(em_vs_svi.numpyro_log_likelihood(program, theta, x)) == pytest.approx(wanted, rel=1e-12)
+    loss = em_vs_svi.Enumerated().loss(jax.random.key(0), theta, program, lambda x: None, x)
+    assert float(loss) == pytest.approx(-wanted, rel=1e-12)
+    problem = em_vs_svi.Problem(program, x, theta, has_scan=True)
+    assert np.isfinite(em_vs_svi.trace_enum_error(problem, wanted))
+
+
+def test_labels_do_not_count_in_the_distance_of_two_optima():
+    rng = np.random.default_rng(0)
+    A = rng.dirichlet(np.ones(3), 4)
+    theta = {"A": A, "mu": np.array([0.3, -1.0, 2.0]), "sigma": np.array([1.0, 2.0, 3.0])}
+    order = [2, 0, 1]
+    other = {"A": A[[*order, 3]][:, order], "mu": theta["mu"][order], "sigma": theta["sigma"][order]}
+    assert em_vs_svi.distance(theta, other) == 0
+    assert em_vs_svi.distance(theta, other | {"sigma": other["sigma"] + 0.1}) == pytest.approx(0.1)
