@@ -107,14 +107,16 @@ class Term(NamedTuple):
 
     def events(self, variables: Any) -> Array:
         """The number of scalar log-densities, with masks and weights, at one value of the variables."""
+        if self.only is not None:  # one of several laws of the same events: the first counts them
+            axes = {axis + 1: label for axis, label in self.axes.items() if axis < -1}
+            one = self._replace(only=None, axes=axes, scale=jnp.asarray(self.scale)[..., 0])
+            return one.events(variables) if self.only[0] == 0 else jnp.zeros(())
+        weights = self.expand(self.scale) * (1 if self.mask is None else self.expand(self.mask))
         shape = jax.eval_shape(self.per_event).shape
-        weights = self.expand(jnp.asarray(self.scale)) * (1 if self.mask is None else self.expand(self.mask))
         weights = jnp.broadcast_to(weights, jnp.broadcast_shapes(jnp.shape(weights), shape))
-        for axis in range(self.event, weights.ndim):
-            if root(self.axes.get(self.event - 1 - axis, "")) in variables:
-                weights = jnp.take(weights, jnp.array([0]), axis=self.event - 1 - axis - self.event)
-        seen = {self.axes.get(axis) for axis in range(-weights.ndim + self.event, 0)}
-        repeats = math.prod(size for plate, size in self.plates.items() if plate not in seen)
+        labels = [self.axes.get(axis + self.event, "") for axis in range(-weights.ndim, -self.event)]
+        weights = weights[tuple(slice(1) if root(label) in variables else slice(None) for label in labels)]
+        repeats = math.prod(size for plate, size in self.plates.items() if plate not in labels)
         return jnp.sum(weights) * repeats
 
     def factor(self, table: Array) -> Factor:
@@ -242,6 +244,8 @@ def structure_of(trace: dict[str, dict]) -> Structure:
         parameters[name] = Parameter(jnp.shape(site["value"]), concrete(name, fn.support), prior_of(fn))
     for site in trace.values():
         if site["type"] == "param":
+            if "_control_flow_done" in site:
+                raise ValueError(f"program: the param {site['name']!r} is inside a scan; move it outside")
             constraint = site["kwargs"].get("constraint", constraints.real)
             shape = jax.tree.map(jnp.shape, site["value"])
             parameters[site["name"]] = Parameter(shape, concrete(site["name"], constraint), None)

@@ -72,16 +72,23 @@ def laid_out(f: Callable, init: Any, xs: Any, length: int | None, first_availabl
     def hidden(site: dict) -> bool:
         return not site.get("name", "").startswith(PREVIOUS)
 
-    with handlers.block(hide_fn=hidden), enum(first_available_dim=first_available_dim):
+    def first_step() -> tuple[Any, Any]:
+        with handlers.scope(prefix=PREVIOUS, divider="", hide_types=["plate"]):
+            return body(init, first)
+
+    with handlers.block(), enum(first_available_dim=first_available_dim):
         for step in markov(range(2), history=1):
             if step == 0:
-                with handlers.scope(prefix=PREVIOUS, divider="", hide_types=["plate"]), packed_trace() as unrolled:
-                    carry, y_first = body(init, first)
+                with packed_trace() as unrolled:
+                    carry, y_first = first_step()
             else:
                 rolled = roll(body, carry, rest, length - 1, unrolled, packed_trace)
     if rolled is None:
         return None
     trace, end, ys = rolled
+    with handlers.block(hide_fn=hidden), enum(first_available_dim=first_available_dim):
+        for _ in markov(range(1), history=1):
+            first_step()  # once more, now for all to see
     named_times(trace, length - 1)
     ys = jax.tree.map(lambda y0, y: jnp.concatenate([y0[None], y.reshape(y.shape[:1] + jnp.shape(y0))]), y_first, ys)
     if length % 2 == 1:  # dimensions alternate from step to step

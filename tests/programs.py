@@ -292,6 +292,19 @@ def emissions_that_are_mixtures(y, covariate, end):
     numpyro.sample("end", dist.Normal(2.0 * z, 1.0), obs=end)
 
 
+def disguised(y):
+    """The state is carried as an indicator: NumPyro rolls this scan itself."""
+    A = numpyro.param("A", jnp.array([[0.8, 0.2], [0.3, 0.7]]), constraint=simplex)
+    mu = numpyro.param("mu", jnp.array([-1.0, 1.0]))
+
+    def step(before, y):
+        z = numpyro.sample("z", dist.Categorical(before @ A))
+        numpyro.sample("y", dist.Normal(mu[z], 0.8), obs=y)
+        return jax.nn.one_hot(z, 2), None
+
+    scan(step, jnp.array([1.0, 0.0]), y)
+
+
 class Case(NamedTuple):
     """A program, its arguments, and whether all of its M-step is closed, so that certificate C3 speaks of all of θ."""
 
@@ -345,6 +358,7 @@ CASES = {
     "emissions_that_are_mixtures": Case(
         emissions_that_are_mixtures, (data(4), jnp.array([0, 1, 1, 0]), jnp.array(1.3))
     ),
+    "disguised": Case(disguised, data(4)),
     "one_step": Case(partial(hmm, emit=categorical_emission), jnp.array([2])),
     "neural": Case(neural, (data(6), data(6)), closed=False),
 }

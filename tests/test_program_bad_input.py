@@ -100,6 +100,16 @@ def continuous_in_a_scan(x):
     scan(step, 0.0, x)
 
 
+def param_in_a_scan(x):
+    def step(before, x):
+        pi = numpyro.param("pi", jnp.array([0.5, 0.5]))
+        z = numpyro.sample("z", dist.Categorical(pi))
+        numpyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        return z, None
+
+    scan(step, 0, x)
+
+
 @pytest.mark.parametrize(
     ("program", "words"),
     [
@@ -112,6 +122,7 @@ def continuous_in_a_scan(x):
         (backwards, ["reverse", "flip"]),
         (two_steps_back, ["history=2", "pair"]),
         (continuous_in_a_scan, ["'level'", "scan"]),
+        (param_in_a_scan, ["'pi'", "scan", "outside"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

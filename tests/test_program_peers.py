@@ -250,3 +250,23 @@ def test_float32_goes_in_and_comes_out():
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((fit.theta, fit.free_energy)))
     _, exact = fitted(programs.mixture, TWO)
     assert abs(float(fit.free_energy) - float(exact.free_energy)) < 0.01 * len(x)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("mixture", 10),  # 5 rows of 2 features
+        ("same_family", 10),
+        ("general", 5),
+        ("latent_class_right", 15),
+        ("hmm_sequences", 4 + 2 + 3),  # the lengths
+        ("weighted", 7.5),  # the weights
+        ("masked", 6),
+        ("half_observed", 3),
+    ],
+)
+def test_a_tolerance_is_a_number_of_nats_for_each_observed_number(name, wanted):
+    case = programs.CASES[name]
+    m = jaxem.from_numpyro(case.program)
+    _, data = prepare(m, m.init(jax.random.key(0), case.x), case.x)
+    assert float(m.size(data)) == wanted
