@@ -48,6 +48,10 @@ collect_ignore = (
         "test_lecture_experiments.py",
         "test_numpyro.py",
         "test_package.py",
+        "test_program_bad_input.py",
+        "test_program_experiments.py",
+        "test_program_peers.py",  # casts by itself
+        "test_programs.py",
         "test_readme.py",
     ]
 )

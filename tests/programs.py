@@ -364,6 +364,26 @@ CASES = {
 }
 
 
+# one of each kind, for what costs seconds of compilation a program
+KINDS = [
+    name
+    for name in CASES
+    if name
+    not in {
+        "independent_pair",
+        "latent_class_right",
+        "latent_class_left",
+        "precision_matrix",
+        "scale_tril",
+        "categorical_hmm",
+        "disguised",
+        "one_step",
+    }
+]
+RISING = ["mixture", "general", "dependent_pair", "gaussian_hmm", "student", "with_priors", "weighted"]
+RISING += ["one_mean_two_scales", "offset_regression", "counts", "emissions_that_are_mixtures"]
+
+
 def arguments(case):
     return case.x if isinstance(case.x, tuple) else (case.x,)
 

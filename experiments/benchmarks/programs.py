@@ -64,7 +64,7 @@ def mixtures(quick: bool, seed: int) -> list[dict[str, Any]]:
                 | {"program": label, "iterations": count, "objective": float(timing.value.free_energy)}
             )
             medians.append(timing.median / count)
-        setting = {"N": num_rows, "D": 2, "K": 3, "precision": "float32", "start": "half-way to the true centres"}
+        setting = {"N": num_rows, "D": 2, "K": 3, "precision": 32, "start": "half-way to the true centres"}
         found.append(
             {
                 "name": f"program_{covariance}",
@@ -134,7 +134,7 @@ def hidden_markov(quick: bool, seed: int) -> list[dict[str, Any]]:
         timing = measure(partial(jax.jit(peer), theta, y), repeats=repeats)
         rows.append(timing.as_row() | {"program": "dynamax two-filter smoother", "objective": float(timing.value[0])})
         goals.append(goal("E-step / dynamax", e_step.median / timing.median, 1.5, at_least=False))
-    setting = {"N": length, "D": 1, "K": states, "precision": "float64", "start": "the truth"}
+    setting = {"N": length, "D": 1, "K": states, "precision": 64, "start": "the truth"}
     statement = "Baum–Welch on one sequence, the program written with NumPyro's scan"
     return [{"name": "program_hmm", "statement": statement, "setting": setting, "rows": rows, "goals": goals}]
 
