@@ -1,5 +1,6 @@
 """The main job as a user runs it: files complete or absent, exit codes, one clear line for each mistake."""
 
+import contextlib
 import json
 import os
 import signal
