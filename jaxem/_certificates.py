@@ -17,7 +17,7 @@ from jaxem._free_energy import assign, row_free_energy, weighted
 from jaxem._m_step import stages
 from jaxem._mixture import Mixture
 from jaxem._model import Data, Model, Theta, ThetaLike
-from jaxem._posterior import _marginals
+from jaxem._posterior import weighted_marginals
 from jaxem._program import Program
 
 
@@ -148,8 +148,7 @@ def _gradients(m: Mixture, theta: Theta, rows: Any, data: Data) -> tuple[Array, 
     free, unravel = ravel_pytree(m.unconstrain(theta))
 
     def at(u: Array) -> Theta:
-        back = m.constrain(unravel(u), theta)
-        return jax.tree.map(lambda exact, new: exact + (new - jax.lax.stop_gradient(new)), theta, back)
+        return _at_exactly(theta, m.constrain(unravel(u), theta))
 
     weights = jnp.ones(data.x.shape[0], free.dtype) if data.weights is None else data.weights
 
@@ -159,6 +158,11 @@ def _gradients(m: Mixture, theta: Theta, rows: Any, data: Data) -> tuple[Array, 
 
     terms = jax.lax.map(lambda args: one(*args), (data.x, jnp.arange(data.x.shape[0]), weights), batch_size=1024)
     return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), terms)
+
+
+def _at_exactly(theta: Theta, back: Theta) -> Theta:
+    """θ itself, with the derivatives of its round trip through the unconstrained coordinates."""
+    return jax.tree.map(lambda exact, new: exact + (new - jax.lax.stop_gradient(new)), theta, back)
 
 
 def _relative(residual: Array, scale: Array) -> Array:
@@ -260,8 +264,7 @@ def _program_gradient(m: Program, names: list[str], theta: Theta, marginals: Any
     free, unravel = ravel_pytree(coordinates)
 
     def terms(u: Array) -> list[Array]:
-        at = m.constrain(unravel(u), theta, data)
-        at = jax.tree.map(lambda exact, new: exact + (new - jax.lax.stop_gradient(new)), theta, at)
+        at = _at_exactly(theta, m.constrain(unravel(u), theta, data))
         _, tables, _ = m.tables(at, data.x)
         return [*(marginals[name] * table for name, table in tables.items()), jnp.reshape(m.log_prior(at, data), 1)]
 
@@ -279,8 +282,8 @@ def _program_e_step_residual(m: Program, theta: Theta, data: Data) -> tuple[Arra
     try:
         table = m.table(theta, data.x).T
     except ValueError:
-        found = _marginals(m, theta, data)
-        worst = [jnp.max(jnp.abs(jnp.sum(table, axis=-1) - 1)) for table in found.values()]
+        found, weights = weighted_marginals(m, theta, data)
+        worst = [jnp.max(jnp.abs(jnp.sum(table, axis=-1) / weights[name] - 1)) for name, table in found.items()]
         worst += [jnp.max(jnp.maximum(-table, 0)) for table in found.values()]
         rows = [jnp.sum(jnp.sum(table > 0, axis=-1) > 1) for table in found.values()]
         return jnp.max(jnp.stack(worst)), jnp.sum(jnp.stack(rows))
@@ -290,10 +293,10 @@ def _program_e_step_residual(m: Program, theta: Theta, data: Data) -> tuple[Arra
 
 def _program_fisher_residual(m: Program, theta: Theta, marginals: Any, data: Data) -> Array:
     """C5: ∇F(θ), through the elimination, equals ∇Q(θ) at its marginals."""
-    free, unravel = ravel_pytree(m.unconstrain(theta, data))
+    coordinates = m.unconstrain(theta, data)
+    free, unravel = ravel_pytree(coordinates)
     if not free.size:
         return jnp.full_like(data.temperature, jnp.nan)
     through = jax.grad(lambda u: m.expect(m.constrain(unravel(u), theta, data), data).free_energy)(free)
-    names = list(m.unconstrain(theta, data))
-    expected, scale = _program_gradient(m, names, theta, marginals, data)
+    expected, scale = _program_gradient(m, list(coordinates), theta, marginals, data)
     return _relative(jnp.where(jnp.isfinite(through), through - expected, 0), scale)

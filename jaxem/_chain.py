@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from jaxem._free_energy import product
+
 
 class Tables(NamedTuple):
     """The factors of a chain of K states and n steps, for any lanes of independent chains at the right."""
@@ -42,11 +44,7 @@ def chain(tables: Tables, temperature: Array) -> Array:
 def _(primals: tuple[Tables, Array], tangents: tuple[Tables, Array]) -> tuple[Array, Array]:
     tables, temperature = primals
     value, marginals, energy = expectations(tables, temperature)
-    rank = value.ndim
-    change = jnp.zeros_like(value)
-    for marginal, tangent in zip(jax.tree.leaves(marginals), jax.tree.leaves(tangents[0]), strict=True):
-        product = jnp.where(marginal == 0, 0, marginal * tangent)
-        change = change + jnp.sum(product, axis=tuple(range(product.ndim - rank)))
+    change = inner(marginals, tangents[0], value)
     entropy = jnp.where(temperature > 0, (value - energy) / jnp.where(temperature > 0, temperature, 1), 0)
     return value, change + entropy * tangents[1]
 
@@ -63,12 +61,16 @@ def expectations(tables: Tables, temperature: Array) -> tuple[Array, Marginals, 
         return value * temperature, marginals
 
     value, marginals = lax.cond(temperature > 0, soft, lambda: by_paths(tables))
-    rank = value.ndim
-    energy = jnp.zeros_like(value)
+    return value, marginals, inner(marginals, tables, value)
+
+
+def inner(marginals: Marginals, tables: Tables, like: Array) -> Array:
+    """Σ ⟨marginal, table⟩ for each lane."""
+    total = jnp.zeros_like(like)
     for marginal, table in zip(jax.tree.leaves(marginals), jax.tree.leaves(tables), strict=True):
-        product = jnp.where(marginal == 0, 0, marginal * jnp.where(marginal == 0, 0, table))
-        energy = energy + jnp.sum(product, axis=tuple(range(product.ndim - rank)))
-    return value, marginals, energy
+        terms = product(marginal, table)
+        total = total + jnp.sum(terms, axis=tuple(range(terms.ndim - like.ndim)))
+    return total
 
 
 def total(tables: tuple[Array, ...], like: Array, axes: int) -> Array:
@@ -153,8 +155,7 @@ def by_probabilities(tables: Tables, passes: Forward) -> tuple[Array, Marginals]
     def xi() -> Array:
         return passes.before[:, :, None] * passes.fixed[None] * passes.moving * after[:, None]
 
-    alpha = passes.before[0] if passes.before.shape[0] else passes.end
-    return value, gather(xi, tables, alpha * beta, passes.end * last / final[None])
+    return value, gather(xi, tables, passes.before[0] * beta, passes.end * last / final[None])
 
 
 # ---- on logarithms, and on paths

@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxem._chain import Tables, chain
-from jaxem._free_energy import assign
+from jaxem._free_energy import assign, weighted
 
 PREVIOUS = "_PREV_"  # NumPyro's name for the step before, of a variable inside a scan
 
@@ -195,7 +195,7 @@ class Elimination:
             own, common = factor.scale.along(names), scale.along(names)
             ratio = Named(tuple(names), jnp.where(common > 0, own / jnp.where(common > 0, common, 1), 1))
             names = self.order([ratio, factor.table])
-            tables.append(Named(tuple(names), times_table(ratio.along(names), factor.table.along(names))))
+            tables.append(Named(tuple(names), weighted(factor.table.along(names), ratio.along(names))))
         return tables
 
     def without(self, factors: Sequence[Factor], variables: set[str]) -> Factor:
@@ -203,7 +203,7 @@ class Elimination:
         scale = self.common_scale([factor for factor in factors if factor.law_of in variables])
         table = self.joined(self.summed_out(self.weighted(factors, scale), variables))
         names = self.order([table, scale])
-        array = times_table(scale.along(names), table.along(names)) if variables else table.along(names)
+        array = weighted(table.along(names), scale.along(names)) if variables else table.along(names)
         plates = frozenset().union(*(factor.plates for factor in factors))
         return Factor(Named(tuple(names), array), plates, self.one)
 
@@ -273,7 +273,7 @@ class Elimination:
         value = chain(Tables(end(before), end(steps), tuple(fixed), tuple(moving)), temperature)
         self.home |= dict.fromkeys(steps, base)
         names = self.order([Named(lanes, value), scale])
-        weighed = times_table(scale.along(names), Named(lanes, value).along(names))
+        weighed = weighted(Named(lanes, value).along(names), scale.along(names))
         return Factor(Named(tuple(names), weighed), base, self.one)
 
     def taken(self, plates: frozenset[str], reach: set[str], avoid: set[str]) -> list[Factor]:
@@ -296,8 +296,3 @@ class Elimination:
         kept = [sizes[name] if name in table.names else 1 for name in groups[-1]]
         full = [sizes[name] if {*group} & {*table.names} else 1 for group in groups[:-1] for name in group]
         return jnp.broadcast_to(array, [*full, *kept]).reshape([*shape, *kept])
-
-
-def times_table(scale: Array, table: Array) -> Array:
-    """w · ℓ, with 0 · (−∞) = 0."""
-    return jnp.where(scale > 0, scale * jnp.where(scale > 0, table, 0), 0)

@@ -60,6 +60,11 @@ def weighted(rows: Array, weights: Array | None) -> Array:
     return jnp.where(weights > 0, weights * jnp.where(weights > 0, rows, 0), 0)
 
 
+def product(gamma: Array, table: Array) -> Array:
+    """γ ℓ, with 0·(−∞) = 0."""
+    return jnp.where(gamma == 0, 0, gamma * jnp.where(gamma == 0, 0, table))
+
+
 def assign(log_joint: Array, temperature: ArrayLike, axis: int) -> tuple[Array, Array]:
     """The E-step: the maximiser γ of eq:F and the N terms of its maximum (eq:E, eq:bound).
 

@@ -30,15 +30,17 @@ Stages = list[tuple[list[str], Theta]]
 def stages(m: Any, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -> Stages:
     """(block, θ after its update), one after another, from ([], θ)."""
 
-    def names(kind: str, scales: bool = False) -> list[str]:
-        return [name for name, u in plan.items() if u.kind == kind and (u.rule is not None and u.rule.last) == scales]
+    def names(kind: str) -> list[str]:
+        return [name for name, update in plan.items() if update.kind == kind]
+
+    selected = names("selection")
 
     found: Stages = [([], theta)]
     for block, update in (
-        (names("selection"), partial(select, plan=plan)),
+        ([name for name in selected if not plan[name].closed.last], partial(select, plan=plan)),
         (names("linear"), partial(least_squares, plan=plan)),
-        (names("gradient") + names("gradient", scales=True), ascend),
-        (names("selection", scales=True), partial(select, plan=plan)),
+        (names("gradient"), ascend),
+        ([name for name in selected if plan[name].closed.last], partial(select, plan=plan)),
     ):
         if block:
             old = found[-1][1]
@@ -86,8 +88,10 @@ def least_squares(m: Any, block: list[str], *, plan: Plan, marginals: Marginals,
 def ascend(m: Any, block: list[str], *, marginals: Marginals, theta: Theta, data: Data) -> Theta:
     """Generalised EM: some steps of the optimiser up Q in unconstrained coordinates; F does not fall."""
 
+    size = m.size(data)
+
     def loss(free: Theta) -> Array:
-        return -m.energy(marginals, m.constrain(free, theta, data), data) / m.size(data)
+        return -m.energy(marginals, m.constrain(free, theta, data), data) / size
 
     best, moved = climb(loss, m.coordinates(theta, data, block), m.optimizer, m.num_gradient_steps)
     new = m.constrain(best, theta, data)
@@ -186,9 +190,7 @@ def updated(rule: Rule, numerator: Array, denominator: Array, prior: Term | None
     above, below = pseudo_counts(rule, prior, old)
     numerator, denominator = numerator + above, denominator + below
     if not rule.offset:
-        numerator = jnp.maximum(
-            numerator, jnp.where(above < 0, 0, numerator)
-        )  # a Dirichlet below 1 asks for less than 0
+        numerator = jnp.where(above < 0, jnp.maximum(numerator, 0), numerator)  # a Dirichlet below 1 may ask for less
     if rule.simplex:
         denominator = jnp.sum(numerator, axis=-1, keepdims=True)
     seen = denominator > 0

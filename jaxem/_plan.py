@@ -131,7 +131,7 @@ def _plan(evaluate: Callable, base: Theta, structure: Structure, families: dict[
             continue
         kind = next(iter(kinds))
         rule = RULES[kind]
-        reason = prior_obstacle(name, rule, structure, base)
+        reason = prior_obstacle(name, rule, structure)
         if reason:
             plan[name] = Update("gradient", None, places, reason)
             continue
@@ -180,7 +180,7 @@ def with_least_squares(plan: Plan, names: list[str], evaluate: Callable, base: T
     return plan | {name: Update("gradient", None, plan[name].places, why) for name in names}
 
 
-def prior_obstacle(name: str, rule: Rule, structure: Structure, base: Theta) -> str:
+def prior_obstacle(name: str, rule: Rule, structure: Structure) -> str:
     """Why a parameter's prior rules out the closed form, or nothing."""
     prior = structure.parameters[name].prior
     if prior is None or prior is rule.prior:

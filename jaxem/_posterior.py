@@ -72,40 +72,36 @@ def decode(m: Model, theta: ThetaLike, x: Any) -> dict[str, Array]:
 
 @jax.jit
 def _marginals(m: Program, theta: Theta, data: Data) -> dict[str, Array]:
+    tables, _ = weighted_marginals(m, theta, data)
+    found = {name: table / jnp.sum(table, axis=-1, keepdims=True) for name, table in tables.items()}
+    for name in [name for name in found if name.startswith(PREVIOUS)]:
+        first = found.pop(name)[None]
+        rest = found.get(root(name))
+        found[root(name)] = first if rest is None else jnp.concatenate([first, rest])
+    return found
+
+
+def weighted_marginals(m: Program, theta: Theta, data: Data) -> tuple[dict[str, Array], dict[str, Array]]:
+    """(eq:marginal times the weight of its row, that weight) of every latent, the first step of a scan on its own."""
     terms, tables, _ = m.tables(theta, data.x)
     enumerated = m.structure(data.x).enumerated
     tiny = jnp.finfo(data.temperature.dtype).tiny ** 0.75  # a row of weight 0 has a posterior too
     terms = [term._replace(scale=jnp.maximum(term.scale, tiny)) for term in terms]
     factors = {term.name: term.factor(tables[term.name]) for term in terms}
     laws = {term.law_of: term for term in terms if term.law_of is not None}
-    places = {
-        name: [term.axes[axis] for axis in sorted(term.axes) if term.axes[axis] in term.plates]
-        for name, term in laws.items()
-    }
-    zeros = {
-        name: jnp.zeros(
-            [*(term.plates[plate] for plate in places[name]), enumerated[root(name)]], data.temperature.dtype
-        )
-        for name, term in laws.items()
-    }
+    places = {name: term.plates_in_order() for name, term in laws.items()}
+    rows = {name: tuple(term.plates[plate] for plate in places[name]) for name, term in laws.items()}
+    zeros = {name: jnp.zeros((*rows[name], enumerated[root(name)]), data.temperature.dtype) for name in laws}
     graph = m.graph(terms, tables)
 
     def partition(epsilon: dict[str, Array]) -> Array:
         extra = []
         for name, term in laws.items():
-            kept = [
-                (label, size)
-                for label, size in zip((*places[name], name), epsilon[name].shape, strict=True)
-                if size > 1
-            ]
-            table = Named(tuple(label for label, _ in kept), epsilon[name].reshape([size for _, size in kept]))
+            axes = zip((*places[name], name), epsilon[name].shape, strict=True)
+            table = Named(tuple(label for label, size in axes if size > 1), jnp.squeeze(epsilon[name]))
             extra.append(Factor(table, frozenset(term.plates), factors[term.name].scale))
         return log_partition([*factors.values(), *extra], graph, data.temperature)
 
-    found = jax.grad(partition)(zeros)  # eq:marginal, times the weight of its row
-    found = {name: table / jnp.sum(table, axis=-1, keepdims=True) for name, table in found.items()}
-    for name in [name for name in found if name.startswith(PREVIOUS)]:
-        first = found.pop(name)[None]
-        rest = found.get(root(name))
-        found[root(name)] = first if rest is None else jnp.concatenate([first, rest])
-    return found
+    scales = {name: factors[term.name].scale.along(places[name]) for name, term in laws.items()}
+    weights = {name: jnp.broadcast_to(scale, rows[name]) for name, scale in scales.items()}
+    return jax.grad(partition)(zeros), weights

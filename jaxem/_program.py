@@ -21,6 +21,7 @@ from numpyro.distributions import biject_to
 
 from jaxem import _plan, _read
 from jaxem._eliminate import Elimination, Graph, add, log_partition
+from jaxem._free_energy import product
 from jaxem._m_step import Marginals, stages, stationarity
 from jaxem._model import Data, Expectation, Model, Theta, at_once
 from jaxem._read import Arguments, Structure, Term
@@ -226,11 +227,6 @@ def map_constraint(parameter: _read.Parameter, value: Any, inverse: bool = False
     bijection = bijection.inv if inverse else bijection
     with jax.numpy_rank_promotion("allow"):  # NumPyro's transforms broadcast, and promote, freely
         return jax.tree.map(lambda leaf: bijection(leaf).astype(leaf.dtype), value)
-
-
-def product(marginal: Array, table: Array) -> Array:
-    """γ ℓ, with 0·(−∞) = 0."""
-    return jnp.where(marginal == 0, 0, marginal * jnp.where(marginal == 0, 0, table))
 
 
 def log_prior(priors: list[Term], dtype: Any) -> Array:

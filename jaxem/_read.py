@@ -22,7 +22,6 @@ from jaxem._scan import LaidOut
 from jaxem._updates import log_prob
 
 Theta = dict[str, Any]
-Program = Callable[..., Any]
 
 
 class Parameter(NamedTuple):
@@ -134,11 +133,8 @@ class Arguments:
     @classmethod
     def of(cls, x: Any) -> "Arguments":
         leaves, treedef = jax.tree.flatten(x if isinstance(x, tuple) else (x,))
-        is_static = [isinstance(leaf, bool | int | str | np.integer) or callable(leaf) for leaf in leaves]
-        dynamic = tuple(None if fixed else jnp.asarray(leaf) for leaf, fixed in zip(leaves, is_static, strict=True))
-        return cls(
-            dynamic, treedef, tuple(leaf if fixed else None for leaf, fixed in zip(leaves, is_static, strict=True))
-        )
+        static = tuple(leaf if is_static(leaf) else None for leaf in leaves)
+        return cls(tuple(None if is_static(leaf) else jnp.asarray(leaf) for leaf in leaves), treedef, static)
 
     def unpack(self) -> tuple:
         pairs = zip(self.leaves, self.static, strict=True)
@@ -184,14 +180,14 @@ def is_static(leaf: Any) -> bool:
 # ---- once for all θ: the structure
 
 
-def plain_trace(program: Program, arguments: Arguments, key: Array, theta: Theta | None = None) -> dict[str, dict]:
+def plain_trace(program: Callable[..., Any], arguments: Arguments, key: Array) -> dict[str, dict]:
     """The trace of the program as it stands, latents drawn from their laws."""
-    model = handlers.seed(handlers.substitute(program, data=theta or {}), key)
+    model = handlers.seed(program, key)
     with handlers.block(), jax.numpy_rank_promotion("allow"):  # NumPyro's distributions broadcast freely
         return handlers.trace(model).get_trace(*arguments.unpack())
 
 
-def inspect(program: Program, arguments: Arguments) -> Structure:
+def inspect(program: Callable[..., Any], arguments: Arguments) -> Structure:
     """The program's sites, from a trace on shapes alone; a ValueError that names the site EM cannot take."""
     found: list[Structure] = []
 
@@ -305,7 +301,7 @@ def bare(fn: dist.Distribution) -> dist.Distribution:
 # ---- at one θ: the terms
 
 
-def terms_of(program: Program, structure: Structure, theta: Theta, arguments: Arguments) -> list[Term]:
+def terms_of(program: Callable[..., Any], structure: Structure, theta: Theta, arguments: Arguments) -> list[Term]:
     """Every sample site at every value of the discrete latents."""
     from numpyro.contrib import funsor  # sets funsor's backend, so not before it is needed
 

@@ -91,13 +91,12 @@ def laid_out(f: Callable, init: Any, xs: Any, length: int | None, first_availabl
             first_step()  # once more, now for all to see
     named_times(trace, length - 1)
     ys = jax.tree.map(lambda y0, y: jnp.concatenate([y0[None], y.reshape(y.shape[:1] + jnp.shape(y0))]), y_first, ys)
+    sites, prefix = trace, ""
     if length % 2 == 1:  # dimensions alternate from step to step
         end = jax.tree.map(lambda a, b: jnp.reshape(a, jnp.shape(b)), end, carry)
-    last = {}
-    for name, site in trace.items():
-        if is_enumerated(site):
-            owner = unrolled[PREVIOUS + name] if length % 2 == 1 else site
-            last[owner["infer"]["name_to_dim"][PREVIOUS + name if length % 2 == 1 else name]] = name
+        sites, prefix = unrolled, PREVIOUS
+    enumerated = [name for name, site in trace.items() if is_enumerated(site)]
+    last = {sites[prefix + name]["infer"]["name_to_dim"][prefix + name]: name for name in enumerated}
     return ((length, None, end), (PytreeTrace(trace), ys)), last
 
 

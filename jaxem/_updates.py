@@ -38,10 +38,6 @@ def ones(gamma: Any, like: Any) -> Array:
     return jnp.broadcast_to(gamma, jnp.broadcast_shapes(jnp.shape(gamma), jnp.shape(like)))
 
 
-def one_hot(value: Any, size: int, dtype: Any) -> Array:
-    return jax.nn.one_hot(value, size, dtype=dtype)
-
-
 # ---- locations: p⁺ = p + Lᵀ(γ (x − a)/s²) / Lᵀ(γ/s²), a step from p, so that data far from 0 keep their digits
 
 
@@ -90,14 +86,10 @@ def scatter(fn: Any, x: Any, gamma: Any) -> Sums:
     return Outer(gamma[..., None] * d, d), gamma[..., None, None]
 
 
-def inverse(matrix: Any) -> Array:
-    return jnp.linalg.inv(matrix)
-
-
 # ---- probabilities and rates
 
 
-def bernoulli(fn: Any, x: Any, gamma: Any) -> Sums:
+def mean(fn: Any, x: Any, gamma: Any) -> Sums:
     return gamma * x, ones(gamma, x)
 
 
@@ -106,17 +98,13 @@ def binomial(fn: Any, x: Any, gamma: Any) -> Sums:
 
 
 def categorical(fn: Any, x: Any, gamma: Any) -> Sums:
-    seen = gamma[..., None] * one_hot(x, jnp.shape(fn.probs)[-1], gamma.dtype)
+    seen = gamma[..., None] * jax.nn.one_hot(x, jnp.shape(fn.probs)[-1], dtype=gamma.dtype)
     return seen, seen
 
 
 def multinomial(fn: Any, x: Any, gamma: Any) -> Sums:
     seen = gamma[..., None] * x
     return seen, seen
-
-
-def poisson(fn: Any, x: Any, gamma: Any) -> Sums:
-    return gamma * x, ones(gamma, x)
 
 
 def exponential(fn: Any, x: Any, gamma: Any) -> Sums:
@@ -159,14 +147,14 @@ RULES: dict[tuple[type, str], Rule] = {
     (dist.Laplace, "scale"): Rule(absolute, last=True),
     (dist.MultivariateNormal, "loc"): Rule(multivariate_location, offset=True),
     (dist.MultivariateNormal, "covariance_matrix"): Rule(scatter, last=True),
-    (dist.MultivariateNormal, "precision_matrix"): Rule(scatter, inverse, last=True),
+    (dist.MultivariateNormal, "precision_matrix"): Rule(scatter, jnp.linalg.inv, last=True),
     (dist.MultivariateNormal, "scale_tril"): Rule(scatter, jnp.linalg.cholesky, last=True),
-    (dist.BernoulliProbs, "probs"): Rule(bernoulli, **BETA),
+    (dist.BernoulliProbs, "probs"): Rule(mean, **BETA),
     (dist.BinomialProbs, "probs"): Rule(binomial, **BETA),
     (dist.CategoricalProbs, "probs"): Rule(categorical, simplex=True, **DIRICHLET),
     (dist.MultinomialProbs, "probs"): Rule(multinomial, simplex=True, **DIRICHLET),
     (dist.GeometricProbs, "probs"): Rule(geometric, **BETA),
-    (dist.Poisson, "rate"): Rule(poisson, **GAMMA),
+    (dist.Poisson, "rate"): Rule(mean, **GAMMA),
     (dist.Exponential, "rate"): Rule(exponential, **GAMMA),
     (dist.Gamma, "rate"): Rule(gamma_rate, **GAMMA),
 }
@@ -180,7 +168,7 @@ def log_prob(fn: Any, value: Any) -> Array:
     eye = jnp.eye(size, dtype=fn.scale_tril.dtype)
     inverse = jax.scipy.linalg.solve_triangular(fn.scale_tril, jnp.broadcast_to(eye, fn.scale_tril.shape), lower=True)
     deviation = jnp.broadcast_to(value - fn.loc, jnp.broadcast_shapes(value.shape, fn.batch_shape + fn.event_shape))
-    white = jnp.matmul(inverse, deviation[..., None])[..., 0] if deviation.ndim < 2 else whitened(inverse, deviation)
+    white = whitened(inverse, deviation)
     half_log_det = jnp.sum(jnp.log(jnp.diagonal(fn.scale_tril, axis1=-2, axis2=-1)), axis=-1)
     return -0.5 * jnp.sum(white**2, axis=-1) - half_log_det - 0.5 * size * jnp.log(2 * jnp.pi)
 
