@@ -46,6 +46,7 @@ from jaxem.limits import ROUNDING
 
 from _command import Config, Result, command, leave
 from _results import Claim
+from _table import print_table
 
 Theta = dict[str, Any]
 NUM_STATES = 3
@@ -508,14 +509,6 @@ T_COLUMNS = [
     ("≤", "gap_bound", "9.2e"),
     ("|μ_T−μ_ẑ|", "mu", "9.2e"),
 ]
-
-
-def print_table(columns: list[tuple[str, str, str]], rows: list[dict]) -> None:
-    widths = [max(len(title), int(spec.split(".")[0].rstrip("d"))) for title, _, spec in columns]
-    print(" ".join(title.rjust(width) for (title, _, _), width in zip(columns, widths, strict=True)))
-    for row in rows:
-        cells = [format(row[key], spec) for _, key, spec in columns]
-        print(" ".join(text.rjust(width) for text, width in zip(cells, widths, strict=True)))
 
 
 def report(summary: dict[str, Any]) -> None:

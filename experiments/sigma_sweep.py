@@ -41,6 +41,7 @@ from jaxem.families.gaussian import squared_distances
 from _command import OneLineParser, leave
 from _data import DataError, load
 from _results import Claim, as_json, print_claims, provenance, writable_folder, written_together
+from _table import print_table
 
 M = gaussian.isotropic.hold("pi", "sigma")  # only the centres move: the sources' setting
 TEMPERATURE = 0.37  # for C14: any T other than 0 and 1
@@ -326,21 +327,6 @@ COLUMNS = [
 ]
 
 
-def print_table(rows: list[dict]) -> None:
-    """A row per σ; '·' where a certificate says nothing."""
-
-    def cell(value: float, spec: str) -> str:
-        width = int(spec.split(".")[0].rstrip("d"))
-        return "·".rjust(width) if value != value else format(value, spec)
-
-    widths = [max(len(title), int(spec.split(".")[0].rstrip("d"))) for title, _, spec in COLUMNS]
-    print("\nC8 v = (G_σ − J)/2σ²N, from 0 to log K; C9 = 2σ²(Q − C) + J; '·' says nothing (every row is one-hot)")
-    print(" ".join(title.rjust(width) for (title, _, _), width in zip(COLUMNS, widths, strict=True)))
-    for row in rows:
-        cells = [cell(row[key], spec) for _, key, spec in COLUMNS]
-        print(" ".join(text.rjust(width) for text, width in zip(cells, widths, strict=True)))
-
-
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog="sigma_sweep", description=__doc__.split("\n")[0])
     parser.add_argument("--data", default="old_faithful", help="old_faithful, iris, blobs, or a .csv or .npy path")
@@ -407,7 +393,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def report(result: dict[str, Any]) -> None:
     summary = result["summary"]
-    print_table(result["rows"])
+    print("\nC8 v = (G_σ − J)/2σ²N, from 0 to log K; C9 = 2σ²(Q − C) + J; '·' says nothing (every row is one-hot)")
+    print_table(COLUMNS, result["rows"])
     print(
         f"\n{summary['num_rows']} rows, {summary['num_features']} features; diam(X) = {summary['diameter']:.4g}, "
         f"σ_c = {summary['critical_sigma']:.4g}, last σ = {summary['last_sigma']:.3g} from the least gap "

@@ -105,36 +105,30 @@ def _plan(evaluate: Callable, base: Theta, structure: Structure, families: dict[
     def draw(like: Any) -> Any:
         return jax.tree.map(lambda leaf: rng.uniform(0.5, 2.0, leaf.shape).astype(leaf.dtype), like)
 
-    plan: Plan = {}
-    candidates: list[str] = []
     base = jax.device_get(base)
     _, priors_at_base = evaluate(base)
-    for name, value in base.items():
+
+    def update_of(name: str) -> Update:
+        value = base[name]
         if not isinstance(value, np.ndarray):
-            plan[name] = Update("gradient", None, (), "a tree of arrays")
-            continue
+            return Update("gradient", None, (), "a tree of arrays")
         a, b = draw(value), draw(value)
         at_a, priors_at_a = evaluate(base | {name: a})
         at_b, _ = evaluate(base | {name: b})
         places = tuple(place for place in at_a if not same(at_a[place], at_b[place]))
-        coupled = [place[0] for place in priors_at_a if not same(priors_at_a[place], priors_at_base[place])]
         if not places:
-            plan[name] = Update("gradient", None, (), "enters no distribution of the data")
-            continue
-        kinds = {(families[term], argument) for term, argument in places}
-        where = ", ".join(f"{families[term].__name__}.{argument} of {term!r}" for term, argument in places)
+            return Update("gradient", None, (), "enters no distribution of the data")
+        coupled = [place[0] for place in priors_at_a if not same(priors_at_a[place], priors_at_base[place])]
         if coupled:
-            plan[name] = Update("gradient", None, places, f"is also in the prior of {coupled[0]!r}")
-            continue
-        if len(kinds) > 1 or next(iter(kinds)) not in RULES:
-            plan[name] = Update("gradient", None, places, f"enters {where}: no closed form is known")
-            continue
-        kind = next(iter(kinds))
+            return Update("gradient", None, places, f"is also in the prior of {coupled[0]!r}")
+        kind, *others = {(families[term], argument) for term, argument in places}
+        where = ", ".join(f"{families[term].__name__}.{argument} of {term!r}" for term, argument in places)
+        if others or kind not in RULES:
+            return Update("gradient", None, places, f"enters {where}: no closed form is known")
         rule = RULES[kind]
         reason = prior_obstacle(name, rule, structure)
         if reason:
-            plan[name] = Update("gradient", None, places, reason)
-            continue
+            return Update("gradient", None, places, reason)
         at_one, _ = evaluate(base | {name: np.ones_like(value)})
         at_product, _ = evaluate(base | {name: a * b})
         at_sum, _ = evaluate(base | {name: a + b})
@@ -145,17 +139,17 @@ def _plan(evaluate: Callable, base: Theta, structure: Structure, families: dict[
             for p in places
         )
         if selects:
-            plan[name] = Update("selection", rule, places, f"selected by {where}")
-        elif rule.offset and kind[0] is not dist.MultivariateNormal:
-            candidates.append(name)
-            plan[name] = Update("linear", rule, places, f"linear in {where}")
-        else:
-            plan[name] = Update("gradient", None, places, f"is transformed in {where}")
-    return with_least_squares(plan, candidates, evaluate, base, draw)
+            return Update("selection", rule, places, f"selected by {where}")
+        if rule.offset and kind[0] is not dist.MultivariateNormal:
+            return Update("linear", rule, places, f"linear in {where}")
+        return Update("gradient", None, places, f"is transformed in {where}")
+
+    return with_least_squares({name: update_of(name) for name in base}, evaluate, base, draw)
 
 
-def with_least_squares(plan: Plan, names: list[str], evaluate: Callable, base: Theta, draw: Callable) -> Plan:
+def with_least_squares(plan: Plan, evaluate: Callable, base: Theta, draw: Callable) -> Plan:
     """Candidates for least squares stay so if the locations are affine in all of them together."""
+    names = [name for name, update in plan.items() if update.kind == "linear"]
     if not names:
         return plan
     size = sum(base[name].size for name in names)

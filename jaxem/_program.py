@@ -118,7 +118,8 @@ class Program(Model):
     def graph(self, terms: list[Term], tables: dict[str, Array]) -> Graph:
         sizes: dict[str, int] = {}
         for term in terms:
-            sizes |= term.plates | dict(zip(*term.shape_of(tables[term.name]), strict=True))
+            names, array = term.named(tables[term.name])
+            sizes |= term.plates | dict(zip(names, array.shape, strict=True))
         variables = tuple(dict.fromkeys(term.law_of for term in terms if term.law_of is not None))
         times = frozenset(name for name in sizes if name.startswith("_time"))
         return Graph(sizes, variables, times, self.memory_limit)

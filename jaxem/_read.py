@@ -89,10 +89,6 @@ class Term(NamedTuple):
         kept = [axis for axis, size in enumerate(shape) if size > 1]
         return Named(tuple(names[axis] for axis in kept), jnp.reshape(array, [shape[axis] for axis in kept]))
 
-    def shape_of(self, table: Array) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        names, array = self.named(table)
-        return names, jnp.shape(array)
-
     def draw(self) -> Array:
         """A value that fn could have given, in the shape of the one observed."""
         drawn = self.fn.sample(jax.random.key(0))

@@ -1,6 +1,7 @@
 """Two legs: float64 (the default) and float32 (JAXEM_TEST_PRECISION=32, `make test-f32`)."""
 
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ os.environ.setdefault(
 )
 
 import jax
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +30,7 @@ AS_A_USER = {
 }
 PRECISION = int(os.environ.get("JAXEM_TEST_PRECISION", "64"))
 jax.config.update("jax_enable_x64", PRECISION == 64)
+jax.config.update("jax_num_cpu_devices", 4)  # for tests/test_devices.py; all else runs on the first
 jax.config.update("jax_numpy_rank_promotion", "raise")  # jaxem's own arithmetic never promotes ranks
 
 
@@ -91,3 +94,38 @@ def quick_run(tmp_path_factory):
         return folder
 
     return run
+
+
+@pytest.fixture(scope="session")
+def measured(quick_run):
+    """(experiment, the ids of its claims) -> (summary, arrays) of its quick run, every claim within its bound."""
+
+    def read(experiment, claims):
+        folder = quick_run(experiment)
+        document = json.loads((folder / f"{experiment}.json").read_text(encoding="utf-8"))
+        assert document["config"] == {"seed": 0, "quick": True}
+        assert {claim["id"] for claim in document["claims"]} == claims
+        for claim in document["claims"]:
+            assert claim["holds"], claim
+            assert claim["worst"] <= claim["bound"] < np.inf
+        with np.load(folder / f"{experiment}.npz") as arrays:
+            return document["summary"], dict(arrays)
+
+    return read
+
+
+@pytest.fixture
+def refuses(capsys):
+    """(experiment's module, arguments): it ends with code 2 and one line, which begins with its name."""
+
+    def check(module, arguments):
+        try:
+            code = module.main(list(arguments))
+        except SystemExit as stop:
+            code = stop.code
+        errors = capsys.readouterr().err
+        assert code == 2, errors
+        assert errors.startswith(f"{module.__name__}: ")
+        assert errors.count("\n") == 1
+
+    return check

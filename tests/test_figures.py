@@ -221,15 +221,8 @@ def test_results_that_the_paper_cannot_use(old, new, message, tree):
 
 
 @pytest.mark.parametrize("arguments", [("--seed", "-1"), ("--seed", "one"), ("--venus",), ("--out", "file/below")])
-def test_bad_arguments_end_in_one_line_and_code_2(arguments, tmp_path, monkeypatch, capsys):
+def test_bad_arguments_end_in_one_line_and_code_2(arguments, tmp_path, monkeypatch, refuses):
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
     for experiment in (kmeans_steps, outliers, segmentation, digits):
-        try:
-            code = experiment.main(list(arguments))
-        except SystemExit as stop:
-            code = stop.code
-        errors = capsys.readouterr().err
-        assert code == 2, errors
-        assert errors.startswith(f"{experiment.__name__}: ")
-        assert errors.count("\n") == 1
+        refuses(experiment, arguments)
