@@ -4,17 +4,21 @@ from jaxem import bregman as bregman
 from jaxem import families as families
 from jaxem import inits as inits
 from jaxem import limits as limits
+from jaxem._batches import StreamError
 from jaxem._certificates import Certificate, certify, e_step_residual
 from jaxem._condition import Conditional, condition
+from jaxem._devices import use_all_cores
 from jaxem._em import EMError, Fit, Path, Status, best, check, em, em_batch, em_path, kmeans
 from jaxem._free_energy import free_energy
 from jaxem._gradient import gradient_m_step
 from jaxem._kmedoids import KMedoids, kmedoids
 from jaxem._mixture import Mixture
+from jaxem._online import OnlineFit, em_online
 from jaxem._posterior import decode, marginals
 from jaxem._program import Program, from_numpyro
 from jaxem._quantities import distortion, expected_log_joint, log_joint, log_likelihood, responsibilities, sample
 from jaxem._rate import Rate, convergence_rate
+from jaxem._stream import em_stream
 from jaxem._version import __version__ as __version__
 
 __all__ = [
@@ -24,10 +28,12 @@ __all__ = [
     "Fit",
     "KMedoids",
     "Mixture",
+    "OnlineFit",
     "Path",
     "Program",
     "Rate",
     "Status",
+    "StreamError",
     "best",
     "bregman",
     "certify",
@@ -39,7 +45,9 @@ __all__ = [
     "e_step_residual",
     "em",
     "em_batch",
+    "em_online",
     "em_path",
+    "em_stream",
     "expected_log_joint",
     "families",
     "free_energy",
@@ -54,4 +62,5 @@ __all__ = [
     "marginals",
     "responsibilities",
     "sample",
+    "use_all_cores",
 ]

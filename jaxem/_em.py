@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from jaxem import _validate
+from jaxem import _devices, _validate
 from jaxem._model import Data, Expectation, Model, Theta, ThetaLike
 from jaxem.families import gaussian
 
@@ -84,28 +85,31 @@ def centres_at_rest(before: State, after: State, tolerance: Array) -> Array:
     """Lloyd's stopping rule: no centre moved by more than the rounding of the mean it is."""
     moments = before.expectation.statistics
     mu, moved = before.theta["mu"], jnp.abs(after.theta["mu"] - before.theta["mu"])
-    radius = jnp.sqrt(jnp.maximum(moments.spread, 0) / jnp.maximum(moments.N_k, 1))[:, None]
-    reach = jnp.max(jnp.abs(mu - jnp.mean(mu, axis=0)[None]) + radius)  # how far the rows that it sums lie
+    radius = jnp.sqrt(jnp.maximum(moments.spread, 0) / jnp.sum(moments.N_k))
+    reach = jnp.max(jnp.abs(mu - jnp.mean(mu, axis=0)[None])) + radius  # how far the rows that it sums lie
     return jnp.all(moved <= 64 * jnp.finfo(mu.dtype).eps * (jnp.abs(mu) + reach))
 
 
-def init(m: Model, theta: Theta, data: Data) -> State:
-    """The state at θ: one E-step, no M-step."""
-    expectation = m.expect(theta, data)
+def begin(theta: Theta, expectation: Expectation) -> State:
+    """The state at θ, of which the E-step is done and no M-step."""
     finite = jnp.isfinite(expectation.free_energy)
     status = jnp.where(finite, Status.MAX_STEPS, Status.NONFINITE).astype(jnp.int32)
     infinity = jnp.full_like(expectation.free_energy, jnp.inf)
     return State(theta, expectation, infinity, jnp.zeros((), jnp.int32), status)
 
 
-def step(m: Model, state: State, data: Data, tol: ArrayLike, stop: Stop) -> State:
-    """One M-step and the E-step after it; a fall of F or a non-finite F leaves θ where it was."""
+def step(m: Model, state: State, data: Data, tol: Array, stop: Stop) -> State:
+    """One M-step and the E-step after it."""
     theta = m.maximize(state.expectation.statistics, state.theta, data)  # eq:M
-    expectation = m.expect(theta, data)  # eq:E
+    return advance(state, theta, m.expect(theta, data), tol * m.size(data), stop)  # eq:E
+
+
+def advance(state: State, theta: Theta, expectation: Expectation, tolerance: Array, stop: Stop) -> State:
+    """The state after a step to θ; a fall of F or a non-finite F leaves θ where it was. `tolerance` in nats."""
     gain = expectation.free_energy - state.expectation.free_energy
     floor = 8 * jnp.finfo(gain.dtype).eps * expectation.scale  # what rounding alone can move F by
     after = State(theta, expectation, gain, state.num_steps + 1, state.status)
-    done = stop(state, after, jnp.maximum(tol * m.size(data), floor))
+    done = stop(state, after, jnp.maximum(tolerance, floor))
     finite = jnp.isfinite(expectation.free_energy)
     fell = gain < -floor
     status = jnp.where(done, Status.CONVERGED, Status.MAX_STEPS)
@@ -122,22 +126,38 @@ def _run(m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop:
     final = lax.while_loop(
         lambda state: (state.status == Status.MAX_STEPS) & (state.num_steps < max_steps),
         lambda state: step(m, state, data, tol, stop),
-        init(m, theta, data),
+        begin(theta, m.expect(theta, data)),
     )
     return Fit(final.theta, final.expectation.free_energy, final.gain, final.num_steps, final.status)
 
 
-@partial(jax.jit, static_argnames="stop")
-def _run_lanes(m: Model, thetas: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Fit:
-    """Lanes one after another: each stops when it is done, where `vmap` would run all to the slowest."""
+@partial(jax.jit, static_argnames=("stop", "mesh"))
+def _run_lanes(
+    m: Model, thetas: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop, mesh: Mesh | None = None
+) -> Fit:
+    """Lanes one after another: each stops when it is done, where `vmap` would run all to the slowest.
+
+    With a mesh every device takes every n-th lane, since neighbours in a sweep tend to need as many steps.
+    """
     lanes = jax.tree.leaves(thetas)[0].shape[0]
     temperatures = jnp.broadcast_to(data.temperature, (lanes,))
 
-    def lane(args: tuple[Theta, Array]) -> Fit:
-        theta, temperature = args
-        return _run(m, theta, data._replace(temperature=temperature), tol, max_steps, stop)
+    def run(args: tuple[Theta, Array], data: Data, tol: Array, max_steps: Array) -> Fit:
+        def lane(args: tuple[Theta, Array]) -> Fit:
+            theta, temperature = args
+            return _run(m, theta, data._replace(temperature=temperature), tol, max_steps, stop)
 
-    return lax.map(lane, (thetas, temperatures))
+        return lax.map(lane, args)
+
+    if mesh is None:
+        return run((thetas, temperatures), data, tol, max_steps)
+    share = -(-lanes // mesh.size)
+    dealt = np.arange(share * mesh.size).reshape(share, mesh.size).T.ravel()  # lane of each place
+    args = jax.tree.map(lambda leaf: leaf[np.minimum(dealt, lanes - 1)], (thetas, temperatures))
+    whole, each = PartitionSpec(), PartitionSpec(mesh.axis_names)
+    spread = jax.shard_map(run, mesh=mesh, in_specs=(each, whole, whole, whole), out_specs=each, check_vma=False)
+    fits = spread(args, data, tol, max_steps)
+    return jax.tree.map(lambda leaf: leaf[np.argsort(dealt)[:lanes]], fits)
 
 
 class Run(NamedTuple):
@@ -168,6 +188,15 @@ def _prepare_run(
     return Run(theta, data, jnp.asarray(tol, data.temperature.dtype), jnp.asarray(max_steps, jnp.int32))
 
 
+def _fit(m: Model, run: Run, stop: Stop, mesh: Mesh | None) -> Fit:
+    """One fit, its rows spread over the mesh of the call."""
+    mesh = _devices.mesh_for_rows(m, run.data, mesh)
+    theta, tol, max_steps = _devices.replicated((run.theta, run.tol, run.max_steps), mesh)
+    fit = _run(m, theta, _devices.spread_rows(run.data, mesh), tol, max_steps, stop)
+    _validate.blame_x(run.data.x, fit.free_energy)
+    return fit
+
+
 def em(
     m: Model,
     theta: ThetaLike,
@@ -178,6 +207,7 @@ def em(
     labels: ArrayLike | None = None,
     tol: ArrayLike = 1e-10,
     max_steps: ArrayLike = 1000,
+    mesh: Mesh | None = None,
 ) -> Fit:
     """Fit a model by expectation–maximisation: coordinate ascent on F_T (eq:F) from `theta`.
 
@@ -194,6 +224,9 @@ def em(
         labels: (N,) the component of a row where it is known, −1 where not: γ is fixed to it (semi-supervised).
         tol: smallest gain worth a step, in nats per unit of weight.
         max_steps: most M-steps to do; 0 only evaluates.
+        mesh: devices to spread the rows over, all axes of a `jax.sharding.Mesh` (Auto); one `psum` a pass adds their
+            sums. An x that is already sharded is used as it lies, and `jaxem.use_all_cores` sets a default. Over
+            several processes, x is this process's rows.
 
     Returns:
         A `Fit`; `status` tells how it ended, `jaxem.check(fit)` raises unless it converged.
@@ -212,9 +245,7 @@ def em(
     run = _prepare_run(
         m, theta, x, temperature=temperature, weights=weights, labels=labels, tol=tol, max_steps=max_steps
     )
-    fit = _run(m, *run, gain_is_small)
-    _validate.blame_x(run.data.x, fit.free_energy)
-    return fit
+    return _fit(m, run, gain_is_small, mesh)
 
 
 def em_batch(
@@ -227,11 +258,13 @@ def em_batch(
     labels: ArrayLike | None = None,
     tol: ArrayLike = 1e-10,
     max_steps: ArrayLike = 1000,
+    mesh: Mesh | None = None,
 ) -> Fit:
     """Many fits of the same data: every entry of `thetas` has a leading lane axis. Equals `vmap(em)`.
 
     Each lane costs its own iterations only, while `vmap` of the loop runs all lanes until the slowest is
-    done. `temperature` may have one value per lane. Arguments otherwise as `em`.
+    done. `temperature` may have one value per lane. With a `mesh` the lanes are spread over its devices, unless there
+    are fewer lanes than devices, or x is sharded already: then its rows are. Arguments otherwise as `em`.
 
     >>> import jax, jaxem
     >>> from jaxem.families import gaussian
@@ -253,7 +286,10 @@ def em_batch(
         max_steps=max_steps,
         batched=True,
     )
-    fits = _run_lanes(m, *run, gain_is_small)
+    rows, lanes = _devices.meshes_for_lanes(m, run.data, len(jax.tree.leaves(run.theta)[0]), mesh)
+    rest = _devices.replicated((run.theta, run.tol, run.max_steps), rows or lanes)
+    data = _devices.spread_rows(run.data, rows) if rows else _devices.replicated(run.data, lanes)
+    fits = _run_lanes(m, rest[0], data, *rest[1:], gain_is_small, lanes)
     _validate.blame_x(run.data.x, fits.free_energy)
     return fits
 
@@ -300,11 +336,11 @@ def em_path(
     return path
 
 
-def kmeans(x: ArrayLike, mu: ArrayLike, *, max_steps: ArrayLike = 1000) -> Fit:
+def kmeans(x: ArrayLike, mu: ArrayLike, *, max_steps: ArrayLike = 1000, mesh: Mesh | None = None) -> Fit:
     """Lloyd's k-means from the centres `mu` (K, D): hard EM of `isotropic` with π = 1/K and σ = 1 held.
 
     Stops when no centre changes, up to the rounding of a mean. Ties go to the lowest index; an empty cluster
-    keeps its centre.
+    keeps its centre. `mesh` as in `em`.
 
     >>> import jax.numpy as jnp, jaxem
     >>> x = jnp.array([[0.0], [1.0], [10.0], [11.0]])
@@ -318,9 +354,7 @@ def kmeans(x: ArrayLike, mu: ArrayLike, *, max_steps: ArrayLike = 1000) -> Fit:
     theta = {"pi": jnp.full(mu.shape[0], 1 / mu.shape[0]), "mu": mu, "sigma": jnp.array(1.0)}
     m = gaussian.isotropic.hold("pi", "sigma")
     run = _prepare_run(m, theta, x, temperature=0.0, tol=0.0, max_steps=max_steps)
-    fit = _run(m, *run, centres_at_rest)
-    _validate.blame_x(run.data.x, fit.free_energy)
-    return fit
+    return _fit(m, run, centres_at_rest, mesh)
 
 
 def best(fits: Fit) -> Fit:

@@ -73,25 +73,35 @@ def assign(log_joint: Array, temperature: ArrayLike, axis: int) -> tuple[Array, 
     """
     temperature = jnp.asarray(temperature, log_joint.dtype)
 
-    def soft(table: Array) -> tuple[Array, Array]:
-        t = jnp.where(temperature > 0, temperature, 1)  # under vmap both branches run: stay finite at T = 0
-        peak = lax.stop_gradient(jnp.max(table, axis=axis, keepdims=True))
-        possible = jnp.isfinite(peak)
-        # eq:E, from differences to the row's peak: no overflow, and exactly 0 where e^{…} underflows
-        relative = jnp.exp((table - jnp.where(possible, peak, 0)) / t)
-        total = jnp.sum(relative, axis=axis, keepdims=True)
-        gamma = jnp.where(possible, relative / jnp.where(possible, total, 1), 1 / table.shape[axis])
-        rows = peak + t * jnp.log(jnp.where(possible, total, 1))  # eq:bound
-        gamma = jnp.where(jnp.isnan(peak), jnp.nan, gamma)  # NaN in, NaN out
-        return gamma, jnp.squeeze(rows, axis)
-
     def hard(table: Array) -> tuple[Array, Array]:
-        return one_hot_argmax(table, axis), jnp.max(table, axis=axis)  # eq:E and eq:bound at T = 0
+        winner, rows = assign_hard(table, axis)
+        return jax.nn.one_hot(winner, table.shape[axis], dtype=table.dtype, axis=axis), rows
 
-    return lax.cond(temperature > 0, soft, hard, log_joint)
+    return lax.cond(temperature > 0, lambda table: assign_soft(table, temperature, axis), hard, log_joint)
 
 
-def one_hot_argmax(table: Array, axis: int) -> Array:
-    """One-hot of the largest entry, the lowest index at ties."""
-    winner = jnp.argmax(table, axis=axis)
-    return jax.nn.one_hot(winner, table.shape[axis], dtype=table.dtype, axis=axis)
+def assign_soft(log_joint: Array, temperature: Array, axis: int) -> tuple[Array, Array]:
+    """γ = softmax(ℓ / T) and T log Σ_k e^{ℓ/T}, for T > 0."""
+    t = jnp.where(temperature > 0, temperature, 1)  # under vmap both branches run: stay finite at T = 0
+    peak = lax.stop_gradient(jnp.max(log_joint, axis=axis, keepdims=True))
+    possible = jnp.isfinite(peak)
+    # eq:E, from differences to the row's peak: no overflow, and exactly 0 where e^{…} underflows
+    relative = jnp.exp((log_joint - jnp.where(possible, peak, 0)) / t)
+    total = jnp.sum(relative, axis=axis, keepdims=True)
+    gamma = jnp.where(possible, relative / jnp.where(possible, total, 1), 1 / log_joint.shape[axis])
+    rows = peak + t * jnp.log(jnp.where(possible, total, 1))  # eq:bound
+    gamma = jnp.where(jnp.isnan(peak), jnp.nan, gamma)  # NaN in, NaN out
+    return gamma, jnp.squeeze(rows, axis)
+
+
+def assign_hard(log_joint: Array, axis: int) -> tuple[Array, Array]:
+    """argmax_k ℓ, the lowest index at ties, and max_k ℓ: eq:E and eq:bound at T = 0.
+
+    Found by comparing with the maximum, which compiles to vector instructions where an argmax does not. The table
+    must be in memory: computed twice, it might differ from its own maximum. A row with a NaN gets index K.
+    """
+    log_joint = lax.optimization_barrier(log_joint)
+    rows = jnp.max(log_joint, axis=axis, keepdims=True)
+    component = lax.broadcasted_iota(jnp.int32, log_joint.shape, axis % log_joint.ndim)
+    winner = jnp.min(jnp.where(log_joint == rows, component, log_joint.shape[axis]), axis=axis)
+    return winner, jnp.squeeze(rows, axis)

@@ -21,18 +21,25 @@ from jaxtyping import Array, Float
 from numpyro import handlers
 from numpyro.distributions import Distribution, biject_to, constraints
 
-from jaxem._free_energy import assign, row_free_energy, weighted
+from jaxem._free_energy import assign, assign_hard, assign_soft, row_free_energy, weighted
 from jaxem._model import Data, Expectation, Model, Theta
 from jaxem._reduce import fits_one_chunk, sum_over_rows
+
+# Σ_n γ_nk and Σ_n γ_nk φ_n of a chunk, (K,) and (K, F): a matrix product, or at T = 0 a scatter-add
+Pool = Callable[[Float[Array, "n F"]], tuple[Array, Array]]
 
 
 class Natural(NamedTuple):
     """An E-step in natural parameters, two matrix products a chunk; what depends on θ alone is closed over."""
 
-    table: Callable[[Array], Array]  # x (n, D) → ℓ = η φ(x), (K, n)
-    statistics: Callable[[Array, Array], Any]  # (x, γ) → γ φ(x)ᵀ
-    finish: Callable[[Any], Any]  # Σ γ φᵀ → the statistics that `update` takes
-    accurate: Array  # do its cancellations keep enough digits at this θ?
+    num_features: int  # F
+    features: Callable[[Array], Array]  # x (n, D) → φ(x) (n, F)
+    table: Callable[[Array], Array]  # φ → ℓ = η φᵀ, (K, n), up to a term common to all components
+    common: Callable[[Array], Array]  # φ → that term, (n,)
+    statistics: Callable[[Array, Array, Pool], Any]  # (φ, weights (n,), pool) → additive sums
+    finish: Callable[[Any], Any]  # those sums → the statistics that `update` takes
+    accurate: Array  # do its cancellations keep enough digits at this θ, for soft assignments?
+    accurate_when_hard: Callable[[Any], Array]  # and for hard ones: asked of the statistics they led to
 
 
 def closed_form(m: "Mixture", statistics: Any, theta: Theta, data: Data) -> Theta:
@@ -44,8 +51,7 @@ def closed_form(m: "Mixture", statistics: Any, theta: Theta, data: Data) -> Thet
     reference, needed = recentred
 
     def again() -> Theta:
-        second = m.e_step(partial(m.table, theta), partial(m.statistics, reference), theta, data)
-        return m.update(second.statistics, reference, m.held)
+        return m.update(m.expect_about(reference, theta, data).statistics, reference, m.held)
 
     return lax.cond(needed, again, lambda: new)
 
@@ -165,17 +171,26 @@ class Mixture(Model):
         """The E-step (eq:E): statistics of γ(θ) and F_T at θ, in one pass over the rows."""
 
         def by_kernel() -> Expectation:
-            return self.e_step(partial(self.table, theta), partial(self.statistics, theta), theta, data)
+            return self.expect_about(theta, theta, data)
 
         if self.natural is None or fits_one_chunk(data.x.shape[0], theta["pi"].shape[0]):
             return by_kernel()
-        natural = self.natural(theta)
+        natural, is_hard = self.natural(theta), data.temperature == 0
 
         def by_products() -> Expectation:
-            total = self.e_step(natural.table, natural.statistics, theta, data)
+            total = self.e_step_by_products(natural, theta, data)
             return total._replace(statistics=natural.finish(total.statistics))
 
-        return lax.cond(natural.accurate, by_products, by_kernel)
+        def nothing() -> Expectation:
+            return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(by_products))
+
+        tried = lax.cond(natural.accurate | is_hard, by_products, nothing)
+        accurate = jnp.where(is_hard, natural.accurate_when_hard(tried.statistics), natural.accurate)
+        return lax.cond(accurate, lambda: tried, by_kernel)
+
+    def expect_about(self, reference: Theta, theta: Theta, data: Data) -> Expectation:
+        """The E-step at θ by differences, its statistics about the means of another θ."""
+        return self.e_step(partial(self.table, theta), partial(self.statistics, reference), theta, data)
 
     def e_step(self, table: Callable, statistics: Callable, theta: Theta, data: Data) -> Expectation:
         """Σ over chunks of `statistics`(x, γ) with γ from `table`(x), and eq:bound."""
@@ -187,6 +202,40 @@ class Mixture(Model):
             return Expectation(statistics(x, gamma * weights[None]), jnp.sum(value), jnp.sum(jnp.abs(value)))
 
         return self.sum_over_rows(chunk, theta, data)
+
+    def e_step_by_products(self, natural: Natural, theta: Theta, data: Data) -> Expectation:
+        """The same sums from ℓ = η φᵀ; at T = 0 a row's features go to its component, and γ is never made."""
+        num_components = theta["pi"].shape[0]
+
+        def chunk(rows: tuple[Array, Array | None], weights: Array) -> Expectation:
+            x, labels = rows
+            phi = natural.features(x)
+            table = exclude(natural.table(phi), labels)
+
+            def soft() -> tuple[Any, Array]:
+                gamma, value = assign_soft(table, data.temperature, axis=0)
+                gamma = gamma * weights[None]
+
+                def pool(phi: Array) -> tuple[Array, Array]:
+                    return jnp.sum(gamma, axis=1), jnp.matmul(gamma, phi, precision=lax.Precision.HIGHEST)
+
+                return natural.statistics(phi, weights, pool), value
+
+            def hard() -> tuple[Any, Array]:
+                winner, value = assign_hard(table, axis=0)
+
+                def pool(phi: Array) -> tuple[Array, Array]:
+                    counted = weights[:, None] * jnp.concatenate([phi, jnp.ones_like(phi[:, :1])], axis=1)
+                    sums = jnp.zeros((num_components, counted.shape[1]), counted.dtype).at[winner].add(counted)
+                    return sums[:, -1], sums[:, :-1]
+
+                return natural.statistics(phi, weights, pool), value
+
+            statistics, value = lax.cond(data.temperature > 0, soft, hard)
+            value = weighted(value + natural.common(phi), weights)
+            return Expectation(statistics, jnp.sum(value), jnp.sum(jnp.abs(value)))
+
+        return self.sum_over_rows(chunk, theta, data, natural.num_features)
 
     def maximize(self, statistics: Any, theta: Theta, data: Data) -> Theta:
         """The M-step (eq:M): θ⁺ = argmax_θ Σ γ ℓ(θ), held entries as they are."""
@@ -207,15 +256,28 @@ class Mixture(Model):
         """A mixture's parameters have no prior."""
         return 0.0
 
-    def sum_over_rows(self, chunk: Callable[[Any, Array], Any], theta: Theta, data: Data) -> Any:
+    def sum_over_rows(self, chunk: Callable[[Any, Array], Any], theta: Theta, data: Data, num_features: int = 1) -> Any:
         """Σ over chunks of the rows (x, labels), in θ's precision."""
         pi = theta["pi"]
-        rows = (data.x, data.labels)
-        return sum_over_rows(chunk, rows, data.weights, num_components=pi.shape[0], dtype=pi.dtype)
+        return sum_over_rows(
+            chunk,
+            (data.x, data.labels),
+            data.weights,
+            num_components=pi.shape[0],
+            num_features=num_features,
+            dtype=pi.dtype,
+            shards=data.shards,
+        )
 
     def size(self, data: Data) -> Array | int:
         """W: how much data there is, the unit in which a tolerance is stated."""
-        return data.x.shape[0] if data.weights is None else jnp.sum(data.weights)
+        if data.shards is None:
+            return data.x.shape[0] if data.weights is None else jnp.sum(data.weights)
+        rows = (data.x[:, 0], None)  # counted like every other sum, each once
+        dtype = data.temperature.dtype
+        return sum_over_rows(
+            lambda _, w: jnp.sum(w), rows, data.weights, num_components=1, dtype=dtype, shards=data.shards
+        )
 
 
 def exclude(table: Float[Array, "K n"], labels: Array | None) -> Float[Array, "K n"]:

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxem._reduce import Shards
+
 Theta = dict[str, Array]
 ThetaLike = Any  # what a user passes for θ: any mapping from names to numbers; `_validate` makes it a Theta
 
@@ -22,6 +24,7 @@ class Data(NamedTuple):
     weights: Array | None
     temperature: Array
     labels: Array | None = None  # (N,): the component of a row where it is known, −1 where not
+    shards: Shards | None = None  # how the rows lie on several devices
 
 
 class Expectation(NamedTuple):
@@ -77,12 +80,25 @@ class Model:
         raise NotImplementedError
 
 
+def is_traced(*values: Any) -> bool:
+    """True when some leaf is a tracer."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
 def is_concrete(*values: Any) -> bool:
-    """True when no leaf is a tracer."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+    """True when every leaf can be read here: none is a tracer, or lies on another process's devices."""
+
+    def elsewhere(leaf: Any) -> bool:
+        return isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+
+    return not is_traced(values) and not any(elsewhere(leaf) for leaf in jax.tree.leaves(values))
+
+
+def being_traced() -> bool:
+    """Are we inside someone's `jit`, `vmap` or `grad`?"""
+    return is_traced(jnp.zeros(()))
 
 
 def at_once() -> AbstractContextManager:
     """Where JAX runs what it is given, also while something around it is being traced."""
-    being_traced = isinstance(jnp.zeros(()), jax.core.Tracer)
-    return jax.ensure_compile_time_eval() if being_traced else nullcontext()
+    return jax.ensure_compile_time_eval() if being_traced() else nullcontext()

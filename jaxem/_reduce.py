@@ -1,24 +1,53 @@
-"""The E-step is a map-reduce: additive statistics of the rows, summed over chunks.
+"""The E-step is a map-reduce: additive statistics of the rows, summed over chunks and over devices.
 
-The (N, K) table never has to exist: a chunk of rows is mapped to sums, and the sums are added with
-compensation (Kahan 1965), because in float32 at N = 10⁶ plain summation alone moves F by several ulps.
+The (N, K) table never has to exist: a chunk of rows is mapped to sums. Sums of a group of chunks are added with
+compensation (Kahan 1965), because in float32 at N = 10⁶ plain summation alone moves F by several ulps. Where
+the rows lie on several devices each adds its own, and one `psum` a pass adds those.
 """
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Int
 
-TABLE_ENTRIES = 65_536  # entries of a chunk's (K, rows) table: it stays in a core's cache
+TABLE_ENTRIES = 32_768  # entries of a chunk's (K, rows) table: it stays in a core's cache
+FEATURE_ENTRIES = 262_144  # entries of a chunk's (rows, F) features, likewise
+GROUP = 16  # chunks added plainly; only the sums of groups are compensated
 
 
-def chunk_rows(num_rows: int, num_components: int) -> int:
-    """Rows in a chunk: about TABLE_ENTRIES / K, spread evenly over the chunks."""
-    most = max(256, TABLE_ENTRIES // num_components)
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Layout:
+    """Which axes of which mesh the rows are spread over; static, so that it passes through `jit` and `vmap`."""
+
+    mesh: Mesh
+    axes: tuple[str, ...]
+
+    @property
+    def rows(self) -> PartitionSpec:
+        """The leading axis of the data, over all of `axes`."""
+        return PartitionSpec(self.axes)
+
+
+class Shards(NamedTuple):
+    """How rows lie on devices: equal shares, the first `skip` rows of a share being counted elsewhere."""
+
+    layout: Layout
+    skip: Int[Array, " shards"]
+
+
+def chunk_rows(num_rows: int, num_components: int, num_features: int = 1) -> int:
+    """Rows in a chunk: what the two limits allow, at least 256, spread evenly over whole groups of chunks."""
+    most = max(256, min(TABLE_ENTRIES // num_components, FEATURE_ENTRIES // num_features))
     num_chunks = -(-num_rows // most)
+    if num_chunks > GROUP:
+        num_chunks = -(-num_chunks // GROUP) * GROUP
     return -(-num_rows // num_chunks)
 
 
@@ -34,18 +63,47 @@ def sum_over_rows(
     *,
     num_components: int,
     dtype: jnp.dtype,
+    num_features: int = 1,
+    shards: Shards | None = None,
 ) -> Any:
     """Σ over chunks of f(rows[chunk], weights[chunk]), where f returns any pytree of sums over rows.
 
-    `rows` is any pytree of arrays with the data's leading axis.
-    The last chunk ends at the last row and overlaps its neighbour; overlapped rows get weight zero. So
-    one body is compiled, nothing is padded, and the data are never copied. The body is rematerialised under
-    reverse-mode differentiation.
+    `rows` is any pytree of arrays with the data's leading axis; what else f needs it closes over. The body is
+    rematerialised under reverse-mode differentiation.
+    """
+    chunked = partial(_sum_over_chunks, f, num_components=num_components, dtype=dtype, num_features=num_features)
+    if shards is None:
+        return chunked(rows, weights, jnp.zeros(1, jnp.int32))
+    axes, each = shards.layout.axes, shards.layout.rows
+
+    def on_this_device(rows: Any, weights: Array | None, skip: Array) -> Any:
+        return lax.psum(chunked(rows, weights, skip), axes)
+
+    spread = jax.shard_map(
+        on_this_device, mesh=shards.layout.mesh, in_specs=(each, each, each), out_specs=PartitionSpec()
+    )
+    return spread(rows, weights, shards.skip)
+
+
+def _sum_over_chunks(
+    f: Callable[[Any, Array], Any],
+    rows: Any,
+    weights: Array | None,
+    skip: Array,
+    *,
+    num_components: int,
+    dtype: jnp.dtype,
+    num_features: int,
+) -> Any:
+    """The sums of one device's rows, but its first `skip`.
+
+    A chunk past the last row is moved back to end there, and overlaps its neighbour; rows that are not its own
+    get weight zero. So one body is compiled, nothing is padded, and the data are never copied.
     """
     num_rows = jax.tree.leaves(rows)[0].shape[0]
-    size = chunk_rows(num_rows, num_components)
-    if size == num_rows:
-        return f(rows, jnp.ones(num_rows, dtype) if weights is None else weights)
+    size = chunk_rows(num_rows, num_components, num_features)
+    num_chunks = -(-num_rows // size)
+    group = min(GROUP, num_chunks)
 
     @jax.checkpoint
     def chunk(index: Array) -> Any:
@@ -55,17 +113,26 @@ def sum_over_rows(
         def part(leaf: Array) -> Array:
             return lax.dynamic_slice_in_dim(leaf, start, size)
 
-        fresh = (start + jnp.arange(size) >= first).astype(dtype)
-        return f(jax.tree.map(part, rows), fresh if weights is None else fresh * part(weights))
+        own = (start + jnp.arange(size) >= jnp.maximum(first, skip[0])).astype(dtype)
+        return f(jax.tree.map(part, rows), own if weights is None else own * part(weights))
 
-    def add(carry: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], None]:
+    if num_chunks == 1:
+        return chunk(jnp.zeros((), jnp.int32))
+
+    def add_chunk(total: Any, index: Array) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, chunk(index)), None
+
+    def add_group(carry: tuple[Any, Any], first: Array) -> tuple[tuple[Any, Any], None]:
         total, error = carry
-        term = jax.tree.map(jnp.subtract, chunk(index), error)
+        term, _ = lax.scan(add_chunk, zeros, first + jnp.arange(group))
+        term = jax.tree.map(jnp.subtract, term, error)
         new = jax.tree.map(jnp.add, total, term)
         error = jax.tree.map(lambda new, old, term: (new - old) - term, new, total, term)
         error = jax.tree.map(lambda e: jnp.where(jnp.isfinite(e), e, 0), error)  # ∞ − ∞: keep the ∞
         return (new, error), None
 
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(chunk, jnp.array(0)))
-    (total, _), _ = lax.scan(add, (zeros, zeros), jnp.arange(-(-num_rows // size)))
+    nothing = skip[0] * 0  # a zero that differs between devices, as far as `shard_map` can know
+    shapes = jax.eval_shape(chunk, jnp.zeros((), jnp.int32))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype) + nothing.astype(s.dtype), shapes)
+    (total, _), _ = lax.scan(add_group, (zeros, zeros), jnp.arange(0, num_chunks, group))
     return total

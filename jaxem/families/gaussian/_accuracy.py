@@ -9,6 +9,8 @@ It does not depend on the units of the features, and is about eps·spread²/λ_m
 
 1. The E-step in natural parameters (`Mixture.natural`) expands about c = Σ_k π_k μ_k. It is used where
    max_k loss_k ≤ LIMIT, with reach the farthest that any component reaches from c; else differences are.
+   Hard assignments know no nats, only which component is nearer: there the loss is measured by the mean
+   quadratic form q̄ of a row about its own component, max_k loss_k ≤ LIMIT·q̄, with reach that of the means.
 2. The M-step expands about the old means (or about c, if that E-step was natural). If that costs more than
    LIMIT times what an expansion about the new means does, a second pass takes the statistics about those
    (`Mixture.recentre`): it happens in the first steps from a hard start, or never.
@@ -22,6 +24,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxem._mixture import Natural
 from jaxem._model import Theta
+from jaxem.families.gaussian._moments import Moments
 
 LIMIT = 256.0  # an expanded form may cost eight bits
 
@@ -45,6 +48,19 @@ def natural_is_accurate(theta: Theta, geometry: Geometry) -> Bool[Array, ""]:
     deviation, precision = geometry(theta)
     reach = jnp.max(jnp.abs(theta["mu"] - centre(theta)) + deviation, axis=0, keepdims=True)
     return jnp.all(loss(jnp.broadcast_to(reach, deviation.shape), precision) <= LIMIT)
+
+
+def natural_is_accurate_when_hard(theta: Theta, geometry: Geometry, moments: Moments) -> Bool[Array, ""]:
+    """Rule 1 for T = 0, with q̄ = Σγ(x − μ_k)ᵀP_k(x − μ_k) / DΣγ from the moments that it gave."""
+    _, precision = geometry(theta)
+    reach = jnp.max(jnp.abs(theta["mu"] - centre(theta)), axis=0, keepdims=True)
+    spread = moments.spread  # pooled where Σ is shared, and there P is the same
+    if precision.ndim == 3:
+        own = precision if spread.ndim == 3 else precision[0]
+    else:
+        own = precision[(slice(None),) * spread.ndim + (0,) * (2 - spread.ndim)]
+    mean = jnp.sum(own * spread) / (jnp.sum(moments.N_k) * reach.shape[1])
+    return jnp.all(loss(jnp.broadcast_to(reach, theta["mu"].shape), precision) <= LIMIT * mean)
 
 
 def recentre(

@@ -16,9 +16,9 @@ from jax import lax
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
-from jaxem._mixture import Mixture, Natural
+from jaxem._mixture import Mixture, Natural, Pool
 from jaxem._model import Theta
-from jaxem.families.gaussian._accuracy import centre, natural_is_accurate, recentre
+from jaxem.families.gaussian._accuracy import centre, natural_is_accurate, natural_is_accurate_when_hard, recentre
 from jaxem.families.gaussian._moments import (
     Moments,
     centred,
@@ -79,50 +79,91 @@ def log_joint(theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K n"]:
 
 
 def statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "K n"]) -> Moments:
-    """Σγ, Σγ(x − μ_k), Σγ(x − μ_k)(x − μ_k)ᵀ."""
+    """Σγ, Σγ(x − μ_k), Σγ(x − μ_k)(x − μ_k)ᵀ, `tied`'s summed over k."""
     difference = differences(x, theta["mu"])
     weighted = gamma[:, None] * difference
-    return Moments(
-        N_k=jnp.sum(gamma, axis=1),
-        shift=jnp.sum(weighted, axis=2),
-        spread=jnp.einsum("kdn,ken->kde", weighted, difference, precision=EXACT),
-    )
+    spread = jnp.einsum("kdn,ken->kde", weighted, difference, precision=EXACT)
+    return Moments(jnp.sum(gamma, axis=1), jnp.sum(weighted, axis=2), pooled(spread, theta["Sigma"]))
 
 
-# ---- the same in natural parameters, φ(x) = (x_i x_j for i ≤ j, x, 1) about c
+def pooled(spread: Float[Array, "K D D"], like: Array) -> Array:
+    """Summed over k where there is one Σ."""
+    return jnp.sum(spread, axis=0) if like.ndim == 2 else spread
 
 
-def natural(theta: Theta) -> Natural:
-    """η_k = (−½ P_k, P_k(μ_k − c), log π_k − ½ (μ_k − c)ᵀP_k(μ_k − c) − log det L_k − (D/2) log 2π), P_k = Σ_k⁻¹."""
+# ---- the same in natural parameters, about c
+
+
+def full_natural(theta: Theta) -> Natural:
+    """φ = (x_i x_j for i ≤ j, x),  η_k = (−½ P_k, P_k(μ_k − c)),  P_k = Σ_k⁻¹."""
     c = centre(theta)
     offset = theta["mu"] - c
-    num_features = offset.shape[1]
-    row, column = np.triu_indices(num_features)
+    row, column = np.triu_indices(offset.shape[1])
     _, precision = geometry(theta)
-    linear = jnp.einsum("kde,ke->kd", precision, offset, precision=EXACT)
-    constant = log_weights(theta["pi"]) - whiteners(theta)[1] - jnp.sum(linear * offset, axis=1) / 2
-    constant = constant - num_features / 2 * jnp.log(2 * jnp.pi)
+    linear, constant = linear_and_constant(theta, offset, precision)
     quadratic = precision[:, row, column] * jnp.where(row == column, -0.5, -1.0).astype(offset.dtype)[None]
-    eta = jnp.concatenate([quadratic, linear, constant[:, None]], axis=1)
+    eta = jnp.concatenate([quadratic, linear], axis=1)
 
-    def phi(x: Float[Array, "n D"]) -> Float[Array, "F n"]:
-        x = (x - c).T
-        return jnp.concatenate([x[row] * x[column], x, jnp.ones_like(x[:1])])
+    def features(x: Float[Array, "n D"]) -> Float[Array, "n F"]:
+        x = x - c
+        return lax.optimization_barrier(jnp.concatenate([x[:, row] * x[:, column], x], axis=1))  # made once
 
-    def finish(sums: Float[Array, "K F"]) -> Moments:
-        first, N_k = sums[:, len(row) : -1], sums[:, -1]
-        upper = jnp.zeros((sums.shape[0], num_features, num_features), sums.dtype)
-        upper = upper.at[:, row, column].set(sums[:, : len(row)])
+    def finish(sums: tuple[Array, Array]) -> Moments:
+        N_k, S = sums
+        upper = jnp.zeros((*offset.shape, offset.shape[1]), S.dtype).at[:, row, column].set(S[:, : len(row)])
         second = upper + jnp.swapaxes(jnp.triu(upper, 1), 1, 2)
-        shift = first - N_k[:, None] * offset
-        return Moments(N_k, shift, second - outer(first, offset) - outer(offset, shift))  # Σγ(x−c−δ)(x−c−δ)ᵀ
+        shift = S[:, len(row) :] - N_k[:, None] * offset
+        return Moments(N_k, shift, second - recentring(S[:, len(row) :], shift, offset))
 
     return Natural(
-        table=lambda x: jnp.matmul(eta, phi(x), precision=EXACT),
-        statistics=lambda x, gamma: jnp.matmul(gamma, phi(x).T, precision=EXACT),
+        num_features=eta.shape[1],
+        features=features,
+        table=lambda phi: jnp.matmul(eta, phi.T, precision=EXACT) + constant[:, None],
+        common=lambda phi: jnp.zeros_like(phi[:, 0]),
+        statistics=lambda phi, weights, pool: pool(phi),
         finish=finish,
         accurate=natural_is_accurate(theta, geometry),
+        accurate_when_hard=partial(natural_is_accurate_when_hard, theta, geometry),
     )
+
+
+def tied_natural(theta: Theta) -> Natural:
+    """φ = x,  η_k = P(μ_k − c): xᵀPx is common to all components, and Σ_k Σγxxᵀ = Σ_n x_n x_nᵀ needs no γ."""
+    c = centre(theta)
+    offset = theta["mu"] - c
+    whitener = whiteners(theta)[0][0]
+    linear, constant = linear_and_constant(theta, offset, geometry(theta)[1])
+
+    def statistics(x: Array, weights: Array, pool: Pool) -> tuple[Array, Array, Array]:
+        return *pool(x), jnp.matmul(x.T, weights[:, None] * x, precision=EXACT)
+
+    def finish(sums: tuple[Array, Array, Array]) -> Moments:
+        N_k, S, second = sums
+        shift = S - N_k[:, None] * offset
+        return Moments(N_k, shift, second - jnp.sum(recentring(S, shift, offset), axis=0))
+
+    return Natural(
+        num_features=offset.shape[1],
+        features=lambda x: x - c,
+        table=lambda x: jnp.matmul(linear, x.T, precision=EXACT) + constant[:, None],
+        common=lambda x: -jnp.sum(jnp.matmul(x, whitener.T, precision=EXACT) ** 2, axis=1) / 2,
+        statistics=statistics,
+        finish=finish,
+        accurate=natural_is_accurate(theta, geometry),
+        accurate_when_hard=partial(natural_is_accurate_when_hard, theta, geometry),
+    )
+
+
+def linear_and_constant(theta: Theta, offset: Float[Array, "K D"], precision: Float[Array, "K D D"]) -> tuple:
+    """P_k(μ_k − c), and log π_k − ½ (μ_k − c)ᵀP_k(μ_k − c) − log det L_k − (D/2) log 2π."""
+    linear = jnp.einsum("kde,ke->kd", precision, offset, precision=EXACT)
+    constant = log_weights(theta["pi"]) - whiteners(theta)[1] - jnp.sum(linear * offset, axis=1) / 2
+    return linear, constant - offset.shape[1] / 2 * jnp.log(2 * jnp.pi)
+
+
+def recentring(first: Array, shift: Array, offset: Array) -> Float[Array, "K D D"]:
+    """Σγ(x − c)(x − c)ᵀ − Σγ(x − μ)(x − μ)ᵀ = Σγ(x − c) δᵀ + δ Σγ(x − μ)ᵀ,  δ = μ − c."""
+    return outer(first, offset) + outer(offset, shift)
 
 
 def geometry(theta: Theta) -> tuple[Array, Array]:
@@ -142,15 +183,15 @@ def update(moments: Moments, theta: Theta, held: frozenset[str]) -> Theta:
     if "Sigma" in held:
         return theta
     # Σγ(x − μ − move)(x − μ − move)ᵀ, expanded about the old mean
-    within = spread - outer(shift, move) + outer(move, N_k[:, None] * move - shift)
-    return theta | {"Sigma": _covariance(within, N_k, theta["Sigma"])}
+    correction = outer(move, N_k[:, None] * move - shift) - outer(shift, move)
+    return theta | {"Sigma": _covariance(spread + pooled(correction, spread), N_k, theta["Sigma"])}
 
 
-def _covariance(within: Float[Array, "K D D"], N_k: Array, old: Array) -> Array:
+def _covariance(within: Array, N_k: Array, old: Array) -> Array:
     """within_k / N_k, or Σ within / N where `old` has one Σ; symmetric; an empty component keeps its own."""
-    within = (within + jnp.swapaxes(within, 1, 2)) / 2
+    within = (within + jnp.swapaxes(within, -2, -1)) / 2
     if old.ndim == 2:
-        return jnp.sum(within, axis=0) / jnp.sum(N_k)
+        return within / jnp.sum(N_k)
     return divide_where_occupied(within, N_k, otherwise=old)
 
 
@@ -222,5 +263,5 @@ tied, full = (
         recentre=partial(recentre, geometry=geometry, natural=natural),
         condition=condition,
     )
-    for shape in ("D D", "K D D")
+    for shape, natural in (("D D", tied_natural), ("K D D", full_natural))
 )

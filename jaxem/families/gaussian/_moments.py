@@ -14,7 +14,7 @@ class Moments(NamedTuple):
 
     N_k: Float[Array, " K"]  # Σ_n γ_nk
     shift: Float[Array, "K D"]  # Σ_n γ_nk (x_n − μ_k)
-    spread: Float[Array, "K ..."]  # Σ_n γ_nk (x_n − μ_k)²: its sum over D (K,), by feature (K, D), or (K, D, D)
+    spread: Float[Array, "..."]  # Σγ(x − μ_k)², or (x − μ_k)(x − μ_k)ᵀ, summed over what shares σ or Σ: its shape
 
 
 def squared_distances(x: Float[Array, "n D"], mu: Float[Array, "K D"]) -> Float[Array, "K n"]:

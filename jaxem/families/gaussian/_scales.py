@@ -16,10 +16,10 @@ from jax import lax
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
-from jaxem._mixture import Mixture, Natural
+from jaxem._mixture import Mixture, Natural, Pool
 from jaxem._model import Theta
 from jaxem.families import _exponential_family as ef
-from jaxem.families.gaussian._accuracy import centre, natural_is_accurate, recentre
+from jaxem.families.gaussian._accuracy import centre, natural_is_accurate, natural_is_accurate_when_hard, recentre
 from jaxem.families.gaussian._moments import (
     Moments,
     centred,
@@ -66,12 +66,12 @@ def round_log_joint(theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K n"]
 
 
 def round_statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "K n"]) -> Moments:
-    """Σγ, Σγ(x − μ_k), Σγ‖x − μ_k‖²."""
+    """Σγ, Σγ(x − μ_k), Σγ‖x − μ_k‖², `isotropic`'s summed over k."""
     difference = differences(x, theta["mu"])
     return Moments(
         N_k=jnp.sum(gamma, axis=1),
         shift=jnp.einsum("kn,kdn->kd", gamma, difference),
-        spread=jnp.sum(gamma * jnp.sum(difference**2, axis=1), axis=1),
+        spread=pooled(jnp.sum(gamma * jnp.sum(difference**2, axis=1), axis=1), theta["sigma"]),
     )
 
 
@@ -93,39 +93,78 @@ def diagonal_statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array
     )
 
 
-# ---- the same in natural parameters, φ(x) = (x², x, 1) about c; `spherical` needs Σ_d x² only
+# ---- the same in natural parameters, about c
 
 
-def natural(theta: Theta, *, is_round: bool) -> Natural:
-    """η_k = (−1/2σ_k², (μ_k − c)/σ_k², log π_k − ½ Σ_d ((μ_k − c)/σ_k)² − Σ_d log σ_k − (D/2) log 2π)."""
+def diagonal_natural(theta: Theta) -> Natural:
+    """φ = (x², x),  η_k = (−1/2σ_k², (μ_k − c)/σ_k²)."""
     c = centre(theta)
-    sigma, offset = by_feature(theta["sigma"], theta["mu"]), theta["mu"] - c
+    offset = theta["mu"] - c
     num_features = offset.shape[1]
-    constant = log_weights(theta["pi"]) - jnp.sum((offset / sigma) ** 2 / 2 + jnp.log(sigma), axis=1)
-    constant = constant - num_features / 2 * jnp.log(2 * jnp.pi)
-    quadratic = -1 / (2 * sigma**2)
-    quadratic = quadratic[:, :1] if is_round else quadratic
-    eta = jnp.concatenate([quadratic, offset / sigma**2, constant[:, None]], axis=1)
+    linear, constant = linear_and_constant(theta, offset)
+    eta = jnp.concatenate([-1 / (2 * theta["sigma"] ** 2), linear], axis=1)
 
-    def over_features(a: Array, axis: int) -> Array:
-        return jnp.sum(a, axis=axis, keepdims=True) if is_round else a
-
-    def phi(x: Float[Array, "n D"]) -> Float[Array, "F n"]:
-        x = (x - c).T
-        return jnp.concatenate([over_features(x**2, 0), x, jnp.ones_like(x[:1])])
-
-    def finish(sums: Float[Array, "K F"]) -> Moments:
-        squares, first, N_k = sums[:, : -num_features - 1], sums[:, -num_features - 1 : -1], sums[:, -1]
-        shift = first - N_k[:, None] * offset
-        spread = squares - over_features(offset * (first + shift), 1)  # Σγ(x−c)² − δ(2Σγ(x−c) − N_k δ)
-        return Moments(N_k, shift, spread[:, 0] if is_round else spread)
+    def finish(sums: tuple[Array, Array]) -> Moments:
+        N_k, S = sums
+        shift = S[:, num_features:] - N_k[:, None] * offset
+        # Σγ(x − μ)² = Σγ(x − c)² − δ(Σγ(x − c) + Σγ(x − μ)),  δ = μ − c
+        return Moments(N_k, shift, S[:, :num_features] - offset * (S[:, num_features:] + shift))
 
     return Natural(
-        table=lambda x: jnp.matmul(eta, phi(x), precision=EXACT),
-        statistics=lambda x, gamma: jnp.matmul(gamma, phi(x).T, precision=EXACT),
+        num_features=2 * num_features,
+        features=lambda x: jnp.concatenate([(x - c) ** 2, x - c], axis=1),
+        table=lambda phi: jnp.matmul(eta, phi.T, precision=EXACT) + constant[:, None],
+        common=lambda phi: jnp.zeros_like(phi[:, 0]),
+        statistics=lambda phi, weights, pool: pool(phi),
         finish=finish,
         accurate=natural_is_accurate(theta, geometry),
+        accurate_when_hard=partial(natural_is_accurate_when_hard, theta, geometry),
     )
+
+
+def round_natural(theta: Theta) -> Natural:
+    """φ = x and its square ‖x‖²,  η_k = (μ_k − c)/σ_k² and −1/2σ_k², the same for every k if σ is."""
+    c = centre(theta)
+    offset, sigma = theta["mu"] - c, theta["sigma"]
+    is_shared = sigma.ndim == 0
+    linear, constant = linear_and_constant(theta, offset)
+    quadratic = -1 / (2 * sigma**2)
+
+    def table(x: Float[Array, "n D"]) -> Float[Array, "K n"]:
+        ell = jnp.matmul(linear, x.T, precision=EXACT) + constant[:, None]
+        return ell if is_shared else ell + quadratic[:, None] * square(x)[None]
+
+    def statistics(x: Array, weights: Array, pool: Pool) -> tuple[Array, Array, Array]:
+        N_k, S = pool(x)
+        return N_k, S, jnp.sum(weights * square(x)) if is_shared else pool(square(x)[:, None])[1][:, 0]
+
+    def finish(sums: tuple[Array, Array, Array]) -> Moments:
+        N_k, S, squares = sums
+        shift = S - N_k[:, None] * offset
+        return Moments(N_k, shift, squares - pooled(offset * (S + shift), sigma))  # as for the diagonal
+
+    return Natural(
+        num_features=offset.shape[1],
+        features=lambda x: x - c,
+        table=table,
+        common=lambda x: quadratic * square(x) if is_shared else jnp.zeros_like(x[:, 0]),
+        statistics=statistics,
+        finish=finish,
+        accurate=natural_is_accurate(theta, geometry),
+        accurate_when_hard=partial(natural_is_accurate_when_hard, theta, geometry),
+    )
+
+
+def square(x: Float[Array, "n D"]) -> Float[Array, " n"]:
+    """‖x‖²."""
+    return jnp.sum(x**2, axis=1)
+
+
+def linear_and_constant(theta: Theta, offset: Float[Array, "K D"]) -> tuple[Array, Array]:
+    """(μ_k − c)/σ_k², and log π_k − ½ Σ_d ((μ_k − c)/σ_k)² − Σ_d log σ_k − (D/2) log 2π."""
+    sigma = by_feature(theta["sigma"], offset)
+    constant = log_weights(theta["pi"]) - jnp.sum((offset / sigma) ** 2 / 2 + jnp.log(sigma), axis=1)
+    return offset / sigma**2, constant - offset.shape[1] / 2 * jnp.log(2 * jnp.pi)
 
 
 def geometry(theta: Theta) -> tuple[Array, Array]:
@@ -205,8 +244,6 @@ def condition(theta: Theta, x: Float[Array, "n D"], mask: np.ndarray) -> tuple[A
     return table, law
 
 
-_round_natural, _diagonal_natural = partial(natural, is_round=True), partial(natural, is_round=False)
-
 isotropic = Mixture(
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "")),
@@ -215,8 +252,8 @@ isotropic = Mixture(
     update=update,
     guess=isotropic_guess,
     gradient_form=gradient_form,
-    natural=_round_natural,
-    recentre=partial(recentre, geometry=geometry, natural=_round_natural),
+    natural=round_natural,
+    recentre=partial(recentre, geometry=geometry, natural=round_natural),
     condition=condition,
 )
 
@@ -228,8 +265,8 @@ spherical = Mixture(
     update=update,
     guess=spherical_guess,
     gradient_form=gradient_form,
-    natural=_round_natural,
-    recentre=partial(recentre, geometry=geometry, natural=_round_natural),
+    natural=round_natural,
+    recentre=partial(recentre, geometry=geometry, natural=round_natural),
     condition=condition,
 )
 
@@ -241,7 +278,7 @@ diagonal = Mixture(
     update=update,
     guess=diagonal_guess,
     gradient_form=gradient_form,
-    natural=_diagonal_natural,
-    recentre=partial(recentre, geometry=geometry, natural=_diagonal_natural),
+    natural=diagonal_natural,
+    recentre=partial(recentre, geometry=geometry, natural=diagonal_natural),
     condition=condition,
 )

@@ -1,0 +1,192 @@
+"""Batches of rows: read ahead by a thread, checked, and copied.
+
+What the two streaming algorithms share. Every fault names the batch and, where it is the rows', the rows.
+"""
+
+import itertools
+import queue
+import threading
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+
+from jaxem import _devices, _validate
+from jaxem._mixture import Mixture, closed_form
+from jaxem._model import Data, ThetaLike
+
+Batches = Callable[[], Iterable[Any]]
+END = object()  # no more batches
+
+
+class StreamError(RuntimeError):
+    """A stream broke in the middle of a fit; says where."""
+
+
+class Rows(NamedTuple):
+    """A checked copy of a batch, filled up with rows of weight zero."""
+
+    x: np.ndarray
+    weights: np.ndarray
+    count: int  # without those
+    number: int
+
+
+class Batch(NamedTuple):
+    """A batch on its devices."""
+
+    data: Data
+    rows: int
+    weight: float
+    number: int
+
+
+class Reader:
+    """Passes over the batches, one `read` each; θ in the precision of the first batch, which binds the others."""
+
+    def __init__(
+        self, m: Mixture, theta: ThetaLike, batches: Batches, temperature: ArrayLike, mesh: Mesh | None, prefetch: int
+    ):
+        self.m, self.batches, self.prefetch = m, batches, prefetch
+        self.passes = 1  # the number of the one that is open, or was last
+        self.capacity = 0  # rows of the largest batch so far: smaller ones are filled up to it
+        opened = self.raw()
+        first = next(opened, END)
+        if first is END:
+            raise ValueError("batches: yielded nothing; it must return an iterator over arrays (rows, D)")
+        self.opened: Iterable[Any] | None = itertools.chain([first], opened)
+        x, weights = rows_and_weights(first, self.place_of(0))
+        anything = replace(m, check_support=None)  # `checked` looks at the rows
+        start, data = _validate.prepare(anything, theta, x[:1], None, temperature)
+        self.temperature = data.temperature
+        self.dtype, self.placed_as = x.dtype, np.dtype(data.x.dtype)  # float64 becomes float32 without x64
+        self.num_features = x.shape[1]
+        self.checksum = zlib.crc32(weights.tobytes(), zlib.crc32(x.tobytes()))
+        whole = _devices.mesh_for(x, mesh)
+        self.mesh = None if whole is None else _devices.local_part(whole)
+        self.processes = 1 if whole is None or self.mesh is None else whole.size // self.mesh.size
+        self.theta = _devices.replicated(start, self.mesh)
+
+    def place_of(self, index: int) -> str:
+        """A batch, for messages."""
+        return f"batches: batch {index} of pass {self.passes}"
+
+    def two_rows(self) -> Data:
+        """Data of the right shapes."""
+        x = jnp.zeros((2, self.num_features), self.placed_as)
+        return Data(x, jnp.ones(2, self.temperature.dtype), self.temperature)
+
+    def raw(self) -> Iterator[Any]:
+        """What `batches` yields, and its own errors with their place."""
+        index = 0
+        try:
+            for batch in self.batches():
+                yield batch
+                index += 1
+        except Exception as error:
+            raise StreamError(
+                f"{self.place_of(index)} could not be read: {type(error).__name__}: {error}; "
+                "the checkpoint, if the fit has one, holds the passes before it"
+            ) from error
+
+    def read(self) -> Generator[Batch]:
+        """Batches on their devices. A thread reads ahead, and what goes wrong in it is raised here.
+
+        It leaves JAX alone, whose settings (x64, the default device) may belong to the thread that called.
+        """
+        if self.opened is None:
+            self.passes += 1
+            self.opened = self.raw()
+        source, self.opened = self.opened, None
+        ahead: queue.Queue[Any] = queue.Queue(maxsize=self.prefetch)
+        stopped = threading.Event()
+
+        def put(item: Any) -> None:
+            while not stopped.is_set():
+                with suppress(queue.Full):
+                    return ahead.put(item, timeout=0.1)
+
+        def work() -> None:
+            try:
+                for index, batch in enumerate(source):
+                    put(self.checked(batch, index))
+                    if stopped.is_set():
+                        return
+                put(END)
+            except BaseException as error:  # all of them: who waits must not wait for ever
+                put(error)
+
+        thread = threading.Thread(target=work, name="jaxem-batches", daemon=True)
+        thread.start()
+        try:
+            while (item := ahead.get()) is not END:
+                if isinstance(item, BaseException):
+                    raise item
+                yield self.placed(item)
+        finally:
+            stopped.set()
+            thread.join()
+
+    def checked(self, batch: Any, index: int) -> Rows:
+        """A copy of a batch that can be used: its owner may overwrite it after this."""
+        where = self.place_of(index)
+        x, weights = rows_and_weights(batch, where)
+        if x.shape[1] != self.num_features:
+            raise ValueError(f"{where} has shape {x.shape}; the first had {self.num_features} columns, like θ")
+        if x.dtype != self.dtype:
+            raise ValueError(f"{where} has dtype {x.dtype}, the first had {self.dtype}; convert them to one")
+        if self.passes == 1 and self.m.check_support is not None:
+            fault = self.m.check_support(x, {name: np.asarray(value) for name, value in self.theta.items()})
+            if fault:
+                raise ValueError(f"{where} {fault}")
+        count = len(x)
+        self.capacity = max(self.capacity, count)  # so that one compiled program serves every batch
+        copy = np.empty((self.capacity, self.num_features), self.placed_as)
+        with np.errstate(over="ignore"):
+            copy[:count] = x
+        copy[count:] = copy[0]
+        try:
+            _validate.blame_x(copy[:count], 0.0 if np.isfinite(copy).all() else np.nan)
+        except ValueError as error:
+            raise ValueError(f"{where} {str(error).removeprefix('x: ')}") from None
+        return Rows(copy, np.concatenate([weights, np.zeros(self.capacity - count)]), count, index)
+
+    def placed(self, rows: Rows) -> Batch:
+        """A batch on its devices."""
+        weights = jnp.asarray(rows.weights, self.temperature.dtype)
+        data = Data(jnp.asarray(rows.x), weights, self.temperature)
+        return Batch(_devices.spread_rows(data, self.mesh), rows.count, float(rows.weights.sum()), rows.number)
+
+
+def check(name: str, m: Any, batches: Any, prefetch: Any) -> None:
+    """What both functions ask of their arguments."""
+    if _validate.mixture_only(name, m).maximizer is not closed_form:
+        raise ValueError(f"m: {name} needs a closed-form M-step, which a gradient's is not; use em on data in memory")
+    if not callable(batches):
+        raise ValueError(
+            f"batches: must be a function that returns a fresh iterator, got {type(batches).__name__}; "
+            "pass lambda: iterator_over_the_batches()"
+        )
+    _validate.static_count("prefetch", prefetch, 1)
+
+
+def rows_and_weights(batch: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """x (rows, D), and the weights (rows,), which are 1 unless the batch is a pair."""
+    try:
+        x, weights = batch if isinstance(batch, tuple) else (batch, None)
+        x = np.asarray(x)
+        weights = np.ones(x.shape[:1]) if weights is None else np.asarray(weights, float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} is no array of rows, nor a pair of one and weights: {error}") from error
+    x = x[:, None] if x.ndim == 1 else x
+    if x.ndim != 2 or x.size == 0:
+        raise ValueError(f"{where} has shape {x.shape}; it must be (rows, D), with at least one row")
+    if weights.shape != x.shape[:1] or not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(f"{where} has weights of shape {weights.shape}; they must be {len(x)} finite numbers ≥ 0")
+    return x, weights

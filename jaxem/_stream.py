@@ -1,0 +1,205 @@
+"""EM on data larger than memory: the same steps, with the rows read in batches, pass after pass.
+
+Statistics are additive (`_reduce.py`), so a pass over batches is an E-step of which only the sums are kept:
+
+    s(θ) = Σ_batches Σ_{n in batch} γ_n(θ) φ(x_n)
+
+A thread reads and places the next batches while one is computed (`_batches.py`); after a pass the state can be
+written to disk (`_checkpoint.py`).
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+
+from jaxem import _batches, _checkpoint, _devices, _validate
+from jaxem._em import Fit, State, Status, advance, begin, gain_is_small
+from jaxem._mixture import Mixture
+from jaxem._model import Data, Expectation, Theta, ThetaLike
+
+
+class Sums(NamedTuple):
+    """What a pass adds up, with Kahan's error terms."""
+
+    total: Expectation
+    error: Expectation
+
+
+@partial(jax.jit, static_argnames="about")
+def _add(m: Mixture, theta: Theta, reference: Theta, data: Data, sums: Sums, about: bool) -> Sums:
+    """The sums so far and those of one batch, statistics about θ's own means or another's."""
+    term = m.expect_about(reference, theta, data) if about else m.expect(theta, data)
+    term = jax.tree.map(jnp.subtract, term, sums.error)
+    total = jax.tree.map(jnp.add, sums.total, term)
+    error = jax.tree.map(lambda new, old, term: (new - old) - term, total, sums.total, term)
+    return Sums(total, jax.tree.map(lambda e: jnp.where(jnp.isfinite(e), e, 0), error))
+
+
+_begin = jax.jit(begin)
+_advance = jax.jit(partial(advance, stop=gain_is_small))
+_update = jax.jit(lambda m, statistics, theta: m.update(statistics, theta, m.held))
+_recentre = jax.jit(lambda m, theta, new: m.recentre and m.recentre(theta, new, m.held))
+
+
+class Passes:
+    """E-steps over the batches of a reader, and what one found for the next: every pass must see the same rows."""
+
+    def __init__(self, m: Mixture, reader: _batches.Reader):
+        self.m, self.reader = m, reader
+        self.rows = 0  # of a whole pass; 0 before the first
+        self.weight = 0.0  # of a whole pass, in all processes
+        shapes = jax.eval_shape(m.expect, reader.theta, reader.two_rows())
+        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        self.nothing = _devices.replicated(Sums(zero, zero), reader.mesh)
+
+    def expect(self, theta: Theta, reference: Theta | None = None) -> Expectation:
+        """The E-step at θ, summed over all batches of all processes; statistics about the means of a reference."""
+        sums, rows, weight = self.nothing, 0, 0.0
+        with contextlib.closing(self.reader.read()) as batches:
+            for batch in batches:
+                before = sums
+                sums = _add(self.m, theta, reference or theta, batch.data, sums, reference is not None)
+                jax.block_until_ready(before)  # so that no more than two batches are in flight
+                rows, weight = rows + batch.rows, weight + batch.weight
+        if self.rows and rows != self.rows:
+            raise ValueError(
+                f"batches: pass {self.reader.passes} had {rows} rows, before {self.rows}; "
+                "it must return a fresh iterator over the same batches each time"
+            )
+        self.rows = rows
+        total, self.weight = self.over_processes(sums.total, weight)
+        if not self.weight > 0:
+            raise ValueError("batches: all weights are 0; give at least one row a positive weight")
+        return total
+
+    def over_processes(self, mine: Expectation, weight: float) -> tuple[Expectation, float]:
+        """The sums over processes, in the same order and so to the same bits in each; one capacity for all."""
+        if self.reader.processes == 1:
+            return mine, weight
+        sums = (jax.tree.map(np.asarray, mine), np.float64(weight))
+        sums, capacity = multihost_utils.process_allgather((sums, np.int32(self.reader.capacity)))
+        self.reader.capacity = int(capacity.max())
+        total, weight = jax.tree.map(lambda leaf: leaf.sum(axis=0, dtype=leaf.dtype), sums)
+        return jax.tree.map(jnp.asarray, total), float(weight)
+
+    def step(self, state: State, tol: float) -> State:
+        """One M-step and the E-step after it, with a pass between where the statistics lost their digits."""
+        theta = _update(self.m, state.expectation.statistics, state.theta)
+        recentred = _recentre(self.m, state.theta, theta)
+        if recentred is not None and bool(recentred[1]):
+            reference, _ = recentred
+            theta = _update(self.m, self.expect(state.theta, reference).statistics, reference)
+        expectation = self.expect(theta)
+        return _advance(state, theta, expectation, jnp.asarray(tol * self.weight, expectation.free_energy.dtype))
+
+
+def em_stream(
+    m: Mixture,
+    theta: ThetaLike,
+    batches: _batches.Batches,
+    *,
+    temperature: ArrayLike = 1.0,
+    tol: float = 1e-10,
+    max_steps: int = 1000,
+    mesh: Mesh | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    resume: str | os.PathLike | None = None,
+    prefetch: int = 2,
+    progress: bool = False,
+) -> Fit:
+    """Fit a mixture to data that is read in batches, pass after pass: `em`, to rounding, in a batch's memory.
+
+    Args:
+        m: a family of `jaxem.families`, with its closed-form M-step.
+        theta: where to start; it takes the precision of the first batch, if that is floating.
+        batches: called once a pass, it returns a fresh iterator over the same batches: arrays (rows, D), anything
+            that `numpy.asarray` takes, or pairs (x, weights). Sizes may differ; equal ones are fastest.
+        temperature, tol, max_steps: as in `em`. A step is one pass, and at times two.
+        mesh: devices that share each batch, as in `em`. Over several processes each reads its own batches, and
+            their sums are added once a pass.
+        checkpoint: a file to write after each pass, whole or not at all; the first process writes it.
+        resume: a checkpoint to go on from: the fit ends in the same bits as if it had not been interrupted.
+        prefetch: batches to read ahead of the one that is computed, ≥ 1.
+        progress: show a tqdm bar of passes.
+
+    Returns:
+        A `Fit`, as from `em`.
+
+    Raises:
+        ValueError: for a batch of another shape or dtype, with values outside the support, NaN or infinite; for
+            batches that differ between passes; for a checkpoint that is damaged or belongs to another fit. It names
+            the batch, and its rows.
+        StreamError: when `batches` itself raises; it names the batch.
+        OSError: when the checkpoint cannot be written; the one before it is still there.
+
+    >>> import jax, jax.numpy as jnp, jaxem
+    >>> from jaxem.families import gaussian
+    >>> x = jax.random.normal(jax.random.key(0), (1000, 2))
+    >>> theta = jaxem.inits.random_points(gaussian.isotropic, jax.random.key(1), x, 3)
+    >>> fit = jaxem.em_stream(gaussian.isotropic, theta, lambda: (x[i : i + 250] for i in range(0, 1000, 250)))
+    >>> bool(jnp.allclose(fit.free_energy, jaxem.em(gaussian.isotropic, theta, x).free_energy, rtol=1e-5))
+    True
+    """
+    _batches.check("em_stream", m, batches, prefetch)
+    _validate.non_negative("tol", tol, "0 stops at the floor of rounding")
+    _validate.static_count("max_steps", max_steps, 0)
+    reader = _batches.Reader(m, theta, batches, temperature, mesh, prefetch)
+    passes = Passes(m, reader)
+    description = {
+        "model": _checkpoint.identity(m),
+        "precision": str(reader.temperature.dtype),
+        "temperature": float(reader.temperature),
+        "processes": reader.processes,
+    }
+    mine = jax.process_index() == 0
+    if mine:
+        description["first batch"] = reader.checksum  # each process has its own; the first writes, and asks
+
+    def save(state: State) -> None:
+        if checkpoint is not None and mine:
+            found = {"rows": passes.rows, "weight": passes.weight, "capacity": reader.capacity}
+            _checkpoint.save(checkpoint, state, description | found)
+
+    with _bar(progress, max_steps) as show:
+        if resume is None:
+            state = _begin(reader.theta, passes.expect(reader.theta))
+            save(state)
+        else:
+            like = jax.eval_shape(begin, reader.theta, passes.nothing.total)
+            arrays, found = _checkpoint.load(resume, like, description)
+            state = _devices.replicated(jax.tree.map(jnp.asarray, arrays), reader.mesh)
+            passes.rows, passes.weight = found["rows"] if mine else 0, found["weight"]
+            reader.capacity = found["capacity"]  # it decides how sums are rounded
+        while int(state.status) == Status.MAX_STEPS and int(state.num_steps) < max_steps:
+            state = passes.step(state, float(tol))
+            save(state)
+            show(state)
+    return Fit(state.theta, state.expectation.free_energy, state.gain, state.num_steps, state.status)
+
+
+@contextlib.contextmanager
+def _bar(wanted: bool, max_steps: int) -> Iterator[Callable[[State], None]]:
+    """A progress bar of steps with F in it, or nothing."""
+    if not wanted:
+        yield lambda state: None
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        raise ValueError("progress: needs tqdm; pip install tqdm, or leave progress out") from error
+    with tqdm(total=max_steps, unit="pass") as bar:
+
+        def show(state: State) -> None:
+            bar.update(int(state.num_steps) - bar.n)
+            bar.set_postfix_str(f"F = {float(state.expectation.free_energy):.9g}, gain = {float(state.gain):.2e}")
+
+        yield show

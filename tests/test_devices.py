@@ -1,0 +1,191 @@
+"""Rows and lanes over several devices: the same sums, to rounding, wherever the rows lie."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import programs
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+import jaxem
+from jaxem import _devices
+
+from cases import CASES, KINDS, cast, tolerance
+from conftest import AS_A_USER
+
+CASE = CASES[0]
+M = CASE.m
+each_kind = pytest.mark.parametrize("case", KINDS, ids=lambda c: c.name)
+loose = tolerance(1e-9, 1e-3)  # as between any two orders of summation: EM contracts it, tens of steps keep some
+
+
+def mesh_of(*shape, axis_types=AxisType.Auto):
+    devices = np.array(jax.devices("cpu")[: int(np.prod(shape))]).reshape(shape)
+    return Mesh(devices, ("a", "b")[: len(shape)], axis_types=(axis_types,) * len(shape))
+
+
+def same(fit, other):
+    for name, value in fit.theta.items():
+        assert np.allclose(value, other.theta[name], rtol=loose, atol=loose), name
+    assert np.allclose(fit.free_energy, other.free_energy, rtol=loose)
+
+
+@each_kind
+@pytest.mark.parametrize("num_rows", [60, 61, 9])  # shares that divide, that do not, and some that are empty
+def test_a_mesh_does_not_change_the_fit(case, num_rows):
+    theta, x = case.theta(), case.x(N=num_rows)
+    weights = cast(np.random.default_rng(0).uniform(0, 2, size=num_rows))
+    labels = jnp.where(jnp.arange(num_rows) % 7 == 0, 1, -1)
+    arguments = {"weights": weights, "labels": labels, "tol": 0.0, "max_steps": 1}
+    alone = jaxem.em(case.m, theta, x, **arguments)
+    spread = jaxem.em(case.m, theta, x, **arguments, mesh=mesh_of(4))
+    assert spread.theta["pi"].sharding.num_devices == 4
+    same(spread, alone)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
+def test_every_row_counts_once(temperature):
+    """F and N_k of one E-step, with shares that overlap, on meshes of one and two axes."""
+    x, theta = CASE.x(N=67), CASE.theta()
+    whole = jaxem.em(M, theta, x, temperature=temperature, max_steps=1)
+    for mesh in [mesh_of(2), mesh_of(3), mesh_of(2, 2)]:
+        fit = jaxem.em(M, theta, x, temperature=temperature, max_steps=1, mesh=mesh)
+        same(fit, whole)
+        assert float(jnp.sum(fit.theta["pi"])) == pytest.approx(1)
+
+
+def test_the_stopping_rule_counts_rows_once():
+    """W in tol·W is the number of rows, not that of the rows with their overlap."""
+    x, theta = CASE.x(N=9), CASE.theta()
+    _, data = jaxem._validate.prepare(M, theta, x)
+    assert float(M.size(_devices.spread_rows(data, mesh_of(4)))) == 9
+    weights = jnp.arange(9.0).astype(x.dtype)
+    weighted = _devices.spread_rows(data._replace(weights=weights), mesh_of(4))
+    assert float(M.size(weighted)) == 36
+
+
+def test_rows_on_cpu_devices_are_not_copied():
+    x = jnp.ones((4096, 4), jnp.float32)
+    data = _devices.spread_rows(jaxem._model.Data(x, None, jnp.float32(1)), mesh_of(2))
+    start = x.unsafe_buffer_pointer()
+    found = [shard.data.unsafe_buffer_pointer() - start for shard in data.x.addressable_shards]
+    assert found == [0, 2048 * 16]
+
+
+@pytest.mark.parametrize("spec", [("a",), (("a", "b"),), ("b",)])
+def test_rows_that_are_sharded_are_used_as_they_lie(spec):
+    x, theta, mesh = CASE.x(N=64), CASE.theta(), mesh_of(2, 2)
+    lying = jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
+    spread = _devices.spread_rows(jaxem._validate.prepare(M, theta, lying)[1], _devices.mesh_for(lying, None))
+    assert spread.x is lying
+    same(jaxem.em(M, theta, lying, max_steps=3), jaxem.em(M, theta, x, max_steps=3))
+    other = jaxem.em(M, theta, lying, max_steps=3, mesh=mesh_of(3))  # unless another mesh is asked for
+    assert other.free_energy.sharding.num_devices == 3
+
+
+def test_inside_jit_vmap_and_jvp():
+    x, theta, mesh = CASE.x(N=61), CASE.theta(), mesh_of(2)
+
+    def value(sigma, x, mesh=None):
+        return jaxem.em(M.hold("sigma"), theta | {"sigma": sigma}, x, max_steps=3, tol=0.0, mesh=mesh).free_energy
+
+    sigmas = cast(np.linspace(0.5, 2, 3))
+    alone = jax.vmap(value, in_axes=(0, None))(sigmas, x)
+    assert np.allclose(jax.jit(jax.vmap(lambda s: value(s, x, mesh)))(sigmas), alone, rtol=loose)
+    assert np.allclose(jax.jit(lambda x: value(sigmas[1], x, mesh))(x), alone[1], rtol=loose)
+    one, other = (
+        jax.jvp(lambda s, on=on: value(s, x, on), (sigmas[0],), (jnp.ones_like(sigmas[0]),)) for on in (mesh, None)
+    )
+    assert np.allclose(one, other, rtol=tolerance(1e-8, 1e-2))
+
+
+def test_kmeans_on_a_mesh():
+    x = CASE.x(N=121)
+    alone, spread = jaxem.kmeans(x, x[:5]), jaxem.kmeans(x, x[:5], mesh=mesh_of(4))
+    assert spread.status == alone.status == jaxem.Status.CONVERGED
+    assert np.allclose(spread.theta["mu"], alone.theta["mu"], rtol=loose, atol=loose)
+
+
+@pytest.mark.parametrize("lanes", [3, 4, 7])
+def test_lanes_on_a_mesh(lanes):
+    """Fewer lanes than devices: rows are spread; else lanes are, and every lane has its own T."""
+    x = CASE.x()
+    thetas = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(CASE.theta(seed) for seed in range(lanes)))
+    temperature = cast(np.linspace(0.5, 1, lanes))
+    alone = jaxem.em_batch(M, thetas, x, temperature=temperature, max_steps=20)
+    spread = jaxem.em_batch(M, thetas, x, temperature=temperature, max_steps=20, mesh=mesh_of(4))
+    assert spread.free_energy.shape == (lanes,)
+    same(spread, alone)
+    if lanes >= 4:
+        assert spread.num_steps.tolist() == alone.num_steps.tolist()  # a lane is computed whole, as it would be alone
+
+
+def test_a_program_spreads_its_lanes_and_keeps_its_rows():
+    m, x = jaxem.from_numpyro(programs.mixture), CASE.x()
+    theta = m.init(jax.random.key(0), x)
+    thetas = {name: jnp.stack([value, value, value]) for name, value in theta.items()}
+    thetas["mu"] = thetas["mu"] + cast(np.linspace(0, 1, 3))[:, None, None]
+    alone, spread = (jaxem.em_batch(m, thetas, x, max_steps=2, mesh=mesh) for mesh in (None, mesh_of(2)))
+    same(spread, alone)
+    with pytest.raises(ValueError, match="mesh: spreads the rows of a mixture"):
+        jaxem.em(m, theta, x, mesh=mesh_of(2))
+
+
+def test_what_a_mesh_must_be():
+    x, theta = CASE.x(), CASE.theta()
+    jaxtyping.config.update("jaxtyping_disable", True)  # a user's call is not type-checked
+    try:
+        with pytest.raises(ValueError, match=r"mesh: must be a jax\.sharding\.Mesh, got int"):
+            jaxem.em(M, theta, x, mesh=2)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+    with pytest.raises(ValueError, match="mesh: has Explicit axes"):
+        jaxem.em(M, theta, x, mesh=mesh_of(2, axis_types=AxisType.Explicit))
+    mesh = mesh_of(2)
+    by_feature = jax.device_put(x, NamedSharding(mesh, PartitionSpec(None, "a")))
+    with pytest.raises(ValueError, match="x: is sharded along its features"):
+        jaxem.em(M, theta, by_feature)
+
+
+def test_bad_rows_are_named_on_a_mesh():
+    x = CASE.x(N=61).at[42, 0].set(jnp.nan)
+    with pytest.raises(ValueError, match=r"x: has NaN or infinity in 1 row\(s\): 42"):
+        jaxem.em(M, CASE.theta(), x, mesh=mesh_of(4))
+
+
+AFTERWARDS = """
+import jax
+{before}
+import jaxem
+from jaxem.families import gaussian
+jaxem.use_all_cores()
+jaxem.use_all_cores()  # once more is no error
+import jax.numpy as jnp, os
+assert jax.device_count() == len(os.sched_getaffinity(0))
+x = jax.random.normal(jax.random.key(0), (1000, 2))
+fit = jaxem.em(gaussian.isotropic, jaxem.inits.random_points(gaussian.isotropic, jax.random.key(1), x, 3), x)
+assert fit.free_energy.sharding.num_devices == jax.device_count()
+assert jaxem.kmeans(x, x[:3]).free_energy.sharding.num_devices == jax.device_count()
+committed = jax.device_put(x, jax.devices()[0])
+assert jaxem.kmeans(committed, x[:3]).free_energy.sharding.num_devices == 1
+assert jax.jit(lambda x: jaxem.kmeans(x, x[:3]))(x).free_energy.sharding.num_devices == 1
+print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="counts cores as Linux does")
+@pytest.mark.parametrize("before", ["", "jax.devices()"])
+def test_use_all_cores_before_the_backend_starts_and_after(before):
+    done = subprocess.run(
+        [sys.executable, "-c", AFTERWARDS.format(before=before)], capture_output=True, text=True, env=AS_A_USER
+    )
+    if before and len(os.sched_getaffinity(0)) > 1:
+        assert "use_all_cores: JAX has already started with 1 CPU device" in done.stderr
+        assert "call it before the first JAX computation" in done.stderr
+    else:
+        assert done.stdout == "done\n", done.stderr
