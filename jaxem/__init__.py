@@ -7,11 +7,12 @@ from jaxem import limits as limits
 from jaxem._batches import StreamError
 from jaxem._certificates import Certificate, certify, e_step_residual
 from jaxem._condition import Conditional, condition
-from jaxem._devices import use_all_cores
-from jaxem._em import EMError, Fit, Path, Status, best, check, em, em_batch, em_path, kmeans
+from jaxem._devices import ProcessLost, use_all_cores
+from jaxem._em import EMError, Path, best, check, em, em_batch, em_path, kmeans
 from jaxem._free_energy import free_energy
 from jaxem._gradient import gradient_m_step
 from jaxem._kmedoids import KMedoids, kmedoids
+from jaxem._loop import Fit, Status
 from jaxem._mixture import Mixture
 from jaxem._online import OnlineFit, em_online
 from jaxem._posterior import decode, marginals
@@ -30,6 +31,7 @@ __all__ = [
     "Mixture",
     "OnlineFit",
     "Path",
+    "ProcessLost",
     "Program",
     "Rate",
     "Status",

@@ -34,7 +34,7 @@ class Rows(NamedTuple):
 
     x: np.ndarray
     weights: np.ndarray
-    count: int  # without those
+    num_rows: int  # without those
     number: int
 
 
@@ -70,7 +70,7 @@ class Reader:
         self.checksum = zlib.crc32(weights.tobytes(), zlib.crc32(x.tobytes()))
         whole = _devices.mesh_for(x, mesh)
         self.mesh = None if whole is None else _devices.local_part(whole)
-        self.processes = 1 if whole is None or self.mesh is None else whole.size // self.mesh.size
+        self.processes = _devices.num_processes(whole)
         self.theta = _devices.replicated(start, self.mesh)
 
     def place_of(self, index: int) -> str:
@@ -145,23 +145,23 @@ class Reader:
             fault = self.m.check_support(x, {name: np.asarray(value) for name, value in self.theta.items()})
             if fault:
                 raise ValueError(f"{where} {fault}")
-        count = len(x)
-        self.capacity = max(self.capacity, count)  # so that one compiled program serves every batch
+        num_rows = len(x)
+        self.capacity = max(self.capacity, num_rows)  # so that one compiled program serves every batch
         copy = np.empty((self.capacity, self.num_features), self.placed_as)
         with np.errstate(over="ignore"):
-            copy[:count] = x
-        copy[count:] = copy[0]
+            copy[:num_rows] = x
+        copy[num_rows:] = copy[0]
         try:
-            _validate.blame_x(copy[:count], 0.0 if np.isfinite(copy).all() else np.nan)
+            _validate.blame_x(copy[:num_rows], 0.0 if np.isfinite(copy).all() else np.nan)
         except ValueError as error:
             raise ValueError(f"{where} {str(error).removeprefix('x: ')}") from None
-        return Rows(copy, np.concatenate([weights, np.zeros(self.capacity - count)]), count, index)
+        return Rows(copy, np.concatenate([weights, np.zeros(self.capacity - num_rows)]), num_rows, index)
 
     def placed(self, rows: Rows) -> Batch:
         """A batch on its devices."""
         weights = jnp.asarray(rows.weights, self.temperature.dtype)
         data = Data(jnp.asarray(rows.x), weights, self.temperature)
-        return Batch(_devices.spread_rows(data, self.mesh), rows.count, float(rows.weights.sum()), rows.number)
+        return Batch(_devices.spread_rows(data, self.mesh), rows.num_rows, float(rows.weights.sum()), rows.number)
 
 
 def check(name: str, m: Any, batches: Any, prefetch: Any) -> None:

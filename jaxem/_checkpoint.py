@@ -8,8 +8,7 @@ import dataclasses
 import functools
 import json
 import os
-import zipfile
-from collections.abc import Callable
+import types
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,16 @@ FORMAT = 1
 
 def identity(value: Any) -> Any:
     """What a model is made of, by name, the same in every process: functions, partials and frozen dataclasses."""
+    if isinstance(value, types.MethodType):
+        return [identity(value.__func__), identity(value.__self__)]
     if isinstance(value, functools.partial):
         return [identity(value.func), identity(value.args), identity(value.keywords)]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: identity(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return [type(value).__qualname__, fields]
-    if isinstance(value, Callable):  # type: ignore[arg-type]
-        return f"{value.__module__}.{value.__qualname__}"
+    if callable(value):
+        named = value if hasattr(value, "__qualname__") else type(value)
+        return f"{named.__module__}.{named.__qualname__}"
     if isinstance(value, dict):
         return {str(key): identity(entry) for key, entry in value.items()}
     if isinstance(value, frozenset | set):
@@ -35,6 +37,13 @@ def identity(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [identity(entry) for entry in value]
     return value if isinstance(value, str | int | float | bool | None) else repr(value)
+
+
+def check_path(path: str | os.PathLike) -> None:
+    """A ValueError, before any work is done, where there is no folder to write to."""
+    path = Path(path)
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"checkpoint: {path} must be a file in a folder that exists; make {path.parent}")
 
 
 def save(path: str | os.PathLike, tree: Any, description: dict[str, Any]) -> None:
@@ -54,9 +63,10 @@ def save(path: str | os.PathLike, tree: Any, description: dict[str, Any]) -> Non
             os.fsync(file.fileno())
         os.replace(draft, path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         kept = "; the last complete one is still there" if path.exists() else ""
         raise OSError(error.errno, f"checkpoint: cannot write {path}: {error.strerror or error}{kept}") from error
+    finally:
+        draft.unlink(missing_ok=True)  # it is there only if something went wrong
     _sync_folder(path.parent)
 
 
@@ -81,11 +91,13 @@ def load(path: str | os.PathLike, like: Any, description: dict[str, Any]) -> tup
     """
     try:
         with np.load(path) as stored:
+            if damaged := stored.zip.testzip():
+                raise ValueError(f"{damaged} is damaged")
             found = json.loads(bytes(stored["description"]))
             leaves = [stored[f"leaf_{index}"] for index in range(len(stored.files) - 1)]
     except FileNotFoundError as error:
         raise ValueError(f"resume: there is no {path}; leave resume out to start afresh") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damage shows itself in many ways
         raise ValueError(f"resume: {path} is no checkpoint, or only a part of one ({error}); use another") from error
     if found.get("format") != FORMAT:
         raise ValueError(f"resume: {path} has format {found.get('format')}, this jaxem reads {FORMAT}; start afresh")
@@ -96,7 +108,7 @@ def load(path: str | os.PathLike, like: Any, description: dict[str, Any]) -> tup
                 f"{_short(value)}; resume with what it was made with, or start afresh"
             )
     expected, structure = jax.tree.flatten(like)
-    if [leaf.shape for leaf in leaves] != [np.shape(leaf) for leaf in expected]:
+    if [leaf.shape for leaf in leaves] != [leaf.shape for leaf in expected]:
         raise ValueError(f"resume: {path} holds arrays of other shapes; its θ has another K or D than this one")
     return jax.tree.unflatten(structure, leaves), found
 

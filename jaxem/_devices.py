@@ -4,7 +4,9 @@ A mesh takes the rows in equal shares. Where they do not divide, a share begins 
 counts, and skips them: so nothing is padded, and on CPU devices no row is copied.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,7 +20,29 @@ from jaxem._mixture import Mixture
 from jaxem._model import Data, Model, being_traced, is_traced
 from jaxem._reduce import Layout, Shards
 
+# words of the layers below in what they raise when a peer is gone
+TRANSPORT = ("Gloo", "NCCL", "oordination", "onnection", "DEADLINE_EXCEEDED", "UNAVAILABLE")
+
 _all_cores = False  # was `use_all_cores` called?
+
+
+class ProcessLost(RuntimeError):
+    """A sum over the processes of a mesh failed: one of them has ended, or cannot be reached."""
+
+
+@contextlib.contextmanager
+def joined(num_processes: int) -> Iterator[None]:
+    """Where several processes wait for each other, say so when one is gone."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if num_processes == 1 or not any(word in str(error) for word in TRANSPORT):
+            raise
+        raise ProcessLost(
+            f"a sum over {num_processes} processes failed, so one of them has ended or cannot be reached: "
+            f"{str(error).splitlines()[0]}. Start them all again; em_stream(..., resume=checkpoint) goes on from the "
+            "last pass"
+        ) from error
 
 
 def use_all_cores() -> None:
@@ -191,6 +215,11 @@ def _traced_shares(rows: Any, sharding: NamedSharding) -> tuple[Any, Any]:
         return _put(leaf if num_rows == size * num_shares else leaf[index], sharding)
 
     return jax.tree.map(shares, rows), jnp.array([skip for _, skip in windows], jnp.int32)
+
+
+def num_processes(mesh: Mesh | None) -> int:
+    """How many processes hold a part of the mesh."""
+    return 1 if mesh is None else len({device.process_index for device in mesh.devices.flat})
 
 
 def local_part(mesh: Mesh) -> Mesh:

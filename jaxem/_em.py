@@ -1,13 +1,8 @@
-"""The algorithm: coordinate ascent on F_T, one `while_loop` and one `scan`.
+"""The algorithm as its users call it: `em`, `em_batch`, `em_path`, `kmeans`; and what to make of a fit.
 
-A step is M, then E, from one initial E-step, so that θ, its statistics and F in the state describe the
-same point, and the F that is reported is the F of the θ that is returned.
-
-    θ⁺ = argmax_θ F_T(θ, γ),   γ⁺ = argmax_γ F_T(θ⁺, γ)                     (eq:M, eq:E)
+The loop is `_loop.py`, many lanes of it `_lanes.py`, where its rows lie `_devices.py`.
 """
 
-import enum
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,23 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from jaxem import _devices, _validate
-from jaxem._model import Data, Expectation, Model, Theta, ThetaLike
+from jaxem import _devices, _lanes, _loop, _validate
+from jaxem._loop import Fit, State, Status, Stop, gain_is_small
+from jaxem._model import Data, Model, Theta, ThetaLike
 from jaxem.families import gaussian
-
-
-class Status(enum.IntEnum):
-    """How a fit ended. Codes, not exceptions, so that they survive `jit` and `vmap`; `check` raises."""
-
-    CONVERGED = 0  # the last gain in F was within tolerance (k-means: no centre changed)
-    MAX_STEPS = 1  # still rising after max_steps
-    DECREASED = 2  # an M-step lowered F by more than rounding: it does not maximise; θ from before it
-    NONFINITE = 3  # F became NaN or infinite: a collapse, or bad data; θ from before it
-
 
 ADVICE = {
     Status.MAX_STEPS: "still rising: raise max_steps, or loosen tol",
@@ -45,40 +31,12 @@ class EMError(RuntimeError):
     """Raised by `check` for a fit that did not converge."""
 
 
-class Fit(NamedTuple):
-    """The outcome of `em`; every field describes the same θ. Batched fits carry a leading lane axis."""
-
-    theta: Theta
-    free_energy: Float[Array, "*lanes"]  # F_T at theta, nats
-    gain: Float[Array, "*lanes"]  # its last rise, nats; ∞ before the first step
-    num_steps: Int[Array, "*lanes"]  # M-steps done
-    status: Int[Array, "*lanes"]  # a Status
-
-
 class Path(NamedTuple):
     """The trajectory of `em_path`; entry t is one step from θ_t to θ_{t+1}."""
 
     theta: Theta  # θ_{t+1}
     after_e: Float[Array, " T"]  # F_T(θ_t, γ_t)
     after_m: Float[Array, " T"]  # F_T(θ_{t+1}, γ_t)
-
-
-class State(NamedTuple):
-    """The carry of the loop."""
-
-    theta: Theta
-    expectation: Expectation
-    gain: Array
-    num_steps: Array
-    status: Array
-
-
-Stop = Callable[[State, State, Array], Array]  # (before, after, tolerance in nats) -> done?
-
-
-def gain_is_small(before: State, after: State, tolerance: Array) -> Array:
-    """|gain| ≤ max(tol·W, floor)."""
-    return jnp.abs(after.gain) <= tolerance
 
 
 def centres_at_rest(before: State, after: State, tolerance: Array) -> Array:
@@ -90,78 +48,8 @@ def centres_at_rest(before: State, after: State, tolerance: Array) -> Array:
     return jnp.all(moved <= 64 * jnp.finfo(mu.dtype).eps * (jnp.abs(mu) + reach))
 
 
-def begin(theta: Theta, expectation: Expectation) -> State:
-    """The state at θ, of which the E-step is done and no M-step."""
-    finite = jnp.isfinite(expectation.free_energy)
-    status = jnp.where(finite, Status.MAX_STEPS, Status.NONFINITE).astype(jnp.int32)
-    infinity = jnp.full_like(expectation.free_energy, jnp.inf)
-    return State(theta, expectation, infinity, jnp.zeros((), jnp.int32), status)
-
-
-def step(m: Model, state: State, data: Data, tol: Array, stop: Stop) -> State:
-    """One M-step and the E-step after it."""
-    theta = m.maximize(state.expectation.statistics, state.theta, data)  # eq:M
-    return advance(state, theta, m.expect(theta, data), tol * m.size(data), stop)  # eq:E
-
-
-def advance(state: State, theta: Theta, expectation: Expectation, tolerance: Array, stop: Stop) -> State:
-    """The state after a step to θ; a fall of F or a non-finite F leaves θ where it was. `tolerance` in nats."""
-    gain = expectation.free_energy - state.expectation.free_energy
-    floor = 8 * jnp.finfo(gain.dtype).eps * expectation.scale  # what rounding alone can move F by
-    after = State(theta, expectation, gain, state.num_steps + 1, state.status)
-    done = stop(state, after, jnp.maximum(tolerance, floor))
-    finite = jnp.isfinite(expectation.free_energy)
-    fell = gain < -floor
-    status = jnp.where(done, Status.CONVERGED, Status.MAX_STEPS)
-    status = jnp.where(fell, Status.DECREASED, status)
-    status = jnp.where(finite, status, Status.NONFINITE).astype(jnp.int32)
-    accept = finite & ~fell
-    kept = jax.tree.map(lambda new, old: jnp.where(accept, new, old), after, state)
-    return kept._replace(status=status)
-
-
-@partial(jax.jit, static_argnames="stop")
-def _run(m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Fit:
-    """The one loop: step until a status is reached or max_steps are done."""
-    final = lax.while_loop(
-        lambda state: (state.status == Status.MAX_STEPS) & (state.num_steps < max_steps),
-        lambda state: step(m, state, data, tol, stop),
-        begin(theta, m.expect(theta, data)),
-    )
-    return Fit(final.theta, final.expectation.free_energy, final.gain, final.num_steps, final.status)
-
-
-@partial(jax.jit, static_argnames=("stop", "mesh"))
-def _run_lanes(
-    m: Model, thetas: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop, mesh: Mesh | None = None
-) -> Fit:
-    """Lanes one after another: each stops when it is done, where `vmap` would run all to the slowest.
-
-    With a mesh every device takes every n-th lane, since neighbours in a sweep tend to need as many steps.
-    """
-    lanes = jax.tree.leaves(thetas)[0].shape[0]
-    temperatures = jnp.broadcast_to(data.temperature, (lanes,))
-
-    def run(args: tuple[Theta, Array], data: Data, tol: Array, max_steps: Array) -> Fit:
-        def lane(args: tuple[Theta, Array]) -> Fit:
-            theta, temperature = args
-            return _run(m, theta, data._replace(temperature=temperature), tol, max_steps, stop)
-
-        return lax.map(lane, args)
-
-    if mesh is None:
-        return run((thetas, temperatures), data, tol, max_steps)
-    share = -(-lanes // mesh.size)
-    dealt = np.arange(share * mesh.size).reshape(share, mesh.size).T.ravel()  # lane of each place
-    args = jax.tree.map(lambda leaf: leaf[np.minimum(dealt, lanes - 1)], (thetas, temperatures))
-    whole, each = PartitionSpec(), PartitionSpec(mesh.axis_names)
-    spread = jax.shard_map(run, mesh=mesh, in_specs=(each, whole, whole, whole), out_specs=each, check_vma=False)
-    fits = spread(args, data, tol, max_steps)
-    return jax.tree.map(lambda leaf: leaf[np.argsort(dealt)[:lanes]], fits)
-
-
 class Run(NamedTuple):
-    """A checked call: what `_run` and `_run_lanes` take, all of it data."""
+    """A checked call: what the loop takes, all of it data."""
 
     theta: Theta
     data: Data
@@ -192,7 +80,11 @@ def _fit(m: Model, run: Run, stop: Stop, mesh: Mesh | None) -> Fit:
     """One fit, its rows spread over the mesh of the call."""
     mesh = _devices.mesh_for_rows(m, run.data, mesh)
     theta, tol, max_steps = _devices.replicated((run.theta, run.tol, run.max_steps), mesh)
-    fit = _run(m, theta, _devices.spread_rows(run.data, mesh), tol, max_steps, stop)
+    processes = _devices.num_processes(mesh)
+    with _devices.joined(processes):
+        fit = _loop.run(m, theta, _devices.spread_rows(run.data, mesh), tol, max_steps, stop)
+        if processes > 1:
+            jax.block_until_ready(fit)  # a lost process is an error of this call, not of a later one
     _validate.blame_x(run.data.x, fit.free_energy)
     return fit
 
@@ -233,6 +125,7 @@ def em(
 
     Raises:
         ValueError: for a wrong name, shape, dtype or concrete value; it says which and what to do.
+        ProcessLost: when another process of the mesh has ended.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -289,7 +182,7 @@ def em_batch(
     rows, lanes = _devices.meshes_for_lanes(m, run.data, len(jax.tree.leaves(run.theta)[0]), mesh)
     rest = _devices.replicated((run.theta, run.tol, run.max_steps), rows or lanes)
     data = _devices.spread_rows(run.data, rows) if rows else _devices.replicated(run.data, lanes)
-    fits = _run_lanes(m, rest[0], data, *rest[1:], gain_is_small, lanes)
+    fits = _lanes.run_lanes(m, rest[0], data, *rest[1:], gain_is_small, lanes, _lanes.slots_here())
     _validate.blame_x(run.data.x, fits.free_energy)
     return fits
 

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Shaped
 
 from jaxem import _validate
-from jaxem._em import Status
+from jaxem._loop import Status
 
 Dissimilarity = Callable[[Array, Array], Array]  # V: (x (D,), prototype (D,)) -> ()
 ENTRIES = 2**20  # of the (rows, N, D) differences that exist at once

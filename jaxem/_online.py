@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxem import _batches, _validate
+from jaxem import _batches, _devices, _validate
 from jaxem._mixture import Mixture
 from jaxem._model import Data, Theta, ThetaLike
 
@@ -28,16 +28,16 @@ class OnlineFit(NamedTuple):
     num_rows: int
 
 
-@partial(jax.jit, static_argnames="move")
+@jax.jit
 def _online(
-    m: Mixture, theta: Theta, reference: Theta, data: Data, s: Any, rate: Array, move: bool
+    m: Mixture, theta: Theta, reference: Theta, data: Data, s: Any, rate: Array, move: Array
 ) -> tuple[Theta, Any, Array]:
     """eq:stepwise, with statistics about the means of one θ, so that those of all batches may be added."""
     expectation = m.expect_about(reference, theta, data)
     weight = m.size(data)
-    mean = jax.tree.map(lambda leaf: leaf / weight, expectation.statistics)
-    s = mean if s is None else jax.tree.map(lambda old, new: (1 - rate) * old + rate * new, s, mean)
-    return m.update(s, reference, m.held) if move else theta, s, expectation.free_energy
+    s = jax.tree.map(lambda old, new: (1 - rate) * old + rate * new / weight, s, expectation.statistics)
+    moved = m.update(s, reference, m.held)
+    return jax.tree.map(partial(jnp.where, move), moved, theta), s, expectation.free_energy
 
 
 def em_online(
@@ -80,15 +80,24 @@ def em_online(
     if reader.processes > 1:
         raise ValueError("mesh: em_online is for one process; em_stream adds up the sums of several")
     reference = theta = reader.theta
-    s, total, weight, rows, count = None, 0.0, 0.0, 0, 0
+    shapes = jax.eval_shape(Mixture.expect, m, theta, reader.two_rows()).statistics
+    s = _devices.replicated(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), reader.mesh)
+    total, weight, rows, count = 0.0, 0.0, 0, 0
     with contextlib.closing(reader.read()) as placed:
         for batch in placed:
+            rows += batch.rows
+            if batch.weight == 0:
+                continue  # it says nothing
             count += 1
-            rate = jnp.asarray(count**-exponent, reader.temperature.dtype)
-            theta, s, value = _online(reader.m, theta, reference, batch.data, s, rate, count > warm_up)
-            if not np.isfinite(value):
-                _validate.blame_x(batch.data.x, value)
-                raise _batches.StreamError(f"batches: F is not finite after batch {batch.number}: a component collapsed")
-            total, weight, rows = total + float(value), weight + batch.weight, rows + batch.rows
+            rate = np.asarray(count**-exponent, reader.temperature.dtype)
+            theta, s, value = _online(m, theta, reference, batch.data, s, rate, np.asarray(count > warm_up))
+            if not all(np.isfinite(leaf).all() for leaf in (value, *theta.values())):
+                raise _batches.StreamError(
+                    f"batches: at batch {batch.number} F or θ is not finite: a component collapsed; "
+                    "hold its scale, start elsewhere (jaxem.inits), or make the batches larger"
+                )
+            total, weight = total + float(value), weight + batch.weight
+    if count <= warm_up:
+        raise ValueError(f"warm_up: θ never moved: {count} batch(es) had any weight, and warm_up is {warm_up}")
     predictive = jnp.asarray(total / weight, reader.temperature.dtype)
     return OnlineFit(theta, predictive, count, rows)

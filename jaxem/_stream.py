@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from jaxem import _batches, _checkpoint, _devices, _validate
-from jaxem._em import Fit, State, Status, advance, begin, gain_is_small
+from jaxem._loop import Fit, State, Status, advance, begin, fit_of, gain_is_small
 from jaxem._mixture import Mixture
 from jaxem._model import Data, Expectation, Theta, ThetaLike
 
@@ -57,7 +57,7 @@ class Passes:
         self.m, self.reader = m, reader
         self.rows = 0  # of a whole pass; 0 before the first
         self.weight = 0.0  # of a whole pass, in all processes
-        shapes = jax.eval_shape(m.expect, reader.theta, reader.two_rows())
+        shapes = jax.eval_shape(Mixture.expect, m, reader.theta, reader.two_rows())
         zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         self.nothing = _devices.replicated(Sums(zero, zero), reader.mesh)
 
@@ -86,7 +86,8 @@ class Passes:
         if self.reader.processes == 1:
             return mine, weight
         sums = (jax.tree.map(np.asarray, mine), np.float64(weight))
-        sums, capacity = multihost_utils.process_allgather((sums, np.int32(self.reader.capacity)))
+        with _devices.joined(self.reader.processes):
+            sums, capacity = multihost_utils.process_allgather((sums, np.int32(self.reader.capacity)))
         self.reader.capacity = int(capacity.max())
         total, weight = jax.tree.map(lambda leaf: leaf.sum(axis=0, dtype=leaf.dtype), sums)
         return jax.tree.map(jnp.asarray, total), float(weight)
@@ -108,7 +109,7 @@ def em_stream(
     batches: _batches.Batches,
     *,
     temperature: ArrayLike = 1.0,
-    tol: float = 1e-10,
+    tol: ArrayLike = 1e-10,
     max_steps: int = 1000,
     mesh: Mesh | None = None,
     checkpoint: str | os.PathLike | None = None,
@@ -152,6 +153,8 @@ def em_stream(
     _batches.check("em_stream", m, batches, prefetch)
     _validate.non_negative("tol", tol, "0 stops at the floor of rounding")
     _validate.static_count("max_steps", max_steps, 0)
+    if checkpoint is not None:
+        _checkpoint.check_path(checkpoint)
     reader = _batches.Reader(m, theta, batches, temperature, mesh, prefetch)
     passes = Passes(m, reader)
     description = {
@@ -180,10 +183,10 @@ def em_stream(
             passes.rows, passes.weight = found["rows"] if mine else 0, found["weight"]
             reader.capacity = found["capacity"]  # it decides how sums are rounded
         while int(state.status) == Status.MAX_STEPS and int(state.num_steps) < max_steps:
-            state = passes.step(state, float(tol))
+            state = passes.step(state, float(np.asarray(tol)))
             save(state)
             show(state)
-    return Fit(state.theta, state.expectation.free_energy, state.gain, state.num_steps, state.status)
+    return fit_of(state)
 
 
 @contextlib.contextmanager

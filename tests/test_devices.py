@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxem
-from jaxem import _devices
+from jaxem import _devices, _lanes, _loop
 
 from cases import CASES, KINDS, cast, tolerance
 from conftest import AS_A_USER
@@ -31,8 +31,8 @@ def mesh_of(*shape, axis_types=AxisType.Auto):
 
 def same(fit, other):
     for name, value in fit.theta.items():
-        assert np.allclose(value, other.theta[name], rtol=loose, atol=loose), name
-    assert np.allclose(fit.free_energy, other.free_energy, rtol=loose)
+        assert np.allclose(value, other.theta[name], rtol=loose, atol=loose, equal_nan=True), name
+    assert np.allclose(fit.free_energy, other.free_energy, rtol=loose, equal_nan=True)
 
 
 @each_kind
@@ -123,6 +123,35 @@ def test_lanes_on_a_mesh(lanes):
     same(spread, alone)
     if lanes >= 4:
         assert spread.num_steps.tolist() == alone.num_steps.tolist()  # a lane is computed whole, as it would be alone
+
+
+@each_kind
+@pytest.mark.parametrize("slots", [2, 3, 9])
+def test_slots_do_not_change_a_lane(case, slots):
+    """Lanes that take turns in slots end as they would alone: θ, F, gain, steps and status, the broken lane too."""
+    lanes = 5
+    thetas = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(case.theta(seed) for seed in range(lanes)))
+    data = jaxem._validate.prepare(case.m, thetas, case.x(), batched=True)[1]
+    data = data._replace(temperature=cast([1.0, 0.5, 1.0, 0.0, 0.7]))
+    if "sigma" in thetas:
+        thetas["sigma"] = thetas["sigma"].at[2].set(jnp.nan)  # ends where it starts
+    arguments = (data, cast(1e-6), jnp.asarray(15), _loop.gain_is_small)
+    alone = _lanes.run_lanes(case.m, thetas, *arguments)
+    shared = _lanes.run_lanes(case.m, thetas, *arguments, slots=slots)
+    spread = _lanes.run_lanes(case.m, thetas, *arguments, mesh_of(2), slots=slots)
+    for other in (shared, spread):
+        same(other, alone)
+        assert other.status.tolist() == alone.status.tolist()
+        assert np.abs(other.num_steps - np.asarray(alone.num_steps)).max() <= tolerance(0, 2)
+
+
+def test_no_steps_in_slots():
+    thetas = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(CASE.theta(seed) for seed in range(3)))
+    data = jaxem._validate.prepare(M, thetas, CASE.x(), batched=True)[1]
+    fits = _lanes.run_lanes(M, thetas, data, cast(0.0), jnp.asarray(0), _loop.gain_is_small, slots=2)
+    assert fits.num_steps.tolist() == [0, 0, 0]
+    assert np.isfinite(fits.free_energy).all()
+    jax.tree.map(np.testing.assert_array_equal, fits.theta, thetas)
 
 
 def test_a_program_spreads_its_lanes_and_keeps_its_rows():

@@ -18,7 +18,7 @@ LAYERS = [
     {"_version", "_model", "_free_energy", "_reduce", "_climb", "_checkpoint", "bregman"},
     {"_mixture"},
     {"_chain", "_eliminate", "_scan", "_read", "_updates", "_plan", "_m_step", "_program"},
-    {"_validate", "_devices", "_batches"},
+    {"_validate", "_devices", "_batches", "_loop", "_lanes"},
     {"families"},
     {"inits", "_quantities", "_posterior", "_gradient", "_condition", "_kmedoids", "_em", "_stream", "_online"},
     {"_certificates", "_rate", "limits"},

@@ -1,0 +1,123 @@
+"""Many fits of the same data, scheduled so that a slow one does not hold the others.
+
+`vmap` of the loop runs all lanes until the slowest is done. Here a number of slots take lanes from a queue, and a
+slot whose fit is done takes the next. On a CPU one slot is fastest, and lanes run one after another; a GPU has room
+for many. With a mesh every device serves its own lanes.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Int
+
+from jaxem._loop import Fit, State, Status, Stop, advance, begin, fit_of, run
+from jaxem._model import Data, Model, Theta
+
+SLOTS = {"cpu": 1}  # by platform
+MANY = 256  # elsewhere
+
+
+def slots_here() -> int:
+    """How many lanes to run at a time on the platform that is the default."""
+    return SLOTS.get(jax.default_backend(), MANY)
+
+
+@partial(jax.jit, static_argnames=("stop", "mesh", "slots"))
+def run_lanes(
+    m: Model,
+    thetas: Theta,
+    data: Data,
+    tol: Array,
+    max_steps: Array,
+    stop: Stop,
+    mesh: Mesh | None = None,
+    slots: int = 1,
+) -> Fit:
+    """Every lane's fit, in the order of `thetas`.
+
+    With a mesh every device takes every n-th lane, since neighbours in a sweep tend to need as many steps.
+    """
+    lanes = jax.tree.leaves(thetas)[0].shape[0]
+    temperatures = jnp.broadcast_to(data.temperature, (lanes,))
+
+    def here(args: tuple[Theta, Array], data: Data, tol: Array, max_steps: Array) -> Fit:
+        if slots > 1:
+            return _in_slots(m, args, data, tol, max_steps, stop, slots)
+
+        def lane(args: tuple[Theta, Array]) -> Fit:
+            theta, temperature = args
+            return run(m, theta, data._replace(temperature=temperature), tol, max_steps, stop)
+
+        return lax.map(lane, args)
+
+    if mesh is None:
+        return here((thetas, temperatures), data, tol, max_steps)
+    share = -(-lanes // mesh.size)
+    dealt = np.arange(share * mesh.size).reshape(share, mesh.size).T.ravel()  # the lane at each place
+    args = jax.tree.map(lambda leaf: leaf[np.minimum(dealt, lanes - 1)], (thetas, temperatures))
+    whole, each = PartitionSpec(), PartitionSpec(mesh.axis_names)
+    spread = jax.shard_map(here, mesh=mesh, in_specs=(each, whole, whole, whole), out_specs=each, check_vma=False)
+    fits = spread(args, data, tol, max_steps)
+    return jax.tree.map(lambda leaf: leaf[np.argsort(dealt)[:lanes]], fits)
+
+
+class Slots(NamedTuple):
+    """The carry: a state per slot, which lane it is, and the lanes that are done."""
+
+    states: State
+    temperature: Array
+    lane: Int[Array, " slots"]  # = lanes: idle
+    is_new: Bool[Array, " slots"]  # its E-step at the start is still to do
+    next: Int[Array, ""]
+    done: Fit
+
+
+def _in_slots(
+    m: Model, args: tuple[Theta, Array], data: Data, tol: Array, max_steps: Array, stop: Stop, slots: int
+) -> Fit:
+    """A step of all slots at a time; a lane that is new does its first E-step where the others do M and E."""
+    lanes = args[1].shape[0]
+    slots = min(slots, lanes)
+
+    def starts(lane: Array) -> tuple[Theta, Array]:
+        return jax.tree.map(lambda leaf: leaf[jnp.minimum(lane, lanes - 1)], args)
+
+    def step(state: State, temperature: Array, is_new: Array) -> State:
+        own = data._replace(temperature=temperature)
+        moved = m.maximize(state.expectation.statistics, state.theta, own)
+        theta = jax.tree.map(partial(jnp.where, is_new), state.theta, moved)
+        expectation = m.expect(theta, own)
+        after = advance(state, theta, expectation, tol * m.size(own), stop)
+        return jax.tree.map(partial(jnp.where, is_new), begin(theta, expectation), after)
+
+    def body(slots_: Slots) -> Slots:
+        states = jax.vmap(step)(slots_.states, slots_.temperature, slots_.is_new)
+        ended = (states.status != Status.MAX_STEPS) | (states.num_steps >= max_steps)
+        place = jnp.where(ended, slots_.lane, lanes)  # `lanes` is no place: nothing is written
+        done = jax.tree.map(lambda all, one: all.at[place].set(one, mode="drop"), slots_.done, fit_of(states))
+        lane = jnp.where(ended, jnp.minimum(slots_.next + jnp.cumsum(ended) - 1, lanes), slots_.lane)
+        theta, temperature = starts(lane)
+        fresh = states._replace(theta=theta)
+
+        def either(new: Any, old: Any) -> Any:
+            return jnp.where(ended.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
+
+        taken = slots_.next + jnp.sum(ended)
+        return Slots(jax.tree.map(either, fresh, states), temperature, lane, ended, taken, done)
+
+    def zeros(f: Callable[..., Any], *arguments: Any) -> Any:
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(f, *arguments))
+
+    lane = jnp.arange(slots)
+    theta, temperature = starts(lane)
+    one = data._replace(temperature=temperature[0])
+    states = zeros(jax.vmap(lambda theta: begin(theta, m.expect(theta, one))), theta)
+    done = zeros(jax.vmap(lambda theta: fit_of(begin(theta, m.expect(theta, one)))), args[0])
+    first = Slots(states._replace(theta=theta), temperature, lane, jnp.ones(slots, bool), jnp.asarray(slots), done)
+    return lax.while_loop(lambda slots_: jnp.any(slots_.lane < lanes), body, first).done

@@ -1,0 +1,102 @@
+"""The loop: coordinate ascent on F_T, one `while_loop`.
+
+A step is M, then E, from one initial E-step, so that θ, its statistics and F in the state describe the
+same point, and the F that is reported is the F of the θ that is returned.
+
+    θ⁺ = argmax_θ F_T(θ, γ),   γ⁺ = argmax_γ F_T(θ⁺, γ)                     (eq:M, eq:E)
+"""
+
+import enum
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxem._model import Data, Expectation, Model, Theta
+
+
+class Status(enum.IntEnum):
+    """How a fit ended. Codes, not exceptions, so that they survive `jit` and `vmap`; `check` raises."""
+
+    CONVERGED = 0  # the last gain in F was within tolerance (k-means: no centre changed)
+    MAX_STEPS = 1  # still rising after max_steps
+    DECREASED = 2  # an M-step lowered F by more than rounding: it does not maximise; θ from before it
+    NONFINITE = 3  # F became NaN or infinite: a collapse, or bad data; θ from before it
+
+
+class Fit(NamedTuple):
+    """The outcome of `em`; every field describes the same θ. Batched fits carry a leading lane axis."""
+
+    theta: Theta
+    free_energy: Float[Array, "*lanes"]  # F_T at theta, nats
+    gain: Float[Array, "*lanes"]  # its last rise, nats; ∞ before the first step
+    num_steps: Int[Array, "*lanes"]  # M-steps done
+    status: Int[Array, "*lanes"]  # a Status
+
+
+class State(NamedTuple):
+    """The carry of the loop."""
+
+    theta: Theta
+    expectation: Expectation
+    gain: Array
+    num_steps: Array
+    status: Array
+
+
+Stop = Callable[[State, State, Array], Array]  # (before, after, tolerance in nats) -> done?
+
+
+def gain_is_small(before: State, after: State, tolerance: Array) -> Array:
+    """|gain| ≤ max(tol·W, floor)."""
+    return jnp.abs(after.gain) <= tolerance
+
+
+def begin(theta: Theta, expectation: Expectation) -> State:
+    """The state at θ, of which the E-step is done and no M-step."""
+    finite = jnp.isfinite(expectation.free_energy)
+    status = jnp.where(finite, Status.MAX_STEPS, Status.NONFINITE).astype(jnp.int32)
+    infinity = jnp.full_like(expectation.free_energy, jnp.inf)
+    return State(theta, expectation, infinity, jnp.zeros((), jnp.int32), status)
+
+
+def step(m: Model, state: State, data: Data, tol: Array, stop: Stop) -> State:
+    """One M-step and the E-step after it."""
+    theta = m.maximize(state.expectation.statistics, state.theta, data)  # eq:M
+    return advance(state, theta, m.expect(theta, data), tol * m.size(data), stop)  # eq:E
+
+
+def advance(state: State, theta: Theta, expectation: Expectation, tolerance: Array, stop: Stop) -> State:
+    """The state after a step to θ; a fall of F or a non-finite F leaves θ where it was. `tolerance` in nats."""
+    gain = expectation.free_energy - state.expectation.free_energy
+    floor = 8 * jnp.finfo(gain.dtype).eps * expectation.scale  # what rounding alone can move F by
+    after = State(theta, expectation, gain, state.num_steps + 1, state.status)
+    done = stop(state, after, jnp.maximum(tolerance, floor))
+    finite = jnp.isfinite(expectation.free_energy)
+    fell = gain < -floor
+    status = jnp.where(done, Status.CONVERGED, Status.MAX_STEPS)
+    status = jnp.where(fell, Status.DECREASED, status)
+    status = jnp.where(finite, status, Status.NONFINITE).astype(jnp.int32)
+    accept = finite & ~fell
+    kept = jax.tree.map(lambda new, old: jnp.where(accept, new, old), after, state)
+    return kept._replace(status=status)
+
+
+@partial(jax.jit, static_argnames="stop")
+def run(m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Fit:
+    """The one loop: step until a status is reached or max_steps are done."""
+    final = lax.while_loop(
+        lambda state: (state.status == Status.MAX_STEPS) & (state.num_steps < max_steps),
+        lambda state: step(m, state, data, tol, stop),
+        begin(theta, m.expect(theta, data)),
+    )
+    return fit_of(final)
+
+
+def fit_of(state: State) -> Fit:
+    """What of the carry is the outcome."""
+    return Fit(state.theta, state.expectation.free_energy, state.gain, state.num_steps, state.status)
