@@ -101,11 +101,12 @@ def load(path: str | os.PathLike, like: Any, description: dict[str, Any]) -> tup
         raise ValueError(f"resume: {path} is no checkpoint, or only a part of one ({error}); use another") from error
     if found.get("format") != FORMAT:
         raise ValueError(f"resume: {path} has format {found.get('format')}, this jaxem reads {FORMAT}; start afresh")
-    for name, value in description.items():
-        if found.get(name) != json.loads(json.dumps(value)):
+    for name, here in json.loads(json.dumps(description)).items():
+        if found.get(name) != here:
+            where, stored, here = _first_difference(name, found.get(name), here)
             raise ValueError(
-                f"resume: {path} belongs to another fit: its {name} is {_short(found.get(name))}, here it is "
-                f"{_short(value)}; resume with what it was made with, or start afresh"
+                f"resume: {path} belongs to another fit: its {where} is {stored}, here it is {here}; "
+                "resume with what it was made with, or start afresh"
             )
     expected, structure = jax.tree.flatten(like)
     if [leaf.shape for leaf in leaves] != [leaf.shape for leaf in expected]:
@@ -113,6 +114,14 @@ def load(path: str | os.PathLike, like: Any, description: dict[str, Any]) -> tup
     return jax.tree.unflatten(structure, leaves), found
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+def _first_difference(name: str, stored: Any, here: Any) -> tuple[str, Any, Any]:
+    """Where two descriptions differ, for a message."""
+    if isinstance(stored, list) and isinstance(here, list) and len(stored) == len(here):
+        for pair in zip(stored, here, strict=True):
+            if pair[0] != pair[1]:
+                return _first_difference(name, *pair)
+    if isinstance(stored, dict) and isinstance(here, dict):
+        for key in sorted(stored.keys() | here.keys()):
+            if stored.get(key) != here.get(key):
+                return _first_difference(f"{name}'s {key}", stored.get(key), here.get(key))
+    return name, stored, here

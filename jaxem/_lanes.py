@@ -93,7 +93,7 @@ def _in_slots(
         moved = m.maximize(state.expectation.statistics, state.theta, own)
         theta = jax.tree.map(partial(jnp.where, is_new), state.theta, moved)
         expectation = m.expect(theta, own)
-        after = advance(state, theta, expectation, tol * m.size(own), stop)
+        after = advance(m, state, theta, expectation, tol, m.size(own), stop)
         return jax.tree.map(partial(jnp.where, is_new), begin(theta, expectation), after)
 
     def body(slots_: Slots) -> Slots:

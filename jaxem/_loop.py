@@ -67,17 +67,25 @@ def begin(theta: Theta, expectation: Expectation) -> State:
 def step(m: Model, state: State, data: Data, tol: Array, stop: Stop) -> State:
     """One M-step and the E-step after it."""
     theta = m.maximize(state.expectation.statistics, state.theta, data)  # eq:M
-    return advance(state, theta, m.expect(theta, data), tol * m.size(data), stop)  # eq:E
+    return advance(m, state, theta, m.expect(theta, data), tol, m.size(data), stop)  # eq:E
 
 
-def advance(state: State, theta: Theta, expectation: Expectation, tolerance: Array, stop: Stop) -> State:
-    """The state after a step to θ; a fall of F or a non-finite F leaves θ where it was. `tolerance` in nats."""
+def advance(
+    m: Model, state: State, theta: Theta, expectation: Expectation, tol: Array, size: Array | int, stop: Stop
+) -> State:
+    """The state after a step to θ; a fall of F or a non-finite F leaves θ where it was.
+
+    Rounding moves F by its own `floor`, and by what θ's digits leave open, `slack`. A fall within both is none; where
+    the slack is small, it is the end of what can be gained. A θ that lost its digits is no result.
+    """
     gain = expectation.free_energy - state.expectation.free_energy
     floor = 8 * jnp.finfo(gain.dtype).eps * expectation.scale  # what rounding alone can move F by
     after = State(theta, expectation, gain, state.num_steps + 1, state.status)
-    done = stop(state, after, jnp.maximum(tolerance, floor))
+    slack, lost = m.rounding_of_theta(theta, expectation)
+    at_rest = (gain < -floor) & (slack < size / 32)
+    done = (stop(state, after, jnp.maximum(tol * size, floor)) | at_rest) & ~jnp.asarray(lost)
     finite = jnp.isfinite(expectation.free_energy)
-    fell = gain < -floor
+    fell = gain < -(floor + slack)
     status = jnp.where(done, Status.CONVERGED, Status.MAX_STEPS)
     status = jnp.where(fell, Status.DECREASED, status)
     status = jnp.where(finite, status, Status.NONFINITE).astype(jnp.int32)

@@ -78,6 +78,8 @@ class Mixture(Model):
         natural: θ → a `Natural`, the faster E-step for data of more than one chunk, used where it is accurate.
         recentre: (θ, θ⁺, held) → (θ at which the statistics keep their digits, are those at θ too inexact?);
             None where they never are.
+        rounding: (θ, statistics, held) → (the nats by which rounding θ alone can move F, has a component of θ lost
+            its digits?); None where that is less than the rounding of F itself.
         condition: (θ, x, mask) → ℓ (K, n) of x[:, mask] alone, and the law of the other columns given those and
             z, a NumPyro distribution of batch shape (K, n) or (K, 1); for `jaxem.condition`.
         check_support: (x, θ) → what is wrong with x's values, or None; numpy arrays, called on concrete x.
@@ -94,6 +96,7 @@ class Mixture(Model):
     gradient_form: Callable[[Theta, Theta, Array, frozenset[str]], Theta] | None = None
     natural: Callable[[Theta], Natural] | None = None
     recentre: Callable[[Theta, Theta, frozenset[str]], tuple[Theta, Array] | None] | None = None
+    rounding: Callable[[Theta, Any, frozenset[str]], tuple[Any, Any]] | None = None
     condition: Callable[[Theta, Array, np.ndarray], tuple[Array, Distribution]] | None = None
     check_support: Callable[[np.ndarray, dict[str, np.ndarray]], str | None] | None = None
     held: frozenset[str] = frozenset()
@@ -240,6 +243,10 @@ class Mixture(Model):
     def maximize(self, statistics: Any, theta: Theta, data: Data) -> Theta:
         """The M-step (eq:M): θ⁺ = argmax_θ Σ γ ℓ(θ), held entries as they are."""
         return self.maximizer(self, statistics, theta, data)
+
+    def rounding_of_theta(self, theta: Theta, expectation: Expectation) -> tuple[Any, Any]:
+        """The nats by which rounding θ alone can move F, and whether θ has lost its digits."""
+        return (0.0, False) if self.rounding is None else self.rounding(theta, expectation.statistics, self.held)
 
     def objective(self, theta: Theta, old: Theta, data: Data) -> Array:
         """F_T(θ, γ(θ_old)): the surface that the M-step climbs."""

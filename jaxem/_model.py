@@ -55,6 +55,10 @@ class Model:
         """The M-step (eq:M): θ⁺ = argmax_θ Σ γ ℓ(θ), held entries as they are."""
         raise NotImplementedError
 
+    def rounding_of_theta(self, theta: Theta, expectation: Expectation) -> tuple[Any, Any]:
+        """The nats by which rounding θ alone can move F, and whether θ has lost its digits."""
+        return 0.0, False
+
     def objective(self, theta: Theta, old: Theta, data: Data) -> Array:
         """F_T(θ, γ(θ_old)): the surface that the M-step climbs."""
         raise NotImplementedError

@@ -100,7 +100,8 @@ class Passes:
             reference, _ = recentred
             theta = _update(self.m, self.expect(state.theta, reference).statistics, reference)
         expectation = self.expect(theta)
-        return _advance(state, theta, expectation, jnp.asarray(tol * self.weight, expectation.free_energy.dtype))
+        tol_and_size = jnp.asarray((tol, self.weight), expectation.free_energy.dtype)
+        return _advance(self.m, state, theta, expectation, *tol_and_size)
 
 
 def em_stream(

@@ -42,6 +42,7 @@ collect_ignore = (
         "test_bad_input.py",
         "test_bregman.py",
         "test_condition.py",
+        "test_distributed.py",
         "test_experiments_quick.py",
         "test_figures.py",
         "test_float32_gaussian.py",  # casts by itself

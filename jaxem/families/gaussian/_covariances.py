@@ -188,11 +188,39 @@ def update(moments: Moments, theta: Theta, held: frozenset[str]) -> Theta:
 
 
 def _covariance(within: Array, N_k: Array, old: Array) -> Array:
-    """within_k / N_k, or Σ within / N where `old` has one Σ; symmetric; an empty component keeps its own."""
-    within = (within + jnp.swapaxes(within, -2, -1)) / 2
-    if old.ndim == 2:
-        return within / jnp.sum(N_k)
-    return divide_where_occupied(within, N_k, otherwise=old)
+    """within_k / N_k, or Σ within / N where `old` has one Σ; symmetric; an empty component keeps its own.
+
+    Correlations are shrunk by 2·D·eps, the rounding of an M-step, so that Σ_k is positive definite in this precision
+    while a component passes over several tight clusters. Not on D rows or fewer: that is a collapse, to be seen.
+    """
+    within, N_k = (within + jnp.swapaxes(within, -2, -1)) / 2, pooled_counts(N_k, old)
+    num_features = within.shape[-1]
+    share = jnp.where(N_k > num_features, 2 * num_features * jnp.finfo(within.dtype).eps, 0)
+    within = shrunk(within, share[..., None, None])
+    return within / N_k if old.ndim == 2 else divide_where_occupied(within, N_k, otherwise=old)
+
+
+def pooled_counts(N_k: Float[Array, " K"], like: Array) -> Array:
+    """Σγ over what shares a Σ."""
+    return jnp.sum(N_k) if like.ndim == 2 else N_k
+
+
+def shrunk(S: Float[Array, "*K D D"], share: Array) -> Float[Array, "*K D D"]:
+    """(1 − share) S + share diag S: the correlations shrink, the variances stay, to the bit."""
+    on_diagonal = jnp.broadcast_to(jnp.eye(S.shape[-1], dtype=bool), S.shape)
+    return jnp.where(on_diagonal, S, (1 - jnp.broadcast_to(share, S.shape)) * S)
+
+
+def rounding(theta: Theta, moments: Moments, held: frozenset[str]) -> tuple[Array | float, Array | bool]:
+    """What the rounding of Σ_k's entries can move F by, ≤ eps·D·Σ_d Σ_dd P_dd nats a row; is that above ½ a nat?"""
+    if "Sigma" in held:
+        return 0.0, False
+    inverse, _ = whiteners(theta)
+    variance = jnp.diagonal(by_component(theta["Sigma"], theta["mu"]), axis1=1, axis2=2)
+    num_features = variance.shape[1]
+    a_row = num_features * jnp.finfo(variance.dtype).eps * jnp.sum(variance * jnp.sum(inverse**2, axis=1), axis=1)
+    a_row = jnp.where(moments.N_k > 0, a_row, 0)
+    return jnp.sum(moments.N_k * a_row), jnp.any(a_row > 0.5)
 
 
 def gradient_form(theta: Theta, gradient: Theta, N_k: Array, held: frozenset[str]) -> Theta:
@@ -223,9 +251,9 @@ def guess(centres: Float[Array, "K D"], x: Float[Array, "N D"], *, is_tied: bool
     all but singular, and what is positive definite must be so in this precision too.
     """
     deviations = centred(x)
-    S = jnp.matmul(deviations.T, deviations, precision=EXACT) / x.shape[0]
-    shrinkage = 64 * x.shape[1] * jnp.finfo(S.dtype).eps
-    Sigma = (1 - shrinkage) * S + shrinkage * jnp.diag(jnp.diag(S))
+    blocks = jnp.pad(deviations, ((0, -x.shape[0] % 256), (0, 0))).reshape(-1, 256, x.shape[1])
+    S = jnp.sum(jnp.einsum("bnd,bne->bde", blocks, blocks, precision=EXACT), axis=0) / x.shape[0]  # in blocks: digits
+    Sigma = shrunk(S, jnp.asarray(64 * x.shape[1] * jnp.finfo(S.dtype).eps))
     return equal_weights_at(centres) | {"Sigma": Sigma if is_tied else by_component(Sigma, centres)}
 
 
@@ -261,6 +289,7 @@ tied, full = (
         gradient_form=gradient_form,
         natural=natural,
         recentre=partial(recentre, geometry=geometry, natural=natural),
+        rounding=rounding,
         condition=condition,
     )
     for shape, natural in (("D D", tied_natural), ("K D D", full_natural))
