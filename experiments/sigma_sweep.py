@@ -34,6 +34,7 @@ from jaxem import (
     kmeans,
     limits,
     responsibilities,
+    use_all_cores,
 )
 from jaxem.families import gaussian
 from jaxem.families.gaussian import squared_distances
@@ -423,4 +424,5 @@ def save(result: dict[str, Any], folder: Any, *, plot: bool) -> None:
 
 
 if __name__ == "__main__":
+    use_all_cores()
     leave(main())

@@ -18,6 +18,7 @@ from jaxtyping import Array, Int
 
 TABLE_ENTRIES = 32_768  # entries of a chunk's (K, rows) table: it stays in a core's cache
 FEATURE_ENTRIES = 262_144  # entries of a chunk's (rows, F) features, likewise
+ACCELERATOR = 128  # times as much where the backend is no CPU: enough rows to fill it (a plan, not yet measured)
 GROUP = 16  # chunks added plainly; only the sums of groups are compensated
 
 
@@ -44,7 +45,8 @@ class Shards(NamedTuple):
 
 def chunk_rows(num_rows: int, num_components: int, num_features: int = 1) -> int:
     """Rows in a chunk: what the two limits allow, at least 256, spread evenly over whole groups of chunks."""
-    most = max(256, min(TABLE_ENTRIES // num_components, FEATURE_ENTRIES // num_features))
+    larger = 1 if jax.default_backend() == "cpu" else ACCELERATOR
+    most = max(256, min(larger * TABLE_ENTRIES // num_components, larger * FEATURE_ENTRIES // num_features))
     num_chunks = -(-num_rows // most)
     if num_chunks > GROUP:
         num_chunks = -(-num_chunks // GROUP) * GROUP
