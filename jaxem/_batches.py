@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -35,6 +36,7 @@ class Rows(NamedTuple):
     x: np.ndarray
     weights: np.ndarray
     num_rows: int  # without those
+    weight: float
     number: int
 
 
@@ -155,13 +157,15 @@ class Reader:
             _validate.blame_x(copy[:num_rows], 0.0 if np.isfinite(copy).all() else np.nan)
         except ValueError as error:
             raise ValueError(f"{where} {str(error).removeprefix('x: ')}") from None
-        return Rows(copy, np.concatenate([weights, np.zeros(self.capacity - num_rows)]), num_rows, index)
+        filled_up = np.zeros(self.capacity, self.temperature.dtype)
+        filled_up[:num_rows] = weights
+        return Rows(copy, filled_up, num_rows, float(weights.sum()), index)
 
     def placed(self, rows: Rows) -> Batch:
         """A batch on its devices."""
-        weights = jnp.asarray(rows.weights, self.temperature.dtype)
-        data = Data(jnp.asarray(rows.x), weights, self.temperature)
-        return Batch(_devices.spread_rows(data, self.mesh), rows.num_rows, float(rows.weights.sum()), rows.number)
+        x, weights = jax.device_put((rows.x, rows.weights))
+        data = Data(x, weights, self.temperature)
+        return Batch(_devices.spread_rows(data, self.mesh), rows.num_rows, rows.weight, rows.number)
 
 
 def check(name: str, m: Any, batches: Any, prefetch: Any) -> None:

@@ -59,7 +59,8 @@ def em_online(
 
     Args:
         m, theta, temperature, mesh, prefetch: as in `em_stream`. In float32 let θ's means lie among the data.
-        batches: a function that returns an iterator; repeat its batches there for more than one pass.
+        batches: a function that returns an iterator; repeat its batches there for more than one pass. Many small
+            batches take θ further than few large ones.
         exponent: in (0.5, 1]; smaller forgets the start sooner, and is noisier.
         warm_up: batches that only add to the statistics before θ first moves.
 

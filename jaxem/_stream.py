@@ -129,7 +129,8 @@ def em_stream(
         mesh: devices that share each batch, as in `em`. Over several processes each reads its own batches, and
             their sums are added once a pass.
         checkpoint: a file to write after each pass, whole or not at all; the first process writes it.
-        resume: a checkpoint to go on from: the fit ends in the same bits as if it had not been interrupted.
+        resume: a checkpoint to go on from: the fit ends in the same bits as if it had not been interrupted, and one
+            that had ended is returned as it is.
         prefetch: batches to read ahead of the one that is computed, ≥ 1.
         progress: show a tqdm bar of passes.
 
@@ -147,14 +148,17 @@ def em_stream(
     >>> from jaxem.families import gaussian
     >>> x = jax.random.normal(jax.random.key(0), (1000, 2))
     >>> theta = jaxem.inits.random_points(gaussian.isotropic, jax.random.key(1), x, 3)
-    >>> fit = jaxem.em_stream(gaussian.isotropic, theta, lambda: (x[i : i + 250] for i in range(0, 1000, 250)))
-    >>> bool(jnp.allclose(fit.free_energy, jaxem.em(gaussian.isotropic, theta, x).free_energy, rtol=1e-5))
+    >>> batches = lambda: (x[i : i + 250] for i in range(0, 1000, 250))
+    >>> fit = jaxem.em_stream(gaussian.isotropic, theta, batches, max_steps=5)
+    >>> same = jaxem.em(gaussian.isotropic, theta, x, max_steps=5)
+    >>> bool(jnp.allclose(fit.free_energy, same.free_energy, rtol=1e-5))
     True
     """
     _batches.check("em_stream", m, batches, prefetch)
     _validate.non_negative("tol", tol, "0 stops at the floor of rounding")
     _validate.static_count("max_steps", max_steps, 0)
-    if checkpoint is not None:
+    mine = jax.process_index() == 0
+    if checkpoint is not None and mine:
         _checkpoint.check_path(checkpoint)
     reader = _batches.Reader(m, theta, batches, temperature, mesh, prefetch)
     passes = Passes(m, reader)
@@ -164,13 +168,12 @@ def em_stream(
         "temperature": float(reader.temperature),
         "processes": reader.processes,
     }
-    mine = jax.process_index() == 0
     if mine:
         description["first batch"] = reader.checksum  # each process has its own; the first writes, and asks
 
     def save(state: State) -> None:
         if checkpoint is not None and mine:
-            found = {"rows": passes.rows, "weight": passes.weight, "capacity": reader.capacity}
+            found = {"rows": passes.rows, "capacity": reader.capacity}
             _checkpoint.save(checkpoint, state, description | found)
 
     with _bar(progress, max_steps) as show:
@@ -181,7 +184,7 @@ def em_stream(
             like = jax.eval_shape(begin, reader.theta, passes.nothing.total)
             arrays, found = _checkpoint.load(resume, like, description)
             state = _devices.replicated(jax.tree.map(jnp.asarray, arrays), reader.mesh)
-            passes.rows, passes.weight = found["rows"] if mine else 0, found["weight"]
+            passes.rows = found["rows"] if mine else 0
             reader.capacity = found["capacity"]  # it decides how sums are rounded
         while int(state.status) == Status.MAX_STEPS and int(state.num_steps) < max_steps:
             state = passes.step(state, float(np.asarray(tol)))

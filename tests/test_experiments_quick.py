@@ -1,5 +1,6 @@
 """The comparisons run end to end at tiny sizes, write what they promise, and say so by their exit codes. No times."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -58,28 +59,59 @@ def bench(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     done = run(BENCHMARKS / "run.py", "--quick", "--full", "--out", str(folder))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {path.name for path in folder.iterdir()} == {"bench.json", "bench.md"}
+    figures = {f"bench_cost.{ending}" for ending in ("json", "pdf", "png")}
+    assert {path.name for path in folder.iterdir()} == {"bench.json", "bench.md"} | figures
     return read(folder / "bench.json")["comparisons"], (folder / "bench.md").read_text(encoding="utf-8")
 
 
 def test_every_comparison_has_its_table(bench):
     comparisons, page = bench
-    assert len(comparisons) == 9
+    assert len(comparisons) == len({comparison["name"] for comparison in comparisons}) == 16
     for comparison in comparisons:
         assert f"## {comparison['name']}\n" in page
-        assert all(f"| {row['program']} |" in page for row in comparison["rows"])
+        labels = [row["program"] for row in comparison["rows"]]
+        if "grid" in comparison:  # a line per size, where there is a row per size and program
+            labels = [f"{row['at']:,}" for row in comparison["rows"]]
+        assert all(f"| {label} |" in page for label in labels)
         assert all({"value", "limit", "met"} <= goal.keys() for goal in comparison["goals"])
 
 
-def test_large_fits_from_one_start_end_at_one_objective(bench):
-    """Same start, same number of iterations: the same answer, to float32."""
-    large = [comparison for comparison in bench[0] if comparison["name"].startswith("large")]
-    assert len(large) == 2
-    for comparison in large:
+def test_programs_from_one_start_end_at_one_objective(bench):
+    """Same start, same number of iterations: the same answer, to float32; what is not installed is a line."""
+    same = ("large", "cost", "devices", "streaming, D")
+    found = [comparison for comparison in bench[0] if comparison["name"].startswith(same)]
+    assert len(found) == 7
+    for comparison in found:
+        for row in comparison["rows"]:
+            assert row.get("objective") is not None or "skipped" in row["note"]
         fits = [row for row in comparison["rows"] if row.get("objective") is not None]
-        assert len(fits) >= 2
         assert len({row["iterations"] for row in fits}) == 1
-        np.testing.assert_allclose([row["objective"] for row in fits], fits[0]["objective"], rtol=1e-4)
+        sizes = {row.get("at") for row in fits}
+        for size in sizes:
+            objectives = [row["objective"] for row in fits if row.get("at") == size]
+            assert len(objectives) >= 2
+            np.testing.assert_allclose(objectives, objectives[0], rtol=1e-4)
+
+
+def test_a_missing_or_failing_peer_is_a_line(monkeypatch):
+    """Of four programs one is not installed and one raises: two rows are timed, and all four are there."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    peers, side_by_side = importlib.import_module("_peers"), importlib.import_module("_side_by_side")
+
+    def broken(family, theta, x, steps):
+        return peers.Program(lambda: 1 / 0, None)
+
+    def absent(family, theta, x, steps):
+        return peers.need("no_such_module", "no-such-package")
+
+    ours = {"jaxem.kmeans": peers.jaxem_kmeans, "scikit-learn KMeans": peers.scikit_learn_kmeans}
+    monkeypatch.setattr(peers, "KMEANS", ours | {"absent": absent, "broken": broken})
+    x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    rows = side_by_side.rows("kmeans", x, x[:3], 2, repeats=1, pause=0.0)
+    assert [row["program"] for row in rows] == ["jaxem.kmeans", "scikit-learn KMeans", "absent", "broken"]
+    assert rows[2]["note"] == "skipped: not installed (pip install no-such-package)"
+    assert rows[3]["note"] == "failed: ZeroDivisionError: division by zero"
+    assert set(side_by_side.speeds(rows)[1]) == {"scikit-learn KMeans"}
 
 
 def test_small_spherical_fits_agree_with_scikit_learn(bench):

@@ -1,8 +1,9 @@
 """Timing: warm up, block, repeat; compile time apart; a process's peak memory. No JAX until it is needed.
 
-A comparison is a dictionary: `name`, `statement`, `rows` (one per program: what it fitted, from where, how many
-iterations, the objective it reached, compile seconds, median and quartiles), and, where there is one, `ratio`,
-`target` and `unit`. `finish` prints it and writes it; `run.py` gathers them.
+A comparison is a dictionary: `name`, `statement`, `setting` (N, D, K, precision, start, devices), `rows` (one per
+program: how many iterations it did, the objective it reached, compile seconds, median and quartiles, peak memory) and,
+where there are any, `remarks`, `goals`, and a `grid` of cells to show in place of many rows. `finish` prints it and
+writes it; `run.py` gathers them.
 """
 
 import argparse
@@ -64,6 +65,42 @@ def measure(f: Callable, *arguments: Any, repeats: int = 7, warm_up: bool = True
     return Timing(values[-1], list(seconds), extra)
 
 
+PAUSE = 0.1  # seconds before a measurement
+
+
+def interleaved(
+    calls: dict[str, Callable[[], Any]], *, repeats: int, budget: float = np.inf, least: int = 3, pause: float = PAUSE
+) -> dict[str, Timing | Exception]:
+    """Time several programs in turns (a b c, a b c, …), so that all of them meet the same machine.
+
+    Each call follows a pause, in which the threads of the program before it stop spinning: OpenMP's and OpenBLAS's
+    wait for more work in a busy loop, for milliseconds, on the cores that the next program needs. So nothing has to
+    be set that forbids it (OMP_WAIT_POLICY), and every program runs as it comes. After one call to warm up, a program
+    is repeated as often as `budget` seconds allow, at least `least` and at most `repeats` times. What raises, unless it
+    is the first program, is left out; its exception is returned.
+    """
+    done: dict[str, Timing | Exception] = {}
+    first: dict[str, float] = {}
+    for index, (name, call) in enumerate(calls.items()):
+        try:
+            first[name] = measure(call, repeats=1, warm_up=False).median
+        except Exception as error:
+            if index == 0:
+                raise
+            done[name] = error
+    times = {name: int(np.clip(budget / first[name], min(least, repeats), repeats)) for name in first}
+    taken: dict[str, list[float]] = {name: [] for name in first}
+    values: dict[str, Any] = {}
+    for turn in range(max(times.values())):
+        for name in (name for name in first if turn < times[name]):
+            time.sleep(pause)
+            values[name], (seconds, *_), _ = measure(calls[name], repeats=1, warm_up=False)
+            taken[name].append(seconds)
+    for name, seconds in taken.items():
+        done[name] = Timing(values[name], seconds, max(first[name] - float(np.median(seconds)), 0.0))
+    return {name: done[name] for name in calls}
+
+
 def compiled(f: Callable, *arguments: Any) -> tuple[Callable, float]:
     """f compiled for these arguments, and the seconds to trace and compile it."""
     import jax
@@ -71,6 +108,17 @@ def compiled(f: Callable, *arguments: Any) -> tuple[Callable, float]:
     start = time.perf_counter()
     program = jax.jit(f).lower(*arguments).compile()
     return program, time.perf_counter() - start
+
+
+def start_jax(options: argparse.Namespace) -> int:
+    """Start JAX on a device per core, or on one with --devices 1; how many there are."""
+    import jax
+
+    import jaxem
+
+    if options.devices == "all":
+        jaxem.use_all_cores()
+    return jax.device_count()
 
 
 def rss_megabytes(peak: bool) -> float:
@@ -84,11 +132,30 @@ def rss_megabytes(peak: bool) -> float:
     return int(line.split()[1]) * 1.024e-3
 
 
+def peak_beyond(f: Callable[[], Any]) -> float:
+    """MB by which this process's memory peaks during f() above what is resident before, once that is at rest.
+
+    JAX copies an array, and frees what it copied from, some time after the call that asked for it.
+    """
+    before = rss_megabytes(peak=False)
+    for _ in range(20):
+        time.sleep(0.2)
+        last, before = before, rss_megabytes(peak=False)
+        if abs(last - before) < 1:
+            break
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
+    except OSError:
+        before = rss_megabytes(peak=True)  # elsewhere: measure from the old peak
+    measure(f, repeats=1, warm_up=False)
+    return rss_megabytes(peak=True) - before
+
+
 # ---- what every script here shares
 
 
-def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """--out, --seed, --quick; bad arguments end in exit code 2 with one line."""
+def parser(name: str, description: str, devices: bool = False) -> argparse.ArgumentParser:
+    """--out, --seed, --quick, and where asked for --devices; bad arguments end in exit code 2 with one line."""
 
     class OneLineParser(argparse.ArgumentParser):
         def error(self, message: str):
@@ -98,6 +165,10 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     options.add_argument("--out", default="results", metavar="DIR")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--quick", action="store_true", help="tiny sizes, for the tests: the times mean nothing")
+    if devices:
+        options.add_argument(
+            "--devices", choices=("1", "all"), default="all", help="JAX's CPU devices: all, one a core"
+        )
     return options
 
 
@@ -121,7 +192,10 @@ def finish(name: str, comparisons: list[dict[str, Any]], options: argparse.Names
 def lines(comparison: dict[str, Any]) -> list[str]:
     """A comparison as text."""
     text = [f"\n{comparison['name']}: {comparison['statement']}"]
-    for row in comparison["rows"]:
+    grid = comparison.get("grid", [])
+    widths = [max(len(cell) for cell in column) + 2 for column in zip(*grid, strict=True)]
+    text += ["  " + "".join(map(str.ljust, cells, widths)).rstrip() for cells in grid]
+    for row in [] if grid else comparison["rows"]:
         cells = [f"  {row['program']:<34}"]
         if row.get("median") is not None:
             cells.append(f"{seconds(row['median'])} ({seconds(row['q1'])}–{seconds(row['q3'])})")
@@ -136,6 +210,7 @@ def lines(comparison: dict[str, Any]) -> list[str]:
         if row.get("note"):
             cells.append(row["note"])
         text.append("; ".join(cells))
+    text += [f"  {remark}" for remark in comparison.get("remarks", [])]
     text += [f"  {verdict(goal)}" for goal in comparison.get("goals", [])]
     return text
 

@@ -1,11 +1,14 @@
 """All comparisons, one subprocess each; the tables of speed and memory.
 
-    python experiments/benchmarks/run.py [--full] [--seed S] [--out DIR] [--quick]
+    python experiments/benchmarks/run.py [--full] [--seed S] [--out DIR] [--quick] [--devices 1|all]
 
-Writes DIR/bench.json and DIR/bench.md. Targets are reported, never asserted: exits 1 only if a comparison breaks.
+Writes DIR/bench.json and DIR/bench.md, and DIR/bench_cost.json with its figure. Targets are reported, never asserted:
+exits 1 only if a comparison breaks.
 Run it on a machine with nothing else to do.
 """
 
+import argparse
+import importlib.metadata
 import subprocess
 import sys
 import tempfile
@@ -15,28 +18,35 @@ from typing import Any
 from _timing import cores, load, parser, seconds, verdict
 
 HERE = Path(__file__).resolve().parent
-LARGE = ("full", "diagonal", "spherical", "tied", "kmeans")
+LARGE = {"large_em.py": ("full", "diagonal", "spherical", "tied"), "large_kmeans.py": ("D32", "D2", "D128")}
+SPREAD = ("memory.py", "streaming.py", "cost.py")  # these, and the large ones, know --devices
+PEERS = ("scikit-learn-intelex", "daal", "faiss-cpu", "gmmx", "dynamax")
 
 
-def commands(quick: bool, full: bool) -> list[list[str]]:
-    large = [["large_em.py", "--case", case] for case in (("full", "kmeans") if quick else LARGE)]
-    rest = [["programs.py"], ["import_time.py"], ["sweep_cost.py"]]
-    return [["small_fits.py", *["--full"] * full], *large, *rest]
+def commands(options: argparse.Namespace) -> list[list[str]]:
+    devices = ["--devices", options.devices]
+    large = [
+        [script, "--case", case, *devices]
+        for script, cases in LARGE.items()
+        for case in (cases[:1] if options.quick else cases)
+    ]
+    small = ["small_fits.py", *["--full"] * options.full, *devices]
+    rest = [["devices.py"], ["programs.py"], ["import_time.py"], ["sweep_cost.py"]]
+    return [small, *large, *([script, *devices] for script in SPREAD), *rest]
 
 
-def run_all(options: Any) -> list[dict[str, Any]]:
-    """Each in its own process, so that none inherits another's caches, threads or peak of memory."""
-    found = []
+def run_all(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Each in its own process, so that none inherits another's caches, threads or peak of memory; by file written."""
+    found: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for script, *flags in commands(options.quick, options.full):
+        for script, *flags in commands(options):
             shared = ["--seed", str(options.seed), "--out", folder, *["--quick"] * options.quick]
+            before = set(Path(folder).glob("bench_*.json"))
             done = subprocess.run([sys.executable, str(HERE / script), *flags, *shared], check=False)
-            written = sorted(Path(folder).glob("bench_*.json"))
+            written = set(Path(folder).glob("bench_*.json")) - before
             if done.returncode != 0 or not written:
                 sys.exit(f"run: {script} {' '.join(flags)} ended with {done.returncode}")
-            for path in written:
-                found += load(path)
-                path.unlink()
+            found |= {path.name: load(path) for path in written}
     return found
 
 
@@ -58,12 +68,19 @@ def markdown(found: list[dict[str, Any]], provenance: dict[str, Any]) -> str:
     for comparison in found:
         setting = comparison.get("setting", {})
         start = f" Start: {setting['start']}." if setting else ""
+        start += f" JAX devices: {setting['devices']}." if "devices" in setting else ""
         text += ["", f"## {comparison['name']}", "", f"{comparison['statement']}.{start}", ""]
-        text += ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
-        text += ["| " + " | ".join(cells(row, setting)) + " |" for row in comparison["rows"]]
-        text += ["", *(f"- {row['program']}: {row['note']}" for row in comparison["rows"] if row.get("note"))]
+        rows = [row for row in comparison["rows"] if "grid" not in comparison]
+        text += table(comparison.get("grid") or [HEADER, *(cells(row, setting) for row in rows)])
+        text += ["", *(f"- {row['program']}: {row['note']}" for row in rows if row.get("note"))]
+        text += [f"- {remark}" for remark in comparison.get("remarks", [])]
         text += [f"- **{verdict(goal)}**" for goal in comparison.get("goals", [])]
     return "\n".join(text) + "\n"
+
+
+def table(cells: list[list[str]]) -> list[str]:
+    head, *rest = ["| " + " | ".join(line) + " |" for line in cells]
+    return [head, "|" + "---|" * len(cells[0]), *rest]
 
 
 def cells(row: dict[str, Any], setting: dict[str, Any]) -> list[str]:
@@ -84,19 +101,35 @@ def cells(row: dict[str, Any], setting: dict[str, Any]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parser("run", __doc__)
+    options = parser("run", __doc__, devices=True)
     options.add_argument("--full", action="store_true", help="time all of scikit-learn's small fits")
     options = options.parse_args(arguments)
-    found = run_all(options)
+    by_file = run_all(options)
+    found = [comparison for comparisons in by_file.values() for comparison in comparisons]
+    import cost_figure
     from _results import as_json, provenance, writable_folder, written_together
+    from _style import save
 
-    where = provenance() | {"cores": cores()}
+    where = provenance()
+    where |= {"cores": cores(), "versions": where["versions"] | {peer: version(peer) for peer in PEERS}}
+    costs = by_file["bench_cost.json"]
+    figure = cost_figure.draw(costs)
     folder = writable_folder(options.out)
     with written_together(folder) as write:
         write("bench.json", lambda path: path.write_text(as_json({"provenance": where, "comparisons": found})))
         write("bench.md", lambda path: path.write_text(markdown(found, where), encoding="utf-8"))
-    print(f"wrote {folder}/bench.{{json,md}}")
+        write("bench_cost.json", lambda path: path.write_text(as_json(costs)))
+        for ending in ("pdf", "png"):
+            write(f"bench_cost.{ending}", lambda path: save(figure, path))
+    print(f"wrote {folder}/bench.{{json,md}} and bench_cost.{{json,pdf,png}}")
     return 0
+
+
+def version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 if __name__ == "__main__":
