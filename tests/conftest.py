@@ -41,6 +41,7 @@ collect_ignore = (
     else [
         "test_bad_input.py",
         "test_bregman.py",
+        "test_checkpoint.py",
         "test_condition.py",
         "test_distributed.py",
         "test_experiments_quick.py",

@@ -165,7 +165,8 @@ def test_two_fits_of_the_same_shapes_are_one_compilation():
 
 
 def test_rows_come_from_files_buffers_lists_and_other_arrays(tmp_path):
-    x, weights = np.asarray(CASE.x(), float), np.random.default_rng(0).uniform(0, 2, 60)
+    # numbers that float32 has too, so that every source has the same
+    x, weights = np.asarray(CASE.x(), float), np.random.default_rng(0).integers(1, 9, 60) / 4
     pairs = list(zip(split(x), split(weights), strict=True))
     fit = jaxem.em_stream(M, THETA, lambda: iter(pairs), max_steps=3, tol=0)
     assert fit.theta["mu"].dtype == FLOAT  # also for float64 without x64
@@ -179,8 +180,8 @@ def test_rows_come_from_files_buffers_lists_and_other_arrays(tmp_path):
         return room[-room.ctypes.data % 64 :][: 8 * int(np.prod(shape))].view(float).reshape(shape)
 
     def one_buffer():
+        buffer, weight = aligned(31, 2), aligned(31)
         for a, b in pairs:
-            buffer, weight = aligned(31, 2), aligned(31)
             buffer[: len(a)], weight[: len(b)] = a, b
             yield buffer[: len(a)], weight[: len(b)]
             buffer[:], weight[:] = np.nan, 7.0
@@ -199,13 +200,13 @@ def test_rows_come_from_files_buffers_lists_and_other_arrays(tmp_path):
         "mapped": lambda: ((mapped[a:b], weights[a:b]) for a, b in itertools.pairwise(edges)),
         "one buffer": one_buffer,
         "lists": lambda: [(a.tolist(), b.tolist()) for a, b in pairs],
-        "strided": lambda: ((np.asfortranarray(a)[::1], b) for a, b in pairs),
+        "strided": lambda: ((np.repeat(a, 2, axis=1)[:, ::2], b) for a, b in pairs),
         "tensors": lambda: ((Tensor(a), Tensor(b)) for a, b in pairs),
+        "JAX's": lambda: ((cast(a), jnp.asarray(b)) for a, b in pairs),
     }
     for name, batches in sources.items():
         again = jaxem.em_stream(M, THETA, batches, max_steps=3, tol=0, prefetch=4)
         jax.tree.map(lambda u, v, name=name: np.testing.assert_array_equal(u, v, name), again, fit)
-    same(jaxem.em_stream(M, THETA, lambda: (jnp.asarray(a) for a in split(x)), max_steps=3).theta, fit.theta, 0.5)
 
 
 def test_one_dimensional_batches_are_one_column():
