@@ -53,7 +53,7 @@ def test_bad_arguments_end_in_one_line_and_code_2(script):
     assert done.stderr.startswith(script.stem)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def bench(tmp_path_factory):
     """All benchmarks at tiny sizes, every lane of the small fits: the document and the page."""
     folder = tmp_path_factory.mktemp("bench")
