@@ -4,7 +4,8 @@
 
 The same data, start and number of iterations. dynamax (Linderman et al. 2025) is given the table of log-likelihoods to
 make and returns marginals and the sum of pairwise ones, which is what an E-step is. First call: all that happens before
-the second, the search for closed forms and the compilation.
+the second, the search for closed forms and the compilation. All on one JAX device, without `use_all_cores`: it would
+spread a family's rows, while a program's stay together, and the question here is what a form of the model costs.
 """
 
 import sys

@@ -3,8 +3,7 @@
     python experiments/benchmarks/run.py [--full] [--seed S] [--out DIR] [--quick] [--devices 1|all]
 
 Writes DIR/bench.json and DIR/bench.md, and DIR/bench_cost.json with its figure. Targets are reported, never asserted:
-exits 1 only if a comparison breaks.
-Run it on a machine with nothing else to do.
+exits 1 only if a comparison breaks. Run it on a machine with nothing else to do.
 """
 
 import argparse
