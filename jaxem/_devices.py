@@ -7,7 +7,7 @@ counts, and skips them: so nothing is padded, and on CPU devices no row is copie
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -174,8 +174,8 @@ def _windows(num_rows: int, shares: int, size: int) -> list[tuple[int, int]]:
 
 def _concrete_shares(rows: Any, sharding: NamedSharding) -> tuple[Any, Any]:
     """Shares as views of the rows, one per device of this process; the rows of other processes lie with them."""
-    mesh = sharding.mesh
-    here = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    mesh = cast(Mesh, sharding.mesh)
+    here = devices_here(mesh)
     if not here:
         raise ValueError("mesh: has no device of this process; every process that calls must hold a part of it")
     num_rows = jax.tree.leaves(rows)[0].shape[0]
@@ -222,7 +222,11 @@ def num_processes(mesh: Mesh | None) -> int:
     return 1 if mesh is None else len({device.process_index for device in mesh.devices.flat})
 
 
+def devices_here(mesh: Mesh) -> list[Any]:
+    """The devices of a mesh that this process has."""
+    return [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+
+
 def local_part(mesh: Mesh) -> Mesh:
     """The devices of a mesh that this process has, in one axis."""
-    here = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
-    return Mesh(np.array(here), ("rows",), axis_types=(AxisType.Auto,))
+    return Mesh(np.array(devices_here(mesh)), ("rows",), axis_types=(AxisType.Auto,))

@@ -51,8 +51,10 @@ class GradientAscent:
     num_steps: int
 
     def __call__(self, m: Mixture, statistics: Any, theta: Theta, data: Data) -> Theta:
+        size = m.size(data)  # once, not at every evaluation
+
         def loss(free: Theta) -> jax.Array:
-            return -m.objective(m.constrain(free, theta, data), theta, data) / m.size(data)
+            return -m.objective(m.constrain(free, theta, data), theta, data) / size
 
         best, moved = climb(loss, m.unconstrain(theta, data), self.optimizer, self.num_steps)
         return jax.tree.map(lambda new, old: jnp.where(moved, new, old), m.constrain(best, theta, data), theta)

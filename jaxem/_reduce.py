@@ -58,6 +58,14 @@ def fits_one_chunk(num_rows: int, num_components: int) -> bool:
     return chunk_rows(num_rows, num_components) == num_rows
 
 
+def compensated(total: Any, error: Any, term: Any) -> tuple[Any, Any]:
+    """total + term, and the rounding error of that, which the next addition takes into account (Kahan 1965)."""
+    term = jax.tree.map(jnp.subtract, term, error)
+    new = jax.tree.map(jnp.add, total, term)
+    error = jax.tree.map(lambda new, old, term: (new - old) - term, new, total, term)
+    return new, jax.tree.map(lambda e: jnp.where(jnp.isfinite(e), e, 0), error)  # ∞ − ∞: keep the ∞
+
+
 def sum_over_rows(
     f: Callable[[Any, Array], Any],
     rows: Any,
@@ -125,13 +133,8 @@ def _sum_over_chunks(
         return jax.tree.map(jnp.add, total, chunk(index)), None
 
     def add_group(carry: tuple[Any, Any], first: Array) -> tuple[tuple[Any, Any], None]:
-        total, error = carry
         term, _ = lax.scan(add_chunk, zeros, first + jnp.arange(group))
-        term = jax.tree.map(jnp.subtract, term, error)
-        new = jax.tree.map(jnp.add, total, term)
-        error = jax.tree.map(lambda new, old, term: (new - old) - term, new, total, term)
-        error = jax.tree.map(lambda e: jnp.where(jnp.isfinite(e), e, 0), error)  # ∞ − ∞: keep the ∞
-        return (new, error), None
+        return compensated(*carry, term), None
 
     nothing = skip[0] * 0  # a zero that differs between devices, as far as `shard_map` can know
     shapes = jax.eval_shape(chunk, jnp.zeros((), jnp.int32))

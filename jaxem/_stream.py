@@ -25,6 +25,7 @@ from jaxem import _batches, _checkpoint, _devices, _validate
 from jaxem._loop import Fit, State, Status, advance, begin, fit_of, gain_is_small
 from jaxem._mixture import Mixture
 from jaxem._model import Data, Expectation, Theta, ThetaLike
+from jaxem._reduce import compensated
 
 
 class Sums(NamedTuple):
@@ -38,10 +39,7 @@ class Sums(NamedTuple):
 def _add(m: Mixture, theta: Theta, reference: Theta, data: Data, sums: Sums, about: bool) -> Sums:
     """The sums so far and those of one batch, statistics about θ's own means or another's."""
     term = m.expect_about(reference, theta, data) if about else m.expect(theta, data)
-    term = jax.tree.map(jnp.subtract, term, sums.error)
-    total = jax.tree.map(jnp.add, sums.total, term)
-    error = jax.tree.map(lambda new, old, term: (new - old) - term, total, sums.total, term)
-    return Sums(total, jax.tree.map(lambda e: jnp.where(jnp.isfinite(e), e, 0), error))
+    return Sums(*compensated(*sums, term))
 
 
 _begin = jax.jit(begin)

@@ -17,6 +17,8 @@ It does not depend on the units of the features, and is about eps·spread²/λ_m
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -27,6 +29,7 @@ from jaxem._model import Theta
 from jaxem.families.gaussian._moments import Moments
 
 LIMIT = 256.0  # an expanded form may cost eight bits
+EXACT = lax.Precision.HIGHEST  # no TF32 or bfloat16 in a matrix product, on any device
 
 # θ → √diag Σ_k (K, D), and P_k = Σ_k⁻¹ as (K, D) where diagonal, else (K, D, D)
 Geometry = Callable[[Theta], tuple[Array, Array]]
@@ -61,6 +64,28 @@ def natural_is_accurate_when_hard(theta: Theta, geometry: Geometry, moments: Mom
         own = precision[(slice(None),) * spread.ndim + (0,) * (2 - spread.ndim)]
     mean = jnp.sum(own * spread) / (jnp.sum(moments.N_k) * reach.shape[1])
     return jnp.all(loss(jnp.broadcast_to(reach, theta["mu"].shape), precision) <= LIMIT * mean)
+
+
+def natural_form(
+    theta: Theta,
+    geometry: Geometry,
+    eta: Float[Array, "K F"],
+    constant: Float[Array, " K"],
+    *,
+    features: Callable[[Array], Array],
+    finish: Callable[[Any], Moments],
+) -> Natural:
+    """ℓ = η φᵀ + constant, its statistics γ φ, and rule 1; a family replaces what it has in a shorter form."""
+    return Natural(
+        num_features=eta.shape[1],
+        features=features,
+        table=lambda phi: jnp.matmul(eta, phi.T, precision=EXACT) + constant[:, None],
+        common=lambda phi: jnp.zeros_like(phi[:, 0]),
+        statistics=lambda phi, weights, pool: pool(phi),
+        finish=finish,
+        accurate=natural_is_accurate(theta, geometry),
+        accurate_when_hard=partial(natural_is_accurate_when_hard, theta, geometry),
+    )
 
 
 def recentre(

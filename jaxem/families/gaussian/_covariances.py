@@ -18,7 +18,7 @@ from numpyro.distributions import constraints
 
 from jaxem._mixture import Mixture, Natural, Pool
 from jaxem._model import Theta
-from jaxem.families.gaussian._accuracy import centre, natural_is_accurate, natural_is_accurate_when_hard, recentre
+from jaxem.families.gaussian._accuracy import EXACT, centre, natural_form, recentre
 from jaxem.families.gaussian._moments import (
     Moments,
     centred,
@@ -29,8 +29,6 @@ from jaxem.families.gaussian._moments import (
     step_weights_and_means,
     update_weights_and_means,
 )
-
-EXACT = lax.Precision.HIGHEST  # no TF32 or bfloat16 in a matrix product, on any device
 
 
 def by_component(Sigma: Array, mu: Float[Array, "K D"]) -> Float[Array, "K D D"]:
@@ -86,9 +84,9 @@ def statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "K n"])
     return Moments(jnp.sum(gamma, axis=1), jnp.sum(weighted, axis=2), pooled(spread, theta["Sigma"]))
 
 
-def pooled(spread: Float[Array, "K D D"], like: Array) -> Array:
+def pooled(sums: Float[Array, "K ..."], like: Array) -> Array:
     """Summed over k where there is one Σ."""
-    return jnp.sum(spread, axis=0) if like.ndim == 2 else spread
+    return jnp.sum(sums, axis=0) if like.ndim == 2 else sums
 
 
 # ---- the same in natural parameters, about c
@@ -115,16 +113,7 @@ def full_natural(theta: Theta) -> Natural:
         shift = S[:, len(row) :] - N_k[:, None] * offset
         return Moments(N_k, shift, second - recentring(S[:, len(row) :], shift, offset))
 
-    return Natural(
-        num_features=eta.shape[1],
-        features=features,
-        table=lambda phi: jnp.matmul(eta, phi.T, precision=EXACT) + constant[:, None],
-        common=lambda phi: jnp.zeros_like(phi[:, 0]),
-        statistics=lambda phi, weights, pool: pool(phi),
-        finish=finish,
-        accurate=natural_is_accurate(theta, geometry),
-        accurate_when_hard=partial(natural_is_accurate_when_hard, theta, geometry),
-    )
+    return natural_form(theta, geometry, eta, constant, features=features, finish=finish)
 
 
 def tied_natural(theta: Theta) -> Natural:
@@ -142,16 +131,11 @@ def tied_natural(theta: Theta) -> Natural:
         shift = S - N_k[:, None] * offset
         return Moments(N_k, shift, second - jnp.sum(recentring(S, shift, offset), axis=0))
 
-    return Natural(
-        num_features=offset.shape[1],
-        features=lambda x: x - c,
-        table=lambda x: jnp.matmul(linear, x.T, precision=EXACT) + constant[:, None],
-        common=lambda x: -jnp.sum(jnp.matmul(x, whitener.T, precision=EXACT) ** 2, axis=1) / 2,
-        statistics=statistics,
-        finish=finish,
-        accurate=natural_is_accurate(theta, geometry),
-        accurate_when_hard=partial(natural_is_accurate_when_hard, theta, geometry),
-    )
+    def common(x: Float[Array, "n D"]) -> Float[Array, " n"]:
+        return -jnp.sum(jnp.matmul(x, whitener.T, precision=EXACT) ** 2, axis=1) / 2
+
+    form = natural_form(theta, geometry, linear, constant, features=lambda x: x - c, finish=finish)
+    return form._replace(common=common, statistics=statistics)
 
 
 def linear_and_constant(theta: Theta, offset: Float[Array, "K D"], precision: Float[Array, "K D D"]) -> tuple:
@@ -193,16 +177,11 @@ def _covariance(within: Array, N_k: Array, old: Array) -> Array:
     Correlations are shrunk by 2·D·eps, the rounding of an M-step, so that Σ_k is positive definite in this precision
     while a component passes over several tight clusters. Not on D rows or fewer: that is a collapse, to be seen.
     """
-    within, N_k = (within + jnp.swapaxes(within, -2, -1)) / 2, pooled_counts(N_k, old)
+    within, N_k = (within + jnp.swapaxes(within, -2, -1)) / 2, pooled(N_k, old)
     num_features = within.shape[-1]
     share = jnp.where(N_k > num_features, 2 * num_features * jnp.finfo(within.dtype).eps, 0)
     within = shrunk(within, share[..., None, None])
     return within / N_k if old.ndim == 2 else divide_where_occupied(within, N_k, otherwise=old)
-
-
-def pooled_counts(N_k: Float[Array, " K"], like: Array) -> Array:
-    """Σγ over what shares a Σ."""
-    return jnp.sum(N_k) if like.ndim == 2 else N_k
 
 
 def shrunk(S: Float[Array, "*K D D"], share: Array) -> Float[Array, "*K D D"]:

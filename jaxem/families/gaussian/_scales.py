@@ -12,14 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jax import lax
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
 from jaxem._mixture import Mixture, Natural, Pool
 from jaxem._model import Theta
 from jaxem.families import _exponential_family as ef
-from jaxem.families.gaussian._accuracy import centre, natural_is_accurate, natural_is_accurate_when_hard, recentre
+from jaxem.families.gaussian._accuracy import centre, natural_form, recentre
 from jaxem.families.gaussian._moments import (
     Moments,
     centred,
@@ -31,8 +30,6 @@ from jaxem.families.gaussian._moments import (
     step_weights_and_means,
     update_weights_and_means,
 )
-
-EXACT = lax.Precision.HIGHEST  # no TF32 or bfloat16 in a matrix product, on any device
 
 
 def by_feature(sigma: Array, mu: Float[Array, "K D"]) -> Float[Array, "K D"]:
@@ -110,16 +107,10 @@ def diagonal_natural(theta: Theta) -> Natural:
         # Σγ(x − μ)² = Σγ(x − c)² − δ(Σγ(x − c) + Σγ(x − μ)),  δ = μ − c
         return Moments(N_k, shift, S[:, :num_features] - offset * (S[:, num_features:] + shift))
 
-    return Natural(
-        num_features=2 * num_features,
-        features=lambda x: jnp.concatenate([(x - c) ** 2, x - c], axis=1),
-        table=lambda phi: jnp.matmul(eta, phi.T, precision=EXACT) + constant[:, None],
-        common=lambda phi: jnp.zeros_like(phi[:, 0]),
-        statistics=lambda phi, weights, pool: pool(phi),
-        finish=finish,
-        accurate=natural_is_accurate(theta, geometry),
-        accurate_when_hard=partial(natural_is_accurate_when_hard, theta, geometry),
-    )
+    def features(x: Float[Array, "n D"]) -> Float[Array, "n F"]:
+        return jnp.concatenate([(x - c) ** 2, x - c], axis=1)
+
+    return natural_form(theta, geometry, eta, constant, features=features, finish=finish)
 
 
 def round_natural(theta: Theta) -> Natural:
@@ -130,10 +121,6 @@ def round_natural(theta: Theta) -> Natural:
     linear, constant = linear_and_constant(theta, offset)
     quadratic = -1 / (2 * sigma**2)
 
-    def table(x: Float[Array, "n D"]) -> Float[Array, "K n"]:
-        ell = jnp.matmul(linear, x.T, precision=EXACT) + constant[:, None]
-        return ell if is_shared else ell + quadratic[:, None] * square(x)[None]
-
     def statistics(x: Array, weights: Array, pool: Pool) -> tuple[Array, Array, Array]:
         N_k, S = pool(x)
         return N_k, S, jnp.sum(weights * square(x)) if is_shared else pool(square(x)[:, None])[1][:, 0]
@@ -143,16 +130,11 @@ def round_natural(theta: Theta) -> Natural:
         shift = S - N_k[:, None] * offset
         return Moments(N_k, shift, squares - pooled(offset * (S + shift), sigma))  # as for the diagonal
 
-    return Natural(
-        num_features=offset.shape[1],
-        features=lambda x: x - c,
-        table=table,
-        common=lambda x: quadratic * square(x) if is_shared else jnp.zeros_like(x[:, 0]),
-        statistics=statistics,
-        finish=finish,
-        accurate=natural_is_accurate(theta, geometry),
-        accurate_when_hard=partial(natural_is_accurate_when_hard, theta, geometry),
-    )
+    form = natural_form(theta, geometry, linear, constant, features=lambda x: x - c, finish=finish)
+    form = form._replace(statistics=statistics)
+    if is_shared:
+        return form._replace(common=lambda x: quadratic * square(x))
+    return form._replace(table=lambda x: form.table(x) + quadratic[:, None] * square(x)[None])
 
 
 def square(x: Float[Array, "n D"]) -> Float[Array, " n"]:
