@@ -5,7 +5,6 @@ slot whose fit is done takes the next. On a CPU one slot is fastest, and lanes r
 for many. With a mesh every device serves its own lanes.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Int
 
-from jaxem._loop import Fit, State, Status, Stop, advance, begin, fit_of, run
+from jaxem._loop import Fit, State, Status, Stop, fit_of, renewed, run, step, unstarted
 from jaxem._model import Data, Model, Theta
 
 SLOTS = {"cpu": 1}  # by platform
@@ -73,7 +72,6 @@ class Slots(NamedTuple):
     states: State
     temperature: Array
     lane: Int[Array, " slots"]  # = lanes: idle
-    is_new: Bool[Array, " slots"]  # its E-step at the start is still to do
     next: Int[Array, ""]
     done: Fit
 
@@ -81,43 +79,34 @@ class Slots(NamedTuple):
 def _in_slots(
     m: Model, args: tuple[Theta, Array], data: Data, tol: Array, max_steps: Array, stop: Stop, slots: int
 ) -> Fit:
-    """A step of all slots at a time; a lane that is new does its first E-step where the others do M and E."""
-    lanes = args[1].shape[0]
+    """A step of all slots at a time."""
+    lanes, size = args[1].shape[0], m.size(data)
     slots = min(slots, lanes)
 
     def starts(lane: Array) -> tuple[Theta, Array]:
         return jax.tree.map(lambda leaf: leaf[jnp.minimum(lane, lanes - 1)], args)
 
-    def step(state: State, temperature: Array, is_new: Array) -> State:
-        own = data._replace(temperature=temperature)
-        moved = m.maximize(state.expectation.statistics, state.theta, own)
-        theta = jax.tree.map(partial(jnp.where, is_new), state.theta, moved)
-        expectation = m.expect(theta, own)
-        after = advance(m, state, theta, expectation, tol, m.size(own), stop)
-        return jax.tree.map(partial(jnp.where, is_new), begin(theta, expectation), after)
+    def move(state: State, temperature: Array) -> State:
+        return step(m, state, data._replace(temperature=temperature), tol, size, stop)
 
     def body(slots_: Slots) -> Slots:
-        states = jax.vmap(step)(slots_.states, slots_.temperature, slots_.is_new)
+        states = jax.vmap(move)(slots_.states, slots_.temperature)
         ended = (states.status != Status.MAX_STEPS) | (states.num_steps >= max_steps)
         place = jnp.where(ended, slots_.lane, lanes)  # `lanes` is no place: nothing is written
         done = jax.tree.map(lambda all, one: all.at[place].set(one, mode="drop"), slots_.done, fit_of(states))
         lane = jnp.where(ended, jnp.minimum(slots_.next + jnp.cumsum(ended) - 1, lanes), slots_.lane)
         theta, temperature = starts(lane)
-        fresh = states._replace(theta=theta)
+        fresh = renewed(states, theta)
 
         def either(new: Any, old: Any) -> Any:
             return jnp.where(ended.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
 
         taken = slots_.next + jnp.sum(ended)
-        return Slots(jax.tree.map(either, fresh, states), temperature, lane, ended, taken, done)
-
-    def zeros(f: Callable[..., Any], *arguments: Any) -> Any:
-        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(f, *arguments))
+        return Slots(jax.tree.map(either, fresh, states), temperature, lane, taken, done)
 
     lane = jnp.arange(slots)
     theta, temperature = starts(lane)
-    one = data._replace(temperature=temperature[0])
-    states = zeros(jax.vmap(lambda theta: begin(theta, m.expect(theta, one))), theta)
-    done = zeros(jax.vmap(lambda theta: fit_of(begin(theta, m.expect(theta, one)))), args[0])
-    first = Slots(states._replace(theta=theta), temperature, lane, jnp.ones(slots, bool), jnp.asarray(slots), done)
+    states = jax.vmap(lambda theta: unstarted(m, theta, data._replace(temperature=temperature[0])))(theta)
+    done = jax.tree.map(lambda leaf: jnp.zeros((lanes, *leaf.shape[1:]), leaf.dtype), fit_of(states))
+    first = Slots(states, temperature, lane, jnp.asarray(slots), done)
     return lax.while_loop(lambda slots_: jnp.any(slots_.lane < lanes), body, first).done

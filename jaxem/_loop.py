@@ -1,7 +1,7 @@
 """The loop: coordinate ascent on F_T, one `while_loop`.
 
-A step is M, then E, from one initial E-step, so that θ, its statistics and F in the state describe the
-same point, and the F that is reported is the F of the θ that is returned.
+A step is M, then E, so that θ, its statistics and F in the state describe the same point, and the F that is
+reported is the F of the θ that is returned. The first step is E alone: so the E-step is compiled once.
 
     θ⁺ = argmax_θ F_T(θ, γ),   γ⁺ = argmax_γ F_T(θ⁺, γ)                     (eq:M, eq:E)
 """
@@ -44,7 +44,7 @@ class State(NamedTuple):
     theta: Theta
     expectation: Expectation
     gain: Array
-    num_steps: Array
+    num_steps: Array  # −1: not even the first E-step is done
     status: Array
 
 
@@ -56,6 +56,22 @@ def gain_is_small(before: State, after: State, tolerance: Array) -> Array:
     return jnp.abs(after.gain) <= tolerance
 
 
+def unstarted(m: Model, theta: Theta, data: Data) -> State:
+    """The state at θ before its E-step."""
+    shapes = jax.eval_shape(lambda: begin(theta, m.expect(theta, data)))
+    state: State = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return renewed(state, theta)
+
+
+def renewed(state: State, theta: Theta) -> State:
+    """A state at another θ, whose E-step is still to do."""
+    return state._replace(
+        theta=theta,
+        num_steps=jnp.full_like(state.num_steps, -1),
+        status=jnp.full_like(state.status, Status.MAX_STEPS),
+    )
+
+
 def begin(theta: Theta, expectation: Expectation) -> State:
     """The state at θ, of which the E-step is done and no M-step."""
     finite = jnp.isfinite(expectation.free_energy)
@@ -64,10 +80,17 @@ def begin(theta: Theta, expectation: Expectation) -> State:
     return State(theta, expectation, infinity, jnp.zeros((), jnp.int32), status)
 
 
-def step(m: Model, state: State, data: Data, tol: Array, stop: Stop) -> State:
-    """One M-step and the E-step after it."""
-    theta = m.maximize(state.expectation.statistics, state.theta, data)  # eq:M
-    return advance(m, state, theta, m.expect(theta, data), tol, m.size(data), stop)  # eq:E
+def step(m: Model, state: State, data: Data, tol: Array, size: Array | int, stop: Stop) -> State:
+    """One M-step and the E-step after it; of a state that is new, the E-step alone."""
+    is_new = state.num_steps < 0
+    theta = lax.cond(
+        is_new,
+        lambda: state.theta,
+        lambda: m.maximize(state.expectation.statistics, state.theta, data),  # eq:M
+    )
+    expectation = m.expect(theta, data)  # eq:E
+    after = advance(m, state, theta, expectation, tol, size, stop)
+    return jax.tree.map(partial(jnp.where, is_new), begin(theta, expectation), after)
 
 
 def advance(
@@ -97,10 +120,11 @@ def advance(
 @partial(jax.jit, static_argnames="stop")
 def run(m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Fit:
     """The one loop: step until a status is reached or max_steps are done."""
+    size = m.size(data)  # once a fit: over a mesh it is a sum of its own
     final = lax.while_loop(
         lambda state: (state.status == Status.MAX_STEPS) & (state.num_steps < max_steps),
-        lambda state: step(m, state, data, tol, stop),
-        begin(theta, m.expect(theta, data)),
+        lambda state: step(m, state, data, tol, size, stop),
+        unstarted(m, theta, data),
     )
     return fit_of(final)
 
