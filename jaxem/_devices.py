@@ -17,11 +17,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from jaxem._mixture import Mixture
-from jaxem._model import Data, Model, being_traced, is_traced
+from jaxem._model import Data, Model, Theta, being_traced, is_traced
 from jaxem._reduce import Layout, Shards
 
 # words of the layers below in what they raise when a peer is gone
 TRANSPORT = ("Gloo", "NCCL", "oordination", "onnection", "DEADLINE_EXCEEDED", "UNAVAILABLE")
+
+ROWS_A_LEG = 2**22  # rows times steps of one program on several CPU devices: see `steps_a_leg`
 
 _all_cores = False  # was `use_all_cores` called?
 
@@ -215,6 +217,17 @@ def _traced_shares(rows: Any, sharding: NamedSharding) -> tuple[Any, Any]:
         return _put(leaf if num_rows == size * num_shares else leaf[index], sharding)
 
     return jax.tree.map(shares, rows), jnp.array([skip for _, skip in windows], jnp.int32)
+
+
+def steps_a_leg(mesh: Mesh | None, run: tuple[Theta, Data, Array, Array]) -> int | None:
+    """How many steps of this fit one call of a program may do; None: all.
+
+    While every core serves a CPU device, XLA's library for small products (YNNPACK, in jaxlib 0.10) keeps what it used
+    for each, some 10 to 30 bytes a row and E-step, until the program returns.
+    """
+    if mesh is None or is_traced(run) or being_traced() or mesh.devices.flat[0].platform != "cpu" or mesh.size == 1:
+        return None
+    return max(1, ROWS_A_LEG // int(run[1].x.shape[0]))
 
 
 def num_processes(mesh: Mesh | None) -> int:

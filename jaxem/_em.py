@@ -82,7 +82,10 @@ def _fit(m: Model, run: Run, stop: Stop, mesh: Mesh | None) -> Fit:
     theta, tol, max_steps = _devices.replicated((run.theta, run.tol, run.max_steps), mesh)
     processes = _devices.num_processes(mesh)
     with _devices.joined(processes):
-        fit = _loop.run(m, theta, _devices.spread_rows(run.data, mesh), tol, max_steps, stop)
+        data = _devices.spread_rows(run.data, mesh)
+        steps = _devices.steps_a_leg(mesh, (theta, data, tol, max_steps))
+        how = _loop.run if steps is None else partial(_loop.run_in_legs, steps_a_leg=steps)
+        fit = how(m, theta, data, tol, max_steps, stop)
         if processes > 1:
             jax.block_until_ready(fit)  # a lost process is an error of this call, not of a later one
     _validate.blame_x(run.data.x, fit.free_energy)

@@ -86,11 +86,10 @@ def assign_soft(log_joint: Array, temperature: Array, axis: int) -> tuple[Array,
     peak = lax.stop_gradient(jnp.max(log_joint, axis=axis, keepdims=True))
     possible = jnp.isfinite(peak)
     # eq:E, from differences to the row's peak: no overflow, and exactly 0 where e^{…} underflows
-    relative = jnp.exp((log_joint - jnp.where(possible, peak, 0)) / t)
+    relative = jnp.exp(jnp.where(possible, log_joint - peak, 0) / t)
     total = jnp.sum(relative, axis=axis, keepdims=True)
-    gamma = jnp.where(possible, relative / jnp.where(possible, total, 1), 1 / log_joint.shape[axis])
-    rows = peak + t * jnp.log(jnp.where(possible, total, 1))  # eq:bound
-    gamma = jnp.where(jnp.isnan(peak), jnp.nan, gamma)  # NaN in, NaN out
+    gamma = relative * jnp.where(jnp.isnan(peak), jnp.nan, 1 / total)  # NaN in, NaN out
+    rows = peak + t * jnp.where(possible, jnp.log(total), 0)  # eq:bound
     return gamma, jnp.squeeze(rows, axis)
 
 

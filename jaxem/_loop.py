@@ -120,13 +120,33 @@ def advance(
 @partial(jax.jit, static_argnames="stop")
 def run(m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Fit:
     """The one loop: step until a status is reached or max_steps are done."""
+    return fit_of(ascend(m, unstarted(m, theta, data), data, tol, max_steps, stop))
+
+
+def ascend(m: Model, state: State, data: Data, tol: Array, max_steps: Array, stop: Stop) -> State:
+    """The state at the end of the loop."""
     size = m.size(data)  # once a fit: over a mesh it is a sum of its own
-    final = lax.while_loop(
+    return lax.while_loop(
         lambda state: (state.status == Status.MAX_STEPS) & (state.num_steps < max_steps),
         lambda state: step(m, state, data, tol, size, stop),
-        unstarted(m, theta, data),
+        state,
     )
-    return fit_of(final)
+
+
+begin_legs = jax.jit(unstarted)
+run_leg = jax.jit(ascend, static_argnames="stop")
+
+
+def run_in_legs(
+    m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop, *, steps_a_leg: int
+) -> Fit:
+    """The same fit by several calls of the loop, each of at most so many steps."""
+    state, last, done = begin_legs(m, theta, data), int(max_steps), 0
+    while True:
+        done = min(done + steps_a_leg, last)
+        state = run_leg(m, state, data, tol, jnp.asarray(done, jnp.int32), stop)
+        if done == last or int(state.status) != Status.MAX_STEPS:
+            return fit_of(state)
 
 
 def fit_of(state: State) -> Fit:

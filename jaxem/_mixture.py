@@ -25,18 +25,19 @@ from jaxem._free_energy import assign, assign_hard, assign_soft, row_free_energy
 from jaxem._model import Data, Expectation, Model, Theta
 from jaxem._reduce import fits_one_chunk, sum_over_rows
 
-# Σ_n γ_nk and Σ_n γ_nk φ_n of a chunk, (K,) and (K, F): a matrix product, or at T = 0 a scatter-add
+# φ → Σγ (K,), Σγφ (K, F), of a chunk: a matrix product, or at T = 0 a scatter-add
 Pool = Callable[[Float[Array, "n F"]], tuple[Array, Array]]
 
 
-class Natural(NamedTuple):
-    """An E-step in natural parameters, two matrix products a chunk; what depends on θ alone is closed over."""
+class Products(NamedTuple):
+    """An E-step by matrix products about one centre for all components; what depends on θ alone is closed over."""
 
-    num_features: int  # F
-    features: Callable[[Array], Array]  # x (n, D) → φ(x) (n, F)
-    table: Callable[[Array], Array]  # φ → ℓ = η φᵀ, (K, n), up to a term common to all components
-    common: Callable[[Array], Array]  # φ → that term, (n,)
-    statistics: Callable[[Array, Array, Pool], Any]  # (φ, weights (n,), pool) → additive sums
+    width: int  # numbers made for a row, beside its table
+    features: Callable[[Array], Any]  # x (n, D) → φ, arrays of leading axis n
+    table: Callable[[Any], Array]  # φ → ℓ, (K, n), up to a term common to all components
+    common: Callable[[Any], Array | float]  # φ → that term, (n,)
+    statistics: Callable[[Any, Array], Any] | None  # (φ, γ (K, n) times weights) → additive sums …
+    pooled: Callable[[Any, Array, Pool], Any] | None  # … or (φ, weights (n,), pool) → such sums, γ only pooled
     finish: Callable[[Any], Any]  # those sums → the statistics that `update` takes
     accurate: Array  # do its cancellations keep enough digits at this θ, for soft assignments?
     accurate_when_hard: Callable[[Any], Array]  # and for hard ones: asked of the statistics they led to
@@ -75,7 +76,7 @@ class Mixture(Model):
         kernel: (θ, x) → ℓ (K, n), equal to the table of the program's trace; None reads the trace.
         gradient_form: (θ, ∇L, N_k) → θ⁺, the M-step written as a step along the likelihood's gradient
             (eq:XuJordan), for certificate C6; None where no such form is known.
-        natural: θ → a `Natural`, the faster E-step for data of more than one chunk, used where it is accurate.
+        products: θ → `Products`, the faster E-step for data of more than one chunk, used where it is accurate.
         recentre: (θ, θ⁺, held) → (θ at which the statistics keep their digits, are those at θ too inexact?);
             None where they never are.
         rounding: (θ, statistics, held) → (the nats by which rounding θ alone can move F, has a component of θ lost
@@ -94,7 +95,7 @@ class Mixture(Model):
     guess: Callable[..., Theta]
     kernel: Callable[[Theta, Array], Array] | None = None
     gradient_form: Callable[[Theta, Theta, Array, frozenset[str]], Theta] | None = None
-    natural: Callable[[Theta], Natural] | None = None
+    products: Callable[[Theta], Products] | None = None
     recentre: Callable[[Theta, Theta, frozenset[str]], tuple[Theta, Array] | None] | None = None
     rounding: Callable[[Theta, Any, frozenset[str]], tuple[Any, Any]] | None = None
     condition: Callable[[Theta, Array, np.ndarray], tuple[Array, Distribution]] | None = None
@@ -176,69 +177,52 @@ class Mixture(Model):
         def by_kernel() -> Expectation:
             return self.expect_about(theta, theta, data)
 
-        if self.natural is None or fits_one_chunk(data.x.shape[0], theta["pi"].shape[0]):
+        if self.products is None or fits_one_chunk(data.x.shape[0], theta["pi"].shape[0]):
             return by_kernel()
-        natural, is_hard = self.natural(theta), data.temperature == 0
+        products, is_hard = self.products(theta), data.temperature == 0
 
         def by_products() -> Expectation:
-            total = self.e_step_by_products(natural, theta, data)
-            return total._replace(statistics=natural.finish(total.statistics))
+            total = self.e_step_by_products(products, theta, data)
+            return total._replace(statistics=products.finish(total.statistics))
 
         def nothing() -> Expectation:
             return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(by_products))
 
-        tried = lax.cond(natural.accurate | is_hard, by_products, nothing)
-        accurate = jnp.where(is_hard, natural.accurate_when_hard(tried.statistics), natural.accurate)
+        tried = lax.cond(products.accurate | is_hard, by_products, nothing)
+        accurate = jnp.where(is_hard, products.accurate_when_hard(tried.statistics), products.accurate)
         return lax.cond(accurate, lambda: tried, by_kernel)
 
     def expect_about(self, reference: Theta, theta: Theta, data: Data) -> Expectation:
         """The E-step at θ by differences, its statistics about the means of another θ."""
-        return self.e_step(partial(self.table, theta), partial(self.statistics, reference), theta, data)
-
-    def e_step(self, table: Callable, statistics: Callable, theta: Theta, data: Data) -> Expectation:
-        """Σ over chunks of `statistics`(x, γ) with γ from `table`(x), and eq:bound."""
 
         def chunk(rows: tuple[Array, Array | None], weights: Array) -> Expectation:
             x, labels = rows
-            gamma, value = assign(exclude(table(x), labels), data.temperature, axis=0)
-            value = weighted(value, weights)
-            return Expectation(statistics(x, gamma * weights[None]), jnp.sum(value), jnp.sum(jnp.abs(value)))
+            gamma, value = assign(exclude(self.table(theta, x), labels), data.temperature, axis=0)
+            return expectation(self.statistics(reference, x, gamma * weights[None]), value, weights)
 
-        return self.sum_over_rows(chunk, theta, data)
+        return summed(self.sum_over_rows(chunk, theta, data))
 
-    def e_step_by_products(self, natural: Natural, theta: Theta, data: Data) -> Expectation:
-        """The same sums from ℓ = η φᵀ; at T = 0 a row's features go to its component, and γ is never made."""
-        num_components = theta["pi"].shape[0]
+    def e_step_by_products(self, products: Products, theta: Theta, data: Data) -> Expectation:
+        """The same sums by products."""
 
         def chunk(rows: tuple[Array, Array | None], weights: Array) -> Expectation:
             x, labels = rows
-            phi = natural.features(x)
-            table = exclude(natural.table(phi), labels)
+            phi = products.features(x)
+            table = exclude(products.table(phi), labels)
+            if products.pooled is None:
+                gamma, value = assign(table, data.temperature, axis=0)
+                assert products.statistics is not None
+                statistics = products.statistics(phi, gamma * weights[None])
+            else:
+                sums = partial(products.pooled, phi, weights)
+                statistics, value = lax.cond(
+                    data.temperature > 0,
+                    lambda: pooled_softly(sums, table, weights, data.temperature),
+                    lambda: pooled_by_winner(sums, table, weights),
+                )
+            return expectation(statistics, value + products.common(phi), weights)
 
-            def soft() -> tuple[Any, Array]:
-                gamma, value = assign_soft(table, data.temperature, axis=0)
-                gamma = gamma * weights[None]
-
-                def pool(phi: Array) -> tuple[Array, Array]:
-                    return jnp.sum(gamma, axis=1), jnp.matmul(gamma, phi, precision=lax.Precision.HIGHEST)
-
-                return natural.statistics(phi, weights, pool), value
-
-            def hard() -> tuple[Any, Array]:
-                winner, value = assign_hard(table, axis=0)
-
-                def pool(phi: Array) -> tuple[Array, Array]:
-                    counted = weights[:, None] * jnp.concatenate([phi, jnp.ones_like(phi[:, :1])], axis=1)
-                    sums = jnp.zeros((num_components, counted.shape[1]), counted.dtype).at[winner].add(counted)
-                    return sums[:, -1], sums[:, :-1]
-
-                return natural.statistics(phi, weights, pool), value
-
-            statistics, value = lax.cond(data.temperature > 0, soft, hard)
-            value = weighted(value + natural.common(phi), weights)
-            return Expectation(statistics, jnp.sum(value), jnp.sum(jnp.abs(value)))
-
-        return self.sum_over_rows(chunk, theta, data, natural.num_features)
+        return summed(self.sum_over_rows(chunk, theta, data, products.width))
 
     def maximize(self, statistics: Any, theta: Theta, data: Data) -> Theta:
         """The M-step (eq:M): θ⁺ = argmax_θ Σ γ ℓ(θ), held entries as they are."""
@@ -263,7 +247,7 @@ class Mixture(Model):
         """A mixture's parameters have no prior."""
         return 0.0
 
-    def sum_over_rows(self, chunk: Callable[[Any, Array], Any], theta: Theta, data: Data, num_features: int = 1) -> Any:
+    def sum_over_rows(self, chunk: Callable[[Any, Array], Any], theta: Theta, data: Data, width: int = 1) -> Any:
         """Σ over chunks of the rows (x, labels), in θ's precision."""
         pi = theta["pi"]
         return sum_over_rows(
@@ -271,20 +255,56 @@ class Mixture(Model):
             (data.x, data.labels),
             data.weights,
             num_components=pi.shape[0],
-            num_features=num_features,
+            width=width,
             dtype=pi.dtype,
             shards=data.shards,
         )
 
     def size(self, data: Data) -> Array | int:
         """W: how much data there is, the unit in which a tolerance is stated."""
+        if data.weights is None:
+            return data.x.shape[0] - (0 if data.shards is None else jnp.sum(data.shards.skip))
         if data.shards is None:
-            return data.x.shape[0] if data.weights is None else jnp.sum(data.weights)
+            return jnp.sum(data.weights)
         rows = (data.x[:, 0], None)  # counted like every other sum, each once
         dtype = data.temperature.dtype
         return sum_over_rows(
             lambda _, w: jnp.sum(w), rows, data.weights, num_components=1, dtype=dtype, shards=data.shards
         )
+
+
+def pooled_softly(sums: Callable[[Pool], Any], table: Array, weights: Array, temperature: Array) -> tuple[Any, Array]:
+    """`sums` over γ for T > 0, a matrix product, and eq:bound row by row."""
+    gamma, value = assign_soft(table, temperature, axis=0)
+    gamma = gamma * weights[None]
+
+    def pool(phi: Float[Array, "n F"]) -> tuple[Array, Array]:
+        return jnp.sum(gamma, axis=1), jnp.matmul(gamma, phi, precision=lax.Precision.HIGHEST)
+
+    return sums(pool), value
+
+
+def pooled_by_winner(sums: Callable[[Pool], Any], table: Array, weights: Array) -> tuple[Any, Array]:
+    """The same at T = 0: a row's features go to its component, and γ is never made."""
+    winner, value = assign_hard(table, axis=0)
+
+    def pool(phi: Float[Array, "n F"]) -> tuple[Array, Array]:
+        counted = weights[:, None] * jnp.concatenate([phi, jnp.ones_like(phi[:, :1])], axis=1)
+        sums = jnp.zeros((table.shape[0], counted.shape[1]), counted.dtype).at[winner].add(counted)
+        return sums[:, -1], sums[:, :-1]
+
+    return sums(pool), value
+
+
+def expectation(statistics: Any, value: Float[Array, " n"], weights: Float[Array, " n"]) -> Expectation:
+    """A chunk's outcome. F is kept row by row: chunks add as vectors, and `summed` adds the rows of that once."""
+    value = weighted(value, weights)
+    return Expectation(statistics, value, jnp.abs(value))
+
+
+def summed(total: Expectation) -> Expectation:
+    """The sum over rows of what `expectation` kept."""
+    return total._replace(free_energy=jnp.sum(total.free_energy), scale=jnp.sum(total.scale))
 
 
 def exclude(table: Float[Array, "K n"], labels: Array | None) -> Float[Array, "K n"]:

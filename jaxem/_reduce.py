@@ -17,7 +17,8 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
 TABLE_ENTRIES = 32_768  # entries of a chunk's (K, rows) table: it stays in a core's cache
-FEATURE_ENTRIES = 262_144  # entries of a chunk's (rows, F) features, likewise
+ROW_ENTRIES = 131_072  # numbers made for the rows of a chunk beside the table, likewise
+FEWEST = 1024  # rows of a chunk where such a table would have less than half as many
 ACCELERATOR = 128  # times as much where the backend is no CPU: enough rows to fill it (a plan, not yet measured)
 GROUP = 16  # chunks added plainly; only the sums of groups are compensated
 
@@ -43,10 +44,13 @@ class Shards(NamedTuple):
     skip: Int[Array, " shards"]
 
 
-def chunk_rows(num_rows: int, num_components: int, num_features: int = 1) -> int:
-    """Rows in a chunk: what the two limits allow, at least 256, spread evenly over whole groups of chunks."""
+def chunk_rows(num_rows: int, num_components: int, width: int = 1) -> int:
+    """Rows in a chunk: what the two limits allow, spread evenly over whole groups of chunks."""
     larger = 1 if jax.default_backend() == "cpu" else ACCELERATOR
-    most = max(256, min(larger * TABLE_ENTRIES // num_components, larger * FEATURE_ENTRIES // num_features))
+    table = larger * TABLE_ENTRIES // num_components
+    if 2 * table < FEWEST:  # the cache holds no table worth a chunk
+        table = FEWEST
+    most = max(256, min(table, larger * ROW_ENTRIES // width))
     num_chunks = -(-num_rows // most)
     if num_chunks > GROUP:
         num_chunks = -(-num_chunks // GROUP) * GROUP
@@ -73,7 +77,7 @@ def sum_over_rows(
     *,
     num_components: int,
     dtype: jnp.dtype,
-    num_features: int = 1,
+    width: int = 1,
     shards: Shards | None = None,
 ) -> Any:
     """Σ over chunks of f(rows[chunk], weights[chunk]), where f returns any pytree of sums over rows.
@@ -81,7 +85,7 @@ def sum_over_rows(
     `rows` is any pytree of arrays with the data's leading axis; what else f needs it closes over. The body is
     rematerialised under reverse-mode differentiation.
     """
-    chunked = partial(_sum_over_chunks, f, num_components=num_components, dtype=dtype, num_features=num_features)
+    chunked = partial(_sum_over_chunks, f, num_components=num_components, dtype=dtype, width=width)
     if shards is None:
         return chunked(rows, weights, jnp.zeros(1, jnp.int32))
     axes, each = shards.layout.axes, shards.layout.rows
@@ -103,7 +107,7 @@ def _sum_over_chunks(
     *,
     num_components: int,
     dtype: jnp.dtype,
-    num_features: int,
+    width: int,
 ) -> Any:
     """The sums of one device's rows, but its first `skip`.
 
@@ -111,7 +115,7 @@ def _sum_over_chunks(
     get weight zero. So one body is compiled, nothing is padded, and the data are never copied.
     """
     num_rows = jax.tree.leaves(rows)[0].shape[0]
-    size = chunk_rows(num_rows, num_components, num_features)
+    size = chunk_rows(num_rows, num_components, width)
     num_chunks = -(-num_rows // size)
     group = min(GROUP, num_chunks)
 

@@ -5,26 +5,29 @@ distance along feature d of the data from r; their rounding is what is left of d
 
     loss_k(reach) = reachᵀ |P_k| reach / D,   rounding of a quadratic form ≤ eps · D · loss   (eq:loss)
 
-It does not depend on the units of the features, and is about eps·spread²/λ_min(Σ_k) in the isotropic case.
+It does not depend on the units of the features, and is about eps·spread²/λ_min(Σ_k) in the isotropic case. Where
+only the vector is expanded and then squared, L⁻¹(x − r) − L⁻¹(μ − r), that is its root: eps·spread/√λ_min.
 
-1. The E-step in natural parameters (`Mixture.natural`) expands about c = Σ_k π_k μ_k. It is used where
-   max_k loss_k ≤ LIMIT, with reach the farthest that any component reaches from c; else differences are.
-   Hard assignments know no nats, only which component is nearer: there the loss is measured by the mean
-   quadratic form q̄ of a row about its own component, max_k loss_k ≤ LIMIT·q̄, with reach that of the means.
-2. The M-step expands about the old means (or about c, if that E-step was natural). If that costs more than
+1. The E-step by products (`Mixture.products`) expands about c = Σ_k π_k μ_k. It is used where
+   max_k loss_k ≤ LIMIT (of a vector: √loss_k), with reach the farthest that any component reaches from c; else
+   differences are. Hard assignments know no nats, only which component is nearer: there the loss is measured by the
+   mean quadratic form q̄ of a row about its own component, max_k loss_k ≤ LIMIT·q̄ (√loss_k ≤ LIMIT·√q̄), with reach
+   that of the means.
+2. The M-step expands about the old means (about c, if that E-step expanded squares). If that costs more than
    LIMIT times what an expansion about the new means does, a second pass takes the statistics about those
-   (`Mixture.recentre`): it happens in the first steps from a hard start, or never.
+   (`Mixture.recentre`): it happens in the first steps from a hard start, or never. Nor are the statistics of an
+   expanded vector good for a θ⁺ at which it may not be used.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxem._mixture import Natural
+from jaxem._mixture import Products
 from jaxem._model import Theta
 from jaxem.families.gaussian._moments import Moments
 
@@ -33,6 +36,13 @@ EXACT = lax.Precision.HIGHEST  # no TF32 or bfloat16 in a matrix product, on any
 
 # θ → √diag Σ_k (K, D), and P_k = Σ_k⁻¹ as (K, D) where diagonal, else (K, D, D)
 Geometry = Callable[[Theta], tuple[Array, Array]]
+
+
+class Form(NamedTuple):
+    """What is expanded: a square (order 2), or a vector (order 1)."""
+
+    order: int
+    loss: Callable[[Theta, Float[Array, "K D"]], Float[Array, " K"]]  # (θ, reach) → eq:loss or its root
 
 
 def loss(reach: Float[Array, "K D"], precision: Float[Array, "K D ..."]) -> Float[Array, " K"]:
@@ -46,14 +56,14 @@ def centre(theta: Theta) -> Float[Array, "1 D"]:
     return lax.stop_gradient(jnp.sum(theta["pi"][:, None] * theta["mu"], axis=0, keepdims=True))
 
 
-def natural_is_accurate(theta: Theta, geometry: Geometry) -> Bool[Array, ""]:
+def is_accurate(theta: Theta, geometry: Geometry, form: Form) -> Bool[Array, ""]:
     """Rule 1 at θ; False for a θ that is not finite."""
-    deviation, precision = geometry(theta)
+    deviation, _ = geometry(theta)
     reach = jnp.max(jnp.abs(theta["mu"] - centre(theta)) + deviation, axis=0, keepdims=True)
-    return jnp.all(loss(jnp.broadcast_to(reach, deviation.shape), precision) <= LIMIT)
+    return jnp.all(form.loss(theta, jnp.broadcast_to(reach, deviation.shape)) <= LIMIT)
 
 
-def natural_is_accurate_when_hard(theta: Theta, geometry: Geometry, moments: Moments) -> Bool[Array, ""]:
+def is_accurate_when_hard(theta: Theta, geometry: Geometry, form: Form, moments: Moments) -> Bool[Array, ""]:
     """Rule 1 for T = 0, with q̄ = Σγ(x − μ_k)ᵀP_k(x − μ_k) / DΣγ from the moments that it gave."""
     _, precision = geometry(theta)
     reach = jnp.max(jnp.abs(theta["mu"] - centre(theta)), axis=0, keepdims=True)
@@ -62,42 +72,57 @@ def natural_is_accurate_when_hard(theta: Theta, geometry: Geometry, moments: Mom
         own = precision if spread.ndim == 3 else precision[0]
     else:
         own = precision[(slice(None),) * spread.ndim + (0,) * (2 - spread.ndim)]
-    mean = jnp.sum(own * spread) / (jnp.sum(moments.N_k) * reach.shape[1])
-    return jnp.all(loss(jnp.broadcast_to(reach, theta["mu"].shape), precision) <= LIMIT * mean)
+    mean = jnp.maximum(jnp.sum(own * spread) / (jnp.sum(moments.N_k) * reach.shape[1]), 0)
+    limit = LIMIT * mean ** (form.order / 2)
+    return jnp.all(form.loss(theta, jnp.broadcast_to(reach, theta["mu"].shape)) <= limit)
 
 
-def natural_form(
+def expanded_square(geometry: Geometry) -> Form:
+    """(x − c)ᵀP(x − c) − 2(x − c)ᵀP(μ − c) + (μ − c)ᵀP(μ − c)."""
+    return Form(2, partial(_square_loss, geometry))
+
+
+def _square_loss(geometry: Geometry, theta: Theta, reach: Float[Array, "K D"]) -> Float[Array, " K"]:
+    return loss(reach, geometry(theta)[1])
+
+
+def linear(
     theta: Theta,
     geometry: Geometry,
     eta: Float[Array, "K F"],
     constant: Float[Array, " K"],
     *,
-    features: Callable[[Array], Array],
+    features: Callable[[Array], Any],
     finish: Callable[[Any], Moments],
-) -> Natural:
-    """ℓ = η φᵀ + constant, its statistics γ φ, and rule 1; a family replaces what it has in a shorter form."""
-    return Natural(
-        num_features=eta.shape[1],
+) -> Products:
+    """ℓ = η φᵀ + constant in natural parameters, and its statistics γ φ; a family replaces what it has shorter."""
+    form = expanded_square(geometry)
+    return Products(
+        width=eta.shape[1],
         features=features,
         table=lambda phi: jnp.matmul(eta, phi.T, precision=EXACT) + constant[:, None],
-        common=lambda phi: jnp.zeros_like(phi[:, 0]),
-        statistics=lambda phi, weights, pool: pool(phi),
+        common=lambda phi: 0.0,
+        statistics=None,
+        pooled=lambda phi, weights, pool: pool(phi),
         finish=finish,
-        accurate=natural_is_accurate(theta, geometry),
-        accurate_when_hard=partial(natural_is_accurate_when_hard, theta, geometry),
+        accurate=is_accurate(theta, geometry, form),
+        accurate_when_hard=partial(is_accurate_when_hard, theta, geometry, form),
     )
 
 
 def recentre(
-    theta: Theta, new: Theta, held: frozenset[str], *, geometry: Geometry, natural: Callable[[Theta], Natural] | None
+    theta: Theta, new: Theta, held: frozenset[str], *, geometry: Geometry, form: Form | None
 ) -> tuple[Theta, Bool[Array, ""]] | None:
     """Rule 2: θ at the new means, and whether θ⁺'s scales must be computed anew about them."""
     if not held.isdisjoint({"sigma", "Sigma"}):
         return None
+    by_products = jnp.asarray(False) if form is None else is_accurate(theta, geometry, form)
     reference = theta["mu"]
-    if natural is not None:
-        reference = jnp.where(natural(theta).accurate, centre(theta), reference)
+    if form is not None and form.order == 2:
+        reference = jnp.where(by_products, centre(theta), reference)
     deviation, precision = geometry(new)
     reach = jnp.abs(new["mu"] - reference) + deviation
     kept = jnp.all(loss(reach, precision) <= LIMIT * loss(deviation, precision))
+    if form is not None and form.order == 1:
+        kept &= ~by_products | is_accurate(new, geometry, form)
     return theta | {"mu": new["mu"]}, ~kept  # so that a NaN asks for the second pass

@@ -3,7 +3,7 @@
     ℓ_nk = log π_k − ½ ‖L_k⁻¹(x_n − μ_k)‖² − log det L_k − (D/2) log 2π,   Σ_k = L_k L_kᵀ
     Σ_k  = Σ_n γ (x − μ_k⁺)(x − μ_k⁺)ᵀ / N_k;  tied: the same, summed over k, / N   (Celeux & Govaert 1995, VVV EEE)
 
-Tables and statistics come twice: by differences, and in natural parameters.
+Tables and statistics come twice: by differences, and by matrix products.
 """
 
 from functools import partial
@@ -16,9 +16,18 @@ from jax import lax
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
-from jaxem._mixture import Mixture, Natural, Pool
+from jaxem._mixture import Mixture, Pool, Products
 from jaxem._model import Theta
-from jaxem.families.gaussian._accuracy import EXACT, centre, natural_form, recentre
+from jaxem.families.gaussian._accuracy import (
+    EXACT,
+    Form,
+    centre,
+    expanded_square,
+    is_accurate,
+    is_accurate_when_hard,
+    linear,
+    recentre,
+)
 from jaxem.families.gaussian._moments import (
     Moments,
     centred,
@@ -89,65 +98,86 @@ def pooled(sums: Float[Array, "K ..."], like: Array) -> Array:
     return jnp.sum(sums, axis=0) if like.ndim == 2 else sums
 
 
-# ---- the same in natural parameters, about c
+# ---- the same by matrix products, about c
 
 
-def full_natural(theta: Theta) -> Natural:
-    """φ = (x_i x_j for i ≤ j, x),  η_k = (−½ P_k, P_k(μ_k − c)),  P_k = Σ_k⁻¹."""
+def whitened_loss(theta: Theta, reach: Float[Array, "K D"]) -> Float[Array, " K"]:
+    """‖|L_k⁻¹| reach‖ / √D, the root of eq:loss."""
+    image = jnp.einsum("kde,ke->kd", jnp.abs(whiteners(theta)[0]), reach)
+    return jnp.sqrt(jnp.mean(image**2, axis=1))
+
+
+EXPANDED_VECTOR = Form(1, whitened_loss)
+
+
+def full_products(theta: Theta) -> Products:
+    """ℓ from L_k⁻¹(x − c) − L_k⁻¹(μ_k − c), for all k one product; Σγ(x − μ_k)(x − c)ᵀ for all k another.
+
+    No square is expanded: (μ_k − c) stands on one side only, and Σγ(x − μ_k)(μ_k − c)ᵀ is small where the fit is good.
+    """
     c = centre(theta)
     offset = theta["mu"] - c
-    row, column = np.triu_indices(offset.shape[1])
-    _, precision = geometry(theta)
-    linear, constant = linear_and_constant(theta, offset, precision)
-    quadratic = precision[:, row, column] * jnp.where(row == column, -0.5, -1.0).astype(offset.dtype)[None]
-    eta = jnp.concatenate([quadratic, linear], axis=1)
+    K, D = offset.shape
+    inverse, log_det = whiteners(theta)
+    white_offset = jnp.einsum("kde,ke->kd", inverse, offset, precision=EXACT)
+    constant = log_weights(theta["pi"]) - log_det - D / 2 * jnp.log(2 * jnp.pi)
 
-    def features(x: Float[Array, "n D"]) -> Float[Array, "n F"]:
-        x = x - c
-        return lax.optimization_barrier(jnp.concatenate([x[:, row] * x[:, column], x], axis=1))  # made once
+    def table(x: Float[Array, "n D"]) -> Float[Array, "K n"]:
+        white = jnp.matmul(inverse.reshape(K * D, D), x.T, precision=EXACT).reshape(K, D, -1)
+        return constant[:, None] - jnp.sum((white - white_offset[:, :, None]) ** 2, axis=1) / 2
+
+    def statistics(x: Float[Array, "n D"], gamma: Float[Array, "K n"]) -> tuple[Array, Array]:
+        columns = jnp.matmul(
+            jnp.eye(D, dtype=x.dtype), x.T, precision=EXACT
+        )  # xᵀ in memory: XLA would not put it there
+        weighted = (gamma[:, None] * (columns[None] - offset[:, :, None])).reshape(K * D, -1)
+        and_one = jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
+        return jnp.sum(gamma, axis=1), jnp.matmul(weighted, and_one, precision=EXACT).reshape(K, D, D + 1)
 
     def finish(sums: tuple[Array, Array]) -> Moments:
         N_k, S = sums
-        upper = jnp.zeros((*offset.shape, offset.shape[1]), S.dtype).at[:, row, column].set(S[:, : len(row)])
-        second = upper + jnp.swapaxes(jnp.triu(upper, 1), 1, 2)
-        shift = S[:, len(row) :] - N_k[:, None] * offset
-        return Moments(N_k, shift, second - recentring(S[:, len(row) :], shift, offset))
+        shift = S[:, :, D]
+        return Moments(N_k, shift, S[:, :, :D] - outer(shift, offset))
 
-    return natural_form(theta, geometry, eta, constant, features=features, finish=finish)
+    return Products(
+        width=K * D,
+        features=lambda x: x - c,
+        table=table,
+        common=lambda x: 0.0,
+        statistics=statistics,
+        pooled=None,
+        finish=finish,
+        accurate=is_accurate(theta, geometry, EXPANDED_VECTOR),
+        accurate_when_hard=partial(is_accurate_when_hard, theta, geometry, EXPANDED_VECTOR),
+    )
 
 
-def tied_natural(theta: Theta) -> Natural:
-    """φ = x,  η_k = P(μ_k − c): xᵀPx is common to all components, and Σ_k Σγxxᵀ = Σ_n x_n x_nᵀ needs no γ."""
+def tied_products(theta: Theta) -> Products:
+    """In natural parameters, φ = x,  η_k = P(μ_k − c), beside what is common to all components.
+
+    xᵀPx is, and Σ_k Σγxxᵀ = Σ_n x_n x_nᵀ needs no γ.
+    """
     c = centre(theta)
     offset = theta["mu"] - c
-    whitener = whiteners(theta)[0][0]
-    linear, constant = linear_and_constant(theta, offset, geometry(theta)[1])
+    inverse, log_det = whiteners(theta)
+    slope = jnp.einsum("kde,ke->kd", geometry(theta)[1], offset, precision=EXACT)
+    constant = log_weights(theta["pi"]) - log_det - jnp.sum(slope * offset, axis=1) / 2
+    constant = constant - offset.shape[1] / 2 * jnp.log(2 * jnp.pi)
 
-    def statistics(x: Array, weights: Array, pool: Pool) -> tuple[Array, Array, Array]:
+    def sums(x: Float[Array, "n D"], weights: Array, pool: Pool) -> tuple[Array, Array, Array]:
         return *pool(x), jnp.matmul(x.T, weights[:, None] * x, precision=EXACT)
 
     def finish(sums: tuple[Array, Array, Array]) -> Moments:
         N_k, S, second = sums
         shift = S - N_k[:, None] * offset
-        return Moments(N_k, shift, second - jnp.sum(recentring(S, shift, offset), axis=0))
+        # Σγ(x − c)(x − c)ᵀ − Σγ(x − μ)(x − μ)ᵀ = Σγ(x − c) δᵀ + δ Σγ(x − μ)ᵀ,  δ = μ − c
+        return Moments(N_k, shift, second - jnp.sum(outer(S, offset) + outer(offset, shift), axis=0))
 
     def common(x: Float[Array, "n D"]) -> Float[Array, " n"]:
-        return -jnp.sum(jnp.matmul(x, whitener.T, precision=EXACT) ** 2, axis=1) / 2
+        return -jnp.sum(jnp.matmul(x, inverse[0].T, precision=EXACT) ** 2, axis=1) / 2
 
-    form = natural_form(theta, geometry, linear, constant, features=lambda x: x - c, finish=finish)
-    return form._replace(common=common, statistics=statistics)
-
-
-def linear_and_constant(theta: Theta, offset: Float[Array, "K D"], precision: Float[Array, "K D D"]) -> tuple:
-    """P_k(μ_k − c), and log π_k − ½ (μ_k − c)ᵀP_k(μ_k − c) − log det L_k − (D/2) log 2π."""
-    linear = jnp.einsum("kde,ke->kd", precision, offset, precision=EXACT)
-    constant = log_weights(theta["pi"]) - whiteners(theta)[1] - jnp.sum(linear * offset, axis=1) / 2
-    return linear, constant - offset.shape[1] / 2 * jnp.log(2 * jnp.pi)
-
-
-def recentring(first: Array, shift: Array, offset: Array) -> Float[Array, "K D D"]:
-    """Σγ(x − c)(x − c)ᵀ − Σγ(x − μ)(x − μ)ᵀ = Σγ(x − c) δᵀ + δ Σγ(x − μ)ᵀ,  δ = μ − c."""
-    return outer(first, offset) + outer(offset, shift)
+    form = linear(theta, geometry, slope, constant, features=lambda x: x - c, finish=finish)
+    return form._replace(common=common, pooled=sums)
 
 
 def geometry(theta: Theta) -> tuple[Array, Array]:
@@ -266,10 +296,13 @@ tied, full = (
         update=update,
         guess=partial(guess, is_tied=shape == "D D"),
         gradient_form=gradient_form,
-        natural=natural,
-        recentre=partial(recentre, geometry=geometry, natural=natural),
+        products=products,
+        recentre=partial(recentre, geometry=geometry, form=form),
         rounding=rounding,
         condition=condition,
     )
-    for shape, natural in (("D D", tied_natural), ("K D D", full_natural))
+    for shape, products, form in (
+        ("D D", tied_products, expanded_square(geometry)),
+        ("K D D", full_products, EXPANDED_VECTOR),
+    )
 )
