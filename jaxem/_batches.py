@@ -69,7 +69,9 @@ class Reader:
         self.temperature = data.temperature
         self.dtype, self.placed_as = x.dtype, np.dtype(data.x.dtype)  # float64 becomes float32 without x64
         self.num_features = x.shape[1]
-        self.checksum = zlib.crc32(weights.tobytes(), zlib.crc32(x.tobytes()))
+        counts = np.ones(len(x)) if weights is None else weights
+        self.checksum = zlib.crc32(counts.tobytes(), zlib.crc32(x.tobytes()))
+        self.ones = np.empty(0)  # the weights of a full batch that has none, once for all
         whole = _devices.mesh_for(x, mesh)
         self.mesh = None if whole is None else _devices.local_part(whole)
         self.processes = _devices.num_processes(whole)
@@ -149,7 +151,7 @@ class Reader:
                 raise ValueError(f"{where} {fault}")
         num_rows = len(x)
         self.capacity = max(self.capacity, num_rows)  # so that one compiled program serves every batch
-        copy = np.empty((self.capacity, self.num_features), self.placed_as)
+        copy = aligned((self.capacity, self.num_features), self.placed_as)
         with np.errstate(over="ignore"):
             copy[:num_rows] = x
         copy[num_rows:] = copy[0]
@@ -157,13 +159,23 @@ class Reader:
             _validate.blame_x(copy[:num_rows], 0.0 if np.isfinite(copy).all() else np.nan)
         except ValueError as error:
             raise ValueError(f"{where} {str(error).removeprefix('x: ')}") from None
-        filled_up = np.zeros(self.capacity, self.temperature.dtype)
-        filled_up[:num_rows] = weights
-        return Rows(copy, filled_up, num_rows, float(weights.sum()), index)
+        weight = float(num_rows if weights is None else weights.sum())
+        return Rows(copy, self.filled_up(weights, num_rows), num_rows, weight, index)
+
+    def filled_up(self, weights: np.ndarray | None, num_rows: int) -> np.ndarray:
+        """The weights of a batch, and zeros up to the capacity."""
+        if weights is None and num_rows == self.capacity == len(self.ones):
+            return self.ones
+        filled = aligned((self.capacity,), np.dtype(self.temperature.dtype))
+        filled[:num_rows] = 1 if weights is None else weights
+        filled[num_rows:] = 0
+        if weights is None and num_rows == self.capacity:
+            self.ones = filled
+        return filled
 
     def placed(self, rows: Rows) -> Batch:
         """A batch on its devices."""
-        x, weights = jax.device_put((rows.x, rows.weights))
+        x, weights = (rows.x, rows.weights) if self.mesh is not None else jax.device_put((rows.x, rows.weights))
         data = Data(x, weights, self.temperature)
         return Batch(_devices.spread_rows(data, self.mesh), rows.num_rows, rows.weight, rows.number)
 
@@ -180,17 +192,27 @@ def check(name: str, m: Any, batches: Any, prefetch: Any) -> None:
     _validate.static_count("prefetch", prefetch, 1)
 
 
-def rows_and_weights(batch: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """x (rows, D), and the weights (rows,), which are 1 unless the batch is a pair."""
+def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array that begins where XLA wants one to, at a multiple of 64 bytes: then JAX need not copy it."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    bytes_ = np.empty(size + 64, np.uint8)
+    first = -bytes_.ctypes.data % 64
+    return bytes_[first : first + size].view(dtype).reshape(shape)
+
+
+def rows_and_weights(batch: Any, where: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """x (rows, D), and the weights (rows,) if the batch is a pair."""
     try:
         x, weights = batch if isinstance(batch, tuple) else (batch, None)
         x = np.asarray(x)
-        weights = np.ones(x.shape[:1]) if weights is None else np.asarray(weights, float)
+        weights = None if weights is None else np.asarray(weights, float)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where} is no array of rows, nor a pair of one and weights: {error}") from error
     x = x[:, None] if x.ndim == 1 else x
     if x.ndim != 2 or x.size == 0:
         raise ValueError(f"{where} has shape {x.shape}; it must be (rows, D), with at least one row")
+    if weights is None:
+        return x, None
     if weights.shape != x.shape[:1] or not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError(f"{where} has weights of shape {weights.shape}; they must be {len(x)} finite numbers ≥ 0")
     return x, weights

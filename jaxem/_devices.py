@@ -5,6 +5,7 @@ counts, and skips them: so nothing is padded, and on CPU devices no row is copie
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from typing import Any, cast
@@ -187,7 +188,7 @@ def _concrete_shares(rows: Any, sharding: NamedSharding) -> tuple[Any, Any]:
     windows = _windows(num_rows, len(here), size)
 
     def shares(leaf: Array) -> Array:
-        on_cpu = all(device.platform == "cpu" for device in leaf.devices())
+        on_cpu = isinstance(leaf, np.ndarray) or all(device.platform == "cpu" for device in leaf.devices())
         source: Any = np.asarray(leaf) if on_cpu else leaf  # a view: slicing it copies nothing
         pieces = []
         for (first, _), device in zip(windows, here, strict=True):
@@ -198,11 +199,18 @@ def _concrete_shares(rows: Any, sharding: NamedSharding) -> tuple[Any, Any]:
         shape = (size * mesh.size, *leaf.shape[1:])
         return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
 
-    skip = [
-        jax.device_put(np.array([skipped], np.int32), device)
-        for (_, skipped), device in zip(windows, here, strict=True)
+    return jax.tree.map(shares, rows), _skips(sharding, tuple(skipped for _, skipped in windows))
+
+
+@functools.lru_cache(maxsize=16)
+def _skips(sharding: NamedSharding, skipped: tuple[int, ...]) -> Array:
+    """How many rows each device skips, on that device; kept for the next batch or call."""
+    mesh = cast(Mesh, sharding.mesh)
+    pieces = [
+        jax.device_put(np.array([count], np.int32), device)
+        for count, device in zip(skipped, devices_here(mesh), strict=True)
     ]
-    return jax.tree.map(shares, rows), jax.make_array_from_single_device_arrays((mesh.size,), sharding, skip)
+    return jax.make_array_from_single_device_arrays((mesh.size,), sharding, pieces)
 
 
 def _traced_shares(rows: Any, sharding: NamedSharding) -> tuple[Any, Any]:
