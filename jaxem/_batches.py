@@ -175,7 +175,8 @@ class Reader:
 
     def placed(self, rows: Rows) -> Batch:
         """A batch on its devices."""
-        x, weights = (rows.x, rows.weights) if self.mesh is not None else jax.device_put((rows.x, rows.weights))
+        arrays: Any = (rows.x, rows.weights)  # for one device put there; for several, their shares are
+        x, weights = arrays if self.mesh is not None else jax.device_put(arrays)
         data = Data(x, weights, self.temperature)
         return Batch(_devices.spread_rows(data, self.mesh), rows.num_rows, rows.weight, rows.number)
 

@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
-from jaxem._loop import Fit, State, Status, Stop, fit_of, renewed, run, step, unstarted
+from jaxem._loop import Climb, Fit, Status, Stop, fit_of, renewed, run, step, unstarted
 from jaxem._model import Data, Model, Theta
 
 SLOTS = {"cpu": 1}  # by platform
@@ -67,9 +67,9 @@ def run_lanes(
 
 
 class Slots(NamedTuple):
-    """The carry: a state per slot, which lane it is, and the lanes that are done."""
+    """The carry: a climb per slot, which lane it is, and the lanes that are done."""
 
-    states: State
+    climbs: Climb
     temperature: Array
     lane: Int[Array, " slots"]  # = lanes: idle
     next: Int[Array, ""]
@@ -86,27 +86,28 @@ def _in_slots(
     def starts(lane: Array) -> tuple[Theta, Array]:
         return jax.tree.map(lambda leaf: leaf[jnp.minimum(lane, lanes - 1)], args)
 
-    def move(state: State, temperature: Array) -> State:
-        return step(m, state, data._replace(temperature=temperature), tol, size, stop)
+    def move(climb: Climb, temperature: Array) -> Climb:
+        return step(m, climb, data._replace(temperature=temperature), tol, size, stop)
 
     def body(slots_: Slots) -> Slots:
-        states = jax.vmap(move)(slots_.states, slots_.temperature)
+        climbs = jax.vmap(move)(slots_.climbs, slots_.temperature)
+        states = climbs.state
         ended = (states.status != Status.MAX_STEPS) | (states.num_steps >= max_steps)
         place = jnp.where(ended, slots_.lane, lanes)  # `lanes` is no place: nothing is written
         done = jax.tree.map(lambda all, one: all.at[place].set(one, mode="drop"), slots_.done, fit_of(states))
         lane = jnp.where(ended, jnp.minimum(slots_.next + jnp.cumsum(ended) - 1, lanes), slots_.lane)
         theta, temperature = starts(lane)
-        fresh = renewed(states, theta)
+        fresh = renewed(climbs, theta)
 
         def either(new: Any, old: Any) -> Any:
             return jnp.where(ended.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
 
         taken = slots_.next + jnp.sum(ended)
-        return Slots(jax.tree.map(either, fresh, states), temperature, lane, taken, done)
+        return Slots(jax.tree.map(either, fresh, climbs), temperature, lane, taken, done)
 
     lane = jnp.arange(slots)
     theta, temperature = starts(lane)
-    states = jax.vmap(lambda theta: unstarted(m, theta, data._replace(temperature=temperature[0])))(theta)
-    done = jax.tree.map(lambda leaf: jnp.zeros((lanes, *leaf.shape[1:]), leaf.dtype), fit_of(states))
-    first = Slots(states, temperature, lane, jnp.asarray(slots), done)
+    climbs = jax.vmap(lambda theta: unstarted(m, theta, data._replace(temperature=temperature[0])))(theta)
+    done = jax.tree.map(lambda leaf: jnp.zeros((lanes, *leaf.shape[1:]), leaf.dtype), fit_of(climbs.state))
+    first = Slots(climbs, temperature, lane, jnp.asarray(slots), done)
     return lax.while_loop(lambda slots_: jnp.any(slots_.lane < lanes), body, first).done

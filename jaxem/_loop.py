@@ -1,7 +1,8 @@
 """The loop: coordinate ascent on F_T, one `while_loop`.
 
 A step is M, then E, so that θ, its statistics and F in the state describe the same point, and the F that is
-reported is the F of the θ that is returned. The first step is E alone: so the E-step is compiled once.
+reported is the F of the θ that is returned. The E-step is compiled once: the first step is E alone, and where
+statistics have lost their digits for the M-step, a turn of the loop takes them anew (`Mixture.recentre`).
 
     θ⁺ = argmax_θ F_T(θ, γ),   γ⁺ = argmax_γ F_T(θ⁺, γ)                     (eq:M, eq:E)
 """
@@ -9,7 +10,7 @@ reported is the F of the θ that is returned. The first step is E alone: so the 
 import enum
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ class Fit(NamedTuple):
 
 
 class State(NamedTuple):
-    """The carry of the loop."""
+    """A fit in progress."""
 
     theta: Theta
     expectation: Expectation
@@ -56,20 +57,29 @@ def gain_is_small(before: State, after: State, tolerance: Array) -> Array:
     return jnp.abs(after.gain) <= tolerance
 
 
-def unstarted(m: Model, theta: Theta, data: Data) -> State:
-    """The state at θ before its E-step."""
+class Climb(NamedTuple):
+    """What the loop carries: a state, and what its statistics are about."""
+
+    state: State
+    about: Theta  # the θ about whose means they are: the state's own, or where those are lost the next ones
+    retaken: Array  # were they taken anew, about those?
+
+
+def unstarted(m: Model, theta: Theta, data: Data) -> Climb:
+    """θ before its E-step."""
     shapes = jax.eval_shape(lambda: begin(theta, m.expect(theta, data)))
     state: State = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return renewed(state, theta)
+    return renewed(Climb(state, theta, jnp.zeros((), bool)), theta)
 
 
-def renewed(state: State, theta: Theta) -> State:
-    """A state at another θ, whose E-step is still to do."""
-    return state._replace(
+def renewed(climb: Climb, theta: Theta) -> Climb:
+    """Another θ, whose E-step is still to do."""
+    state = climb.state._replace(
         theta=theta,
-        num_steps=jnp.full_like(state.num_steps, -1),
-        status=jnp.full_like(state.status, Status.MAX_STEPS),
+        num_steps=jnp.full_like(climb.state.num_steps, -1),
+        status=jnp.full_like(climb.state.status, Status.MAX_STEPS),
     )
+    return Climb(state, theta, jnp.zeros_like(climb.retaken))
 
 
 def begin(theta: Theta, expectation: Expectation) -> State:
@@ -80,17 +90,30 @@ def begin(theta: Theta, expectation: Expectation) -> State:
     return State(theta, expectation, infinity, jnp.zeros((), jnp.int32), status)
 
 
-def step(m: Model, state: State, data: Data, tol: Array, size: Array | int, stop: Stop) -> State:
-    """One M-step and the E-step after it; of a state that is new, the E-step alone."""
+def step(m: Model, climb: Climb, data: Data, tol: Array, size: Array | int, stop: Stop) -> Climb:
+    """One M-step and the E-step after it; of a state that is new, or whose statistics are lost, an E-step alone."""
+    state, statistics = climb.state, climb.state.expectation.statistics
     is_new = state.num_steps < 0
-    theta = lax.cond(
-        is_new,
-        lambda: state.theta,
-        lambda: m.maximize(state.expectation.statistics, state.theta, data),  # eq:M
-    )
-    expectation = m.expect(theta, data)  # eq:E
+
+    def choose(condition: Array, this: Any, other: Any) -> Any:
+        return jax.tree.map(partial(jnp.where, condition), this, other)
+
+    if not m.retakes:
+        theta = lax.cond(is_new, lambda: state.theta, lambda: m.maximize(statistics, state.theta, data))  # eq:M
+        expectation = m.expect(theta, data)  # eq:E
+    else:
+        theta, reference, lost = lax.cond(
+            is_new, lambda: (state.theta, state.theta, jnp.zeros((), bool)), lambda: m.propose(statistics, climb.about)
+        )
+        lost &= ~climb.retaken
+        expectation = m.expect_about(choose(lost, reference, theta), choose(lost, state.theta, theta), data, lost)
     after = advance(m, state, theta, expectation, tol, size, stop)
-    return jax.tree.map(partial(jnp.where, is_new), begin(theta, expectation), after)
+    after = choose(is_new, begin(theta, expectation), after)
+    if not m.retakes:
+        return Climb(after, after.theta, climb.retaken)
+    anew = state._replace(expectation=state.expectation._replace(statistics=expectation.statistics))
+    after = choose(lost, anew, after)
+    return Climb(after, choose(lost, reference, after.theta), lost)
 
 
 def advance(
@@ -120,16 +143,16 @@ def advance(
 @partial(jax.jit, static_argnames="stop")
 def run(m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Fit:
     """The one loop: step until a status is reached or max_steps are done."""
-    return fit_of(ascend(m, unstarted(m, theta, data), data, tol, max_steps, stop))
+    return fit_of(ascend(m, unstarted(m, theta, data), data, tol, max_steps, stop).state)
 
 
-def ascend(m: Model, state: State, data: Data, tol: Array, max_steps: Array, stop: Stop) -> State:
-    """The state at the end of the loop."""
-    size = m.size(data)  # once a fit: over a mesh it is a sum of its own
+def ascend(m: Model, climb: Climb, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Climb:
+    """The end of the loop."""
+    size = m.size(data)  # once a fit: over a mesh it may be a sum of its own
     return lax.while_loop(
-        lambda state: (state.status == Status.MAX_STEPS) & (state.num_steps < max_steps),
-        lambda state: step(m, state, data, tol, size, stop),
-        state,
+        lambda climb: (climb.state.status == Status.MAX_STEPS) & (climb.state.num_steps < max_steps),
+        lambda climb: step(m, climb, data, tol, size, stop),
+        climb,
     )
 
 
@@ -141,12 +164,12 @@ def run_in_legs(
     m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop, *, steps_a_leg: int
 ) -> Fit:
     """The same fit by several calls of the loop, each of at most so many steps."""
-    state, last, done = begin_legs(m, theta, data), int(max_steps), 0
+    climb, last, done = begin_legs(m, theta, data), int(max_steps), 0
     while True:
         done = min(done + steps_a_leg, last)
-        state = run_leg(m, state, data, tol, jnp.asarray(done, jnp.int32), stop)
-        if done == last or int(state.status) != Status.MAX_STEPS:
-            return fit_of(state)
+        climb = run_leg(m, climb, data, tol, jnp.asarray(done, jnp.int32), stop)
+        if done == last or int(climb.state.status) != Status.MAX_STEPS:
+            return fit_of(climb.state)
 
 
 def fit_of(state: State) -> Fit:

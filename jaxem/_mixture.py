@@ -45,16 +45,14 @@ class Products(NamedTuple):
 
 def closed_form(m: "Mixture", statistics: Any, theta: Theta, data: Data) -> Theta:
     """The family's own M-step, with statistics taken anew where those at hand lost their digits."""
-    new = m.update(statistics, theta, m.held)
-    recentred = None if m.recentre is None else m.recentre(theta, new, m.held)
-    if recentred is None:
-        return new
-    reference, needed = recentred
+    if not m.retakes:
+        return m.update(statistics, theta, m.held)
+    new, reference, lost = m.propose(statistics, theta)
 
     def again() -> Theta:
-        return m.update(m.expect_about(reference, theta, data).statistics, reference, m.held)
+        return m.update(m.expect_by_kernel(reference, theta, data).statistics, reference, m.held)
 
-    return lax.cond(needed, again, lambda: new)
+    return lax.cond(lost, again, lambda: new)
 
 
 @jax.tree_util.register_static
@@ -77,8 +75,9 @@ class Mixture(Model):
         gradient_form: (θ, ∇L, N_k) → θ⁺, the M-step written as a step along the likelihood's gradient
             (eq:XuJordan), for certificate C6; None where no such form is known.
         products: θ → `Products`, the faster E-step for data of more than one chunk, used where it is accurate.
-        recentre: (θ, θ⁺, held) → (θ at which the statistics keep their digits, are those at θ too inexact?);
-            None where they never are.
+        recentre: (θ, θ⁺) → (θ at which the statistics keep their digits, are those at θ too inexact?); None where
+            they never are.
+        scale: the name that this is for; where it is held, statistics are never too inexact.
         rounding: (θ, statistics, held) → (the nats by which rounding θ alone can move F, has a component of θ lost
             its digits?); None where that is less than the rounding of F itself.
         condition: (θ, x, mask) → ℓ (K, n) of x[:, mask] alone, and the law of the other columns given those and
@@ -96,7 +95,8 @@ class Mixture(Model):
     kernel: Callable[[Theta, Array], Array] | None = None
     gradient_form: Callable[[Theta, Theta, Array, frozenset[str]], Theta] | None = None
     products: Callable[[Theta], Products] | None = None
-    recentre: Callable[[Theta, Theta, frozenset[str]], tuple[Theta, Array] | None] | None = None
+    recentre: Callable[[Theta, Theta], tuple[Theta, Array]] | None = None
+    scale: str = ""
     rounding: Callable[[Theta, Any, frozenset[str]], tuple[Any, Any]] | None = None
     condition: Callable[[Theta, Array, np.ndarray], tuple[Array, Distribution]] | None = None
     check_support: Callable[[np.ndarray, dict[str, np.ndarray]], str | None] | None = None
@@ -171,15 +171,31 @@ class Mixture(Model):
 
     # ---- the two maximisers of eq:F, and F itself
 
+    @property
+    def retakes(self) -> bool:  # type: ignore[override]
+        """May an M-step ask for its statistics anew?"""
+        return self.recentre is not None and self.maximizer is closed_form and self.scale not in self.held
+
+    def propose(self, statistics: Any, about: Theta) -> tuple[Theta, Theta, Array]:
+        """θ⁺, the θ about whose means statistics are good for it, and are these not?"""
+        assert self.recentre is not None
+        new = self.update(statistics, about, self.held)
+        return new, *self.recentre(about, new)
+
     def expect(self, theta: Theta, data: Data) -> Expectation:
         """The E-step (eq:E): statistics of γ(θ) and F_T at θ, in one pass over the rows."""
+        return self.expect_about(theta, theta, data, anew=False)
+
+    def expect_about(self, about: Theta, theta: Theta, data: Data, anew: Array | bool = True) -> Expectation:
+        """The same; where they are taken anew, statistics are about the means of another θ, and by differences."""
 
         def by_kernel() -> Expectation:
-            return self.expect_about(theta, theta, data)
+            return self.expect_by_kernel(about, theta, data)
 
         if self.products is None or fits_one_chunk(data.x.shape[0], theta["pi"].shape[0]):
             return by_kernel()
         products, is_hard = self.products(theta), data.temperature == 0
+        may = jnp.logical_not(anew)  # products take them about their own centre
 
         def by_products() -> Expectation:
             total = self.e_step_by_products(products, theta, data)
@@ -188,11 +204,11 @@ class Mixture(Model):
         def nothing() -> Expectation:
             return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(by_products))
 
-        tried = lax.cond(products.accurate | is_hard, by_products, nothing)
+        tried = lax.cond(may & (products.accurate | is_hard), by_products, nothing)
         accurate = jnp.where(is_hard, products.accurate_when_hard(tried.statistics), products.accurate)
-        return lax.cond(accurate, lambda: tried, by_kernel)
+        return lax.cond(may & accurate, lambda: tried, by_kernel)
 
-    def expect_about(self, reference: Theta, theta: Theta, data: Data) -> Expectation:
+    def expect_by_kernel(self, reference: Theta, theta: Theta, data: Data) -> Expectation:
         """The E-step at θ by differences, its statistics about the means of another θ."""
 
         def chunk(rows: tuple[Array, Array | None], weights: Array) -> Expectation:

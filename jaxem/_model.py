@@ -39,6 +39,7 @@ class Model:
     """What `em`, `certify` and the rest call; see `Mixture` and `Program`."""
 
     held: frozenset[str]
+    retakes = False  # may an M-step ask for its statistics anew?
 
     def hold(self, *names: str) -> "Model":
         """The same model with these entries of θ never updated."""
@@ -49,6 +50,14 @@ class Model:
 
     def expect(self, theta: Theta, data: Data) -> Expectation:
         """The E-step (eq:E): statistics of γ(θ), and F_T at θ."""
+        raise NotImplementedError
+
+    def expect_about(self, about: Theta, theta: Theta, data: Data, anew: Array | bool) -> Expectation:
+        """Of a model that `retakes`: the E-step, statistics about the means of another θ where they are taken anew."""
+        raise NotImplementedError
+
+    def propose(self, statistics: Any, about: Theta) -> tuple[Theta, Theta, Array]:
+        """Of a model that `retakes`: θ⁺, the θ about whose means statistics are good for it, and are these not?"""
         raise NotImplementedError
 
     def maximize(self, statistics: Any, theta: Theta, data: Data) -> Theta:

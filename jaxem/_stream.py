@@ -38,14 +38,14 @@ class Sums(NamedTuple):
 @partial(jax.jit, static_argnames="about")
 def _add(m: Mixture, theta: Theta, reference: Theta, data: Data, sums: Sums, about: bool) -> Sums:
     """The sums so far and those of one batch, statistics about θ's own means or another's."""
-    term = m.expect_about(reference, theta, data) if about else m.expect(theta, data)
+    term = m.expect_by_kernel(reference, theta, data) if about else m.expect(theta, data)
     return Sums(*compensated(*sums, term))
 
 
 _begin = jax.jit(begin)
 _advance = jax.jit(partial(advance, stop=gain_is_small))
 _update = jax.jit(lambda m, statistics, theta: m.update(statistics, theta, m.held))
-_recentre = jax.jit(lambda m, theta, new: m.recentre and m.recentre(theta, new, m.held))
+_recentre = jax.jit(lambda m, theta, new: m.recentre(theta, new) if m.retakes else None)
 
 
 class Passes:

@@ -110,19 +110,15 @@ def linear(
     )
 
 
-def recentre(
-    theta: Theta, new: Theta, held: frozenset[str], *, geometry: Geometry, form: Form | None
-) -> tuple[Theta, Bool[Array, ""]] | None:
+def recentre(theta: Theta, new: Theta, *, geometry: Geometry, form: Form) -> tuple[Theta, Bool[Array, ""]]:
     """Rule 2: θ at the new means, and whether θ⁺'s scales must be computed anew about them."""
-    if not held.isdisjoint({"sigma", "Sigma"}):
-        return None
-    by_products = jnp.asarray(False) if form is None else is_accurate(theta, geometry, form)
+    by_products = is_accurate(theta, geometry, form)
     reference = theta["mu"]
-    if form is not None and form.order == 2:
+    if form.order == 2:
         reference = jnp.where(by_products, centre(theta), reference)
     deviation, precision = geometry(new)
     reach = jnp.abs(new["mu"] - reference) + deviation
     kept = jnp.all(loss(reach, precision) <= LIMIT * loss(deviation, precision))
-    if form is not None and form.order == 1:
+    if form.order == 1:
         kept &= ~by_products | is_accurate(new, geometry, form)
     return theta | {"mu": new["mu"]}, ~kept  # so that a NaN asks for the second pass

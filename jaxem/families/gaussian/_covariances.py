@@ -298,6 +298,7 @@ tied, full = (
         gradient_form=gradient_form,
         products=products,
         recentre=partial(recentre, geometry=geometry, form=form),
+        scale="Sigma",
         rounding=rounding,
         condition=condition,
     )
