@@ -38,7 +38,7 @@ class Products(NamedTuple):
     common: Callable[[Any], Array | float]  # φ → that term, (n,)
     statistics: Callable[[Any, Array], Any] | None  # (φ, γ (K, n) times weights) → additive sums …
     pooled: Callable[[Any, Array, Pool], Any] | None  # … or (φ, weights (n,), pool) → such sums, γ only pooled
-    finish: Callable[[Any], Any]  # those sums → the statistics that `update` takes
+    finish: Callable[[Any], Any]  # those sums → the statistics that `update` takes, linearly
     accurate: Array  # do its cancellations keep enough digits at this θ, for soft assignments?
     accurate_when_hard: Callable[[Any], Array]  # and for hard ones: asked of the statistics they led to
 
@@ -198,8 +198,7 @@ class Mixture(Model):
         may = jnp.logical_not(anew)  # products take them about their own centre
 
         def by_products() -> Expectation:
-            total = self.e_step_by_products(products, theta, data)
-            return total._replace(statistics=products.finish(total.statistics))
+            return self.expect_by_products(products, theta, data)
 
         def nothing() -> Expectation:
             return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(by_products))
@@ -216,9 +215,9 @@ class Mixture(Model):
             gamma, value = assign(exclude(self.table(theta, x), labels), data.temperature, axis=0)
             return expectation(self.statistics(reference, x, gamma * weights[None]), value, weights)
 
-        return summed(self.sum_over_rows(chunk, theta, data))
+        return self.sum_over_rows(chunk, theta, data, then=summed)
 
-    def e_step_by_products(self, products: Products, theta: Theta, data: Data) -> Expectation:
+    def expect_by_products(self, products: Products, theta: Theta, data: Data) -> Expectation:
         """The same sums by products."""
 
         def chunk(rows: tuple[Array, Array | None], weights: Array) -> Expectation:
@@ -238,7 +237,10 @@ class Mixture(Model):
                 )
             return expectation(statistics, value + products.common(phi), weights)
 
-        return summed(self.sum_over_rows(chunk, theta, data, products.width))
+        def finish(total: Expectation) -> Expectation:
+            return summed(total)._replace(statistics=products.finish(total.statistics))
+
+        return self.sum_over_rows(chunk, theta, data, width=products.width, then=finish)
 
     def maximize(self, statistics: Any, theta: Theta, data: Data) -> Theta:
         """The M-step (eq:M): θ⁺ = argmax_θ Σ γ ℓ(θ), held entries as they are."""
@@ -263,7 +265,7 @@ class Mixture(Model):
         """A mixture's parameters have no prior."""
         return 0.0
 
-    def sum_over_rows(self, chunk: Callable[[Any, Array], Any], theta: Theta, data: Data, width: int = 1) -> Any:
+    def sum_over_rows(self, chunk: Callable[[Any, Array], Any], theta: Theta, data: Data, **options: Any) -> Any:
         """Σ over chunks of the rows (x, labels), in θ's precision."""
         pi = theta["pi"]
         return sum_over_rows(
@@ -271,9 +273,9 @@ class Mixture(Model):
             (data.x, data.labels),
             data.weights,
             num_components=pi.shape[0],
-            width=width,
             dtype=pi.dtype,
             shards=data.shards,
+            **options,
         )
 
     def size(self, data: Data) -> Array | int:

@@ -79,19 +79,20 @@ def sum_over_rows(
     dtype: jnp.dtype,
     width: int = 1,
     shards: Shards | None = None,
+    then: Callable[[Any], Any] = lambda total: total,
 ) -> Any:
     """Σ over chunks of f(rows[chunk], weights[chunk]), where f returns any pytree of sums over rows.
 
-    `rows` is any pytree of arrays with the data's leading axis; what else f needs it closes over. The body is
-    rematerialised under reverse-mode differentiation.
+    `then` is linear, and done on each device to its own sum. `rows` is any pytree of arrays with the data's leading
+    axis; what else f needs it closes over. The body is rematerialised under reverse-mode differentiation.
     """
     chunked = partial(_sum_over_chunks, f, num_components=num_components, dtype=dtype, width=width)
     if shards is None:
-        return chunked(rows, weights, jnp.zeros(1, jnp.int32))
+        return then(chunked(rows, weights, jnp.zeros(1, jnp.int32)))
     axes, each = shards.layout.axes, shards.layout.rows
 
     def on_this_device(rows: Any, weights: Array | None, skip: Array) -> Any:
-        return lax.psum(chunked(rows, weights, skip), axes)
+        return lax.psum(then(chunked(rows, weights, skip)), axes)
 
     spread = jax.shard_map(
         on_this_device, mesh=shards.layout.mesh, in_specs=(each, each, each), out_specs=PartitionSpec()
