@@ -152,11 +152,10 @@ class Reader:
         num_rows = len(x)
         self.capacity = max(self.capacity, num_rows)  # so that one compiled program serves every batch
         copy = aligned((self.capacity, self.num_features), self.placed_as)
-        with np.errstate(over="ignore"):
-            copy[:num_rows] = x
+        finite = copied(x, copy)
         copy[num_rows:] = copy[0]
         try:
-            _validate.blame_x(copy[:num_rows], 0.0 if np.isfinite(copy).all() else np.nan)
+            _validate.blame_x(copy[:num_rows], 0.0 if finite else np.nan)
         except ValueError as error:
             raise ValueError(f"{where} {str(error).removeprefix('x: ')}") from None
         weight = float(num_rows if weights is None else weights.sum())
@@ -191,6 +190,17 @@ def check(name: str, m: Any, batches: Any, prefetch: Any) -> None:
             "pass lambda: iterator_over_the_batches()"
         )
     _validate.static_count("prefetch", prefetch, 1)
+
+
+def copied(x: np.ndarray, copy: np.ndarray) -> bool:
+    """The rows of x into an array, as many at a time as a cache holds; are they finite there?"""
+    at_a_time, finite = max(1, 2**18 // copy[0].nbytes), True
+    for first in range(0, len(x), at_a_time):
+        block = copy[first : min(first + at_a_time, len(x))]
+        with np.errstate(over="ignore"):
+            block[:] = x[first : first + at_a_time]
+        finite &= bool(np.isfinite(block).all())
+    return finite
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -167,7 +168,7 @@ def run_in_legs(
     climb, last, done = begin_legs(m, theta, data), int(max_steps), 0
     while True:
         done = min(done + steps_a_leg, last)
-        climb = run_leg(m, climb, data, tol, jnp.asarray(done, jnp.int32), stop)
+        climb = run_leg(m, climb, data, tol, np.int32(done), stop)  # NumPy: in every process
         if done == last or int(climb.state.status) != Status.MAX_STEPS:
             return fit_of(climb.state)
 

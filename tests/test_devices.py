@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -102,6 +103,32 @@ def test_inside_jit_vmap_and_jvp():
         jax.jvp(lambda s, on=on: value(s, x, on), (sigmas[0],), (jnp.ones_like(sigmas[0]),)) for on in (mesh, None)
     )
     assert np.allclose(one, other, rtol=tolerance(1e-8, 1e-2))
+
+
+@pytest.mark.parametrize("rows_a_leg", [1, 61, 200])
+def test_a_fit_in_legs_is_the_fit_in_one_call(monkeypatch, rows_a_leg):
+    """One, one and three steps a leg; stopped before the first, at the end of a leg, within one, and by itself."""
+    x, theta, mesh = CASE.x(N=61), CASE.theta(), mesh_of(2)
+    for max_steps in (0, 1, 3, 5, 1000):
+        monkeypatch.setattr(_devices, "ROWS_A_LEG", 10**9)
+        whole = jaxem.em(M, theta, x, tol=1e-3, max_steps=max_steps, mesh=mesh)
+        monkeypatch.setattr(_devices, "ROWS_A_LEG", rows_a_leg)
+        legs = jaxem.em(M, theta, x, tol=1e-3, max_steps=max_steps, mesh=mesh)
+        assert all(np.array_equal(*pair) for pair in zip(jax.tree.leaves(whole), jax.tree.leaves(legs), strict=True))
+    assert legs.status == jaxem.Status.CONVERGED
+    assert legs.num_steps > 3  # several legs
+
+
+def test_a_fit_in_legs_ends_where_f_falls_or_is_lost(monkeypatch):
+    monkeypatch.setattr(_devices, "ROWS_A_LEG", 1)
+    x = CASE.x(N=61)
+    worse = replace(M, update=lambda moments, theta, held: theta | {"sigma": 2 * theta["sigma"]}, recentre=None)
+    lost = replace(M, update=lambda moments, theta, held: theta | {"sigma": jnp.nan * theta["sigma"]}, recentre=None)
+    theta = jaxem.em(M, CASE.theta(), x).theta
+    for m, status in [(worse, jaxem.Status.DECREASED), (lost, jaxem.Status.NONFINITE)]:
+        fit = jaxem.em(m, theta, x, mesh=mesh_of(2))
+        assert fit.status == status
+        assert np.array_equal(fit.theta["sigma"], theta["sigma"])
 
 
 def test_kmeans_on_a_mesh():

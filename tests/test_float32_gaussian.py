@@ -140,6 +140,26 @@ def test_a_step_that_shrinks_a_scale_ten_thousandfold_keeps_its_digits(name):
     assert not error(replace(m, recentre=None))[0] < 0.1
 
 
+@each_family
+def test_the_loop_takes_lost_statistics_anew_within_the_step(name):
+    """`em`'s loop spends a turn where `em_path`'s M-step makes a second pass: the same θ, and one step counted."""
+    m, (x, _) = getattr(gaussian, name), tight()
+    start = m.guess(jnp.asarray([[-1.5, 0.0], [1.5, 0.5], [0.0, 1.5]], jnp.float32), x)
+    for steps in (1, 2, 3):
+        fit = jaxem.em(m, start, x, temperature=0.0, tol=0.0, max_steps=steps)
+        theta = {
+            key: value[-1] for key, value in jaxem.em_path(m, start, x, num_steps=steps, temperature=0.0).theta.items()
+        }
+        assert fit.num_steps <= steps
+        assert np.allclose(
+            covariances(fit.theta), covariances(theta), rtol=1e-4, atol=1e-5 * np.abs(covariances(theta)).max()
+        )
+        assert np.allclose(fit.theta["mu"], theta["mu"], atol=4 * EPS32)
+    careless = jaxem.em(replace(m, recentre=None), start, x, temperature=0.0, tol=0.0, max_steps=1)
+    once = jaxem.em(m, start, x, temperature=0.0, tol=0.0, max_steps=1)
+    assert not np.allclose(covariances(careless.theta), covariances(once.theta), rtol=0.01)  # so a turn was needed
+
+
 def at_loss(name, loss):
     """θ, and data from it, whose two outer components make eq:loss = `loss`."""
     rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 import jaxem
-from jaxem import Status
+from jaxem import Status, _batches
 from jaxem.families import gaussian
 
 from cases import CASES, EPS, FLOAT, KINDS, cast, tolerance
@@ -328,3 +328,25 @@ def test_one_pass_over_many_rows_comes_within_a_thousandth_nat_a_row_of_em():
     )
     assert first + 0.5 < best
     assert best - 1e-3 < L < best + 1e-5
+
+
+def test_batches_begin_where_xla_takes_them_as_they_lie():
+    for shape in [(7, 3), (1,), (64, 16)]:
+        for dtype in (np.float32, np.float64):
+            array = _batches.aligned(shape, np.dtype(dtype))
+            assert array.shape == shape
+            assert array.dtype == dtype
+            assert array.ctypes.data % 64 == 0
+            array[:] = 1
+
+
+def test_weights_of_one_and_no_weights_are_the_same_to_the_bit():
+    """Batches without weights share theirs, but for those that are filled up."""
+    x = np.asarray(CASE.x(N=60))
+    for sizes in [(20, 20, 20), (20, 25, 15), (9, 31, 1, 19)]:
+        parts = split(x, sizes)
+        without = jaxem.em_stream(M, THETA, lambda parts=parts: parts, max_steps=2)
+        ones = jaxem.em_stream(
+            M, THETA, lambda parts=parts: [(part, np.ones(len(part))) for part in parts], max_steps=2
+        )
+        to_the_bit(without, ones)

@@ -82,9 +82,10 @@ def with_memory(
     return table
 
 
-def peak(program: str, family: str, folder: str, options: argparse.Namespace) -> dict[str, Any]:
+def peak(program: str, family: str, folder: str, options: argparse.Namespace, steps: int = 2) -> dict[str, Any]:
     """From a process of its own: MB of the data in this folder, and of a fit's peak beyond; or why there is none."""
-    command = [sys.executable, str(MEMORY), "--child", program, family, folder, "--devices", options.devices]
+    command = [sys.executable, str(MEMORY), "--child", program, family, folder]
+    command += ["--devices", options.devices, "--steps", str(steps)]
     done = subprocess.run(command, check=program.startswith("jaxem"), stdout=subprocess.PIPE, text=True)
     if done.returncode:  # a peer's: killed for want of memory, say
         return {"beyond": None, "absent": f"its process ended with {done.returncode}"}
