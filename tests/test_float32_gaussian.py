@@ -215,6 +215,25 @@ def test_an_expanded_square_alone_would_fail_tight_clusters(name):
     assert np.median(np.abs(error)) < 1e-3 if name == "full" else np.median(np.abs(error)) > 1
 
 
+def test_products_of_full_keep_their_digits_where_the_next_scale_is_far_smaller():
+    """An M-step from σ = 0.01 to the clusters' own 1e-4, among means on a grid: γ is one-hot."""
+    rng = np.random.default_rng(0)
+    K, D, N = 16, 2, 6000
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 4)] * D), axis=-1).reshape(K, D)
+    mu = (grid + 0.05 * rng.normal(size=(K, D))).astype(np.float32)
+    z = rng.integers(0, K, N)
+    x = (mu[z] + 1e-4 * rng.normal(size=(N, D))).astype(np.float32)
+    theta = {"pi": np.full(K, 1 / K), "mu": mu, "Sigma": np.tile(1e-4 * np.eye(D), (K, 1, 1))}
+    theta = {key: jnp.asarray(value, jnp.float32) for key, value in theta.items()}
+    assert gaussian.full.products(theta).accurate
+    data = Data(jnp.asarray(x), None, jnp.float32(1))
+    new = gaussian.full.maximize(gaussian.full.expect(theta, data).statistics, theta, data)
+    gamma = np.eye(K)[z]
+    _, means, Sigma = m_step("full", gamma, x.astype(np.float64))
+    assert np.abs(new["mu"] - means).max() < 4 * EPS32
+    assert np.abs(new["Sigma"] - Sigma).max() < 2e-3 * np.abs(Sigma).max()
+
+
 @each_natural
 def test_large_data_fit_like_small_data(name):
     """An EM run in products ends where the run in differences does, to the floor of its stopping rule."""

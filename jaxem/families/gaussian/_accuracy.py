@@ -15,8 +15,7 @@ only the vector is expanded and then squared, L⁻¹(x − r) − L⁻¹(μ − 
    that of the means.
 2. The M-step expands about the old means (about c, if that E-step expanded squares). If that costs more than
    LIMIT times what an expansion about the new means does, a second pass takes the statistics about those
-   (`Mixture.recentre`): it happens in the first steps from a hard start, or never. Nor are the statistics of an
-   expanded vector good for a θ⁺ at which it may not be used.
+   (`Mixture.recentre`): it happens in the first steps from a hard start, or never.
 """
 
 from collections.abc import Callable
@@ -110,15 +109,12 @@ def linear(
     )
 
 
-def recentre(theta: Theta, new: Theta, *, geometry: Geometry, form: Form) -> tuple[Theta, Bool[Array, ""]]:
-    """Rule 2: θ at the new means, and whether θ⁺'s scales must be computed anew about them."""
-    by_products = is_accurate(theta, geometry, form)
+def recentre(theta: Theta, new: Theta, *, geometry: Geometry, form: Form | None) -> tuple[Theta, Bool[Array, ""]]:
+    """Rule 2: θ at the new means, and whether θ⁺'s scales must be computed anew about them. `form`: of squares."""
     reference = theta["mu"]
-    if form.order == 2:
-        reference = jnp.where(by_products, centre(theta), reference)
+    if form is not None:
+        reference = jnp.where(is_accurate(theta, geometry, form), centre(theta), reference)
     deviation, precision = geometry(new)
     reach = jnp.abs(new["mu"] - reference) + deviation
     kept = jnp.all(loss(reach, precision) <= LIMIT * loss(deviation, precision))
-    if form.order == 1:
-        kept &= ~by_products | is_accurate(new, geometry, form)
     return theta | {"mu": new["mu"]}, ~kept  # so that a NaN asks for the second pass

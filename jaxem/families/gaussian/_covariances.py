@@ -304,6 +304,6 @@ tied, full = (
     )
     for shape, products, form in (
         ("D D", tied_products, expanded_square(geometry)),
-        ("K D D", full_products, EXPANDED_VECTOR),
+        ("K D D", full_products, None),  # whose statistics are about the means: no square is expanded
     )
 )
