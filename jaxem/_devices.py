@@ -190,7 +190,7 @@ def _concrete_shares(rows: Any, sharding: NamedSharding) -> tuple[Any, Any]:
         size = int(np.max(multihost_utils.process_allgather(np.int64(size))))
     windows = _windows(num_rows, len(here), size)
 
-    def shares(leaf: Array) -> Array:
+    def shares(leaf: Any) -> Array:  # NumPy's or JAX's
         on_cpu = isinstance(leaf, np.ndarray) or all(device.platform == "cpu" for device in leaf.devices())
         source: Any = np.asarray(leaf) if on_cpu else leaf  # a view: slicing it copies nothing
         pieces = []
