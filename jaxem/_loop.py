@@ -2,7 +2,7 @@
 
 A step is M, then E, so that θ, its statistics and F in the state describe the same point, and the F that is
 reported is the F of the θ that is returned. The E-step is compiled once: the first step is E alone, and where
-statistics have lost their digits for the M-step, a turn of the loop takes them anew (`Mixture.recentre`).
+statistics of many rows have lost their digits for the M-step, a turn of the loop takes them anew.
 
     θ⁺ = argmax_θ F_T(θ, γ),   γ⁺ = argmax_γ F_T(θ⁺, γ)                     (eq:M, eq:E)
 """
@@ -94,23 +94,21 @@ def begin(theta: Theta, expectation: Expectation) -> State:
 def step(m: Model, climb: Climb, data: Data, tol: Array, size: Array | int, stop: Stop) -> Climb:
     """One M-step and the E-step after it; of a state that is new, or whose statistics are lost, an E-step alone."""
     state, statistics = climb.state, climb.state.expectation.statistics
-    is_new = state.num_steps < 0
+    is_new, retakes = state.num_steps < 0, m.retakes(state.theta, data)
 
     def choose(condition: Array, this: Any, other: Any) -> Any:
         return jax.tree.map(partial(jnp.where, condition), this, other)
 
-    if not m.retakes:
+    if not retakes:
         theta = lax.cond(is_new, lambda: state.theta, lambda: m.maximize(statistics, state.theta, data))  # eq:M
         expectation = m.expect(theta, data)  # eq:E
     else:
-        theta, reference, lost = lax.cond(
-            is_new, lambda: (state.theta, state.theta, jnp.zeros((), bool)), lambda: m.propose(statistics, climb.about)
-        )
-        lost &= ~climb.retaken
+        theta, reference, lost = m.propose(statistics, climb.about)
+        theta, lost = choose(is_new, state.theta, theta), lost & ~is_new & ~climb.retaken
         expectation = m.expect_about(choose(lost, reference, theta), choose(lost, state.theta, theta), data, lost)
     after = advance(m, state, theta, expectation, tol, size, stop)
     after = choose(is_new, begin(theta, expectation), after)
-    if not m.retakes:
+    if not retakes:
         return Climb(after, after.theta, climb.retaken)
     anew = state._replace(expectation=state.expectation._replace(statistics=expectation.statistics))
     after = choose(lost, anew, after)

@@ -45,7 +45,7 @@ class Products(NamedTuple):
 
 def closed_form(m: "Mixture", statistics: Any, theta: Theta, data: Data) -> Theta:
     """The family's own M-step, with statistics taken anew where those at hand lost their digits."""
-    if not m.retakes:
+    if not m.recentres:
         return m.update(statistics, theta, m.held)
     new, reference, lost = m.propose(statistics, theta)
 
@@ -172,9 +172,13 @@ class Mixture(Model):
     # ---- the two maximisers of eq:F, and F itself
 
     @property
-    def retakes(self) -> bool:  # type: ignore[override]
-        """May an M-step ask for its statistics anew?"""
+    def recentres(self) -> bool:
+        """May an M-step need its statistics anew?"""
         return self.recentre is not None and self.maximizer is closed_form and self.scale not in self.held
+
+    def retakes(self, theta: Theta, data: Data) -> bool:
+        """Where it does, is that a turn of the loop? With one chunk it is a pass in the M-step, compiled fast."""
+        return self.recentres and not fits_one_chunk(data.x.shape[0], theta["pi"].shape[0])
 
     def propose(self, statistics: Any, about: Theta) -> tuple[Theta, Theta, Array]:
         """θ⁺, the θ about whose means statistics are good for it, and are these not?"""

@@ -39,7 +39,6 @@ class Model:
     """What `em`, `certify` and the rest call; see `Mixture` and `Program`."""
 
     held: frozenset[str]
-    retakes = False  # may an M-step ask for its statistics anew?
 
     def hold(self, *names: str) -> "Model":
         """The same model with these entries of θ never updated."""
@@ -51,6 +50,10 @@ class Model:
     def expect(self, theta: Theta, data: Data) -> Expectation:
         """The E-step (eq:E): statistics of γ(θ), and F_T at θ."""
         raise NotImplementedError
+
+    def retakes(self, theta: Theta, data: Data) -> bool:
+        """May an M-step ask the loop for its statistics anew?"""
+        return False
 
     def expect_about(self, about: Theta, theta: Theta, data: Data, anew: Array | bool) -> Expectation:
         """Of a model that `retakes`: the E-step, statistics about the means of another θ where they are taken anew."""

@@ -45,7 +45,7 @@ def _add(m: Mixture, theta: Theta, reference: Theta, data: Data, sums: Sums, abo
 _begin = jax.jit(begin)
 _advance = jax.jit(partial(advance, stop=gain_is_small))
 _update = jax.jit(lambda m, statistics, theta: m.update(statistics, theta, m.held))
-_recentre = jax.jit(lambda m, theta, new: m.recentre(theta, new) if m.retakes else None)
+_recentre = jax.jit(lambda m, theta, new: m.recentre(theta, new) if m.recentres else None)
 
 
 class Passes:

@@ -144,6 +144,8 @@ def test_a_step_that_shrinks_a_scale_ten_thousandfold_keeps_its_digits(name):
 def test_the_loop_takes_lost_statistics_anew_within_the_step(name):
     """`em`'s loop spends a turn where `em_path`'s M-step makes a second pass: the same θ, and one step counted."""
     m, (x, _) = getattr(gaussian, name), tight()
+    x = jnp.tile(x, (40, 1))  # more than one chunk
+    assert m.retakes(m.guess(x[:3], x), Data(x, None, jnp.float32(0)))
     start = m.guess(jnp.asarray([[-1.5, 0.0], [1.5, 0.5], [0.0, 1.5]], jnp.float32), x)
     for steps in (1, 2, 3):
         fit = jaxem.em(m, start, x, temperature=0.0, tol=0.0, max_steps=steps)
@@ -158,6 +160,14 @@ def test_the_loop_takes_lost_statistics_anew_within_the_step(name):
     careless = jaxem.em(replace(m, recentre=None), start, x, temperature=0.0, tol=0.0, max_steps=1)
     once = jaxem.em(m, start, x, temperature=0.0, tol=0.0, max_steps=1)
     assert not np.allclose(covariances(careless.theta), covariances(once.theta), rtol=0.01)  # so a turn was needed
+
+
+@each_family
+def test_statistics_are_never_taken_anew_for_a_scale_that_is_held(name):
+    m = getattr(gaussian, name)
+    assert m.recentres
+    assert m.hold("pi", "mu").recentres
+    assert not m.hold("Sigma" if name in ("tied", "full") else "sigma").recentres
 
 
 def at_loss(name, loss):

@@ -242,6 +242,7 @@ isotropic = Mixture(
     gradient_form=gradient_form,
     products=round_products,
     recentre=partial(recentre, geometry=geometry, form=expanded_square(geometry)),
+    scale="sigma",
     condition=condition,
 )
 
@@ -255,6 +256,7 @@ spherical = Mixture(
     gradient_form=gradient_form,
     products=round_products,
     recentre=partial(recentre, geometry=geometry, form=expanded_square(geometry)),
+    scale="sigma",
     condition=condition,
 )
 
@@ -268,5 +270,6 @@ diagonal = Mixture(
     gradient_form=gradient_form,
     products=diagonal_products,
     recentre=partial(recentre, geometry=geometry, form=expanded_square(geometry)),
+    scale="sigma",
     condition=condition,
 )
