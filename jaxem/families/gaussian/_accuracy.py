@@ -26,8 +26,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxem._mixture import Products
 from jaxem._model import Theta
+from jaxem._products import Products
 from jaxem.families.gaussian._moments import Moments
 
 LIMIT = 256.0  # an expanded form may cost eight bits

@@ -16,8 +16,9 @@ from jax import lax
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
-from jaxem._mixture import Mixture, Pool, Products
+from jaxem._mixture import Mixture
 from jaxem._model import Theta
+from jaxem._products import Pool, Products
 from jaxem.families.gaussian._accuracy import (
     EXACT,
     Form,

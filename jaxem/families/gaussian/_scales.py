@@ -15,8 +15,9 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
-from jaxem._mixture import Mixture, Pool, Products
+from jaxem._mixture import Mixture
 from jaxem._model import Theta
+from jaxem._products import Pool, Products
 from jaxem.families import _exponential_family as ef
 from jaxem.families.gaussian._accuracy import EXACT, centre, expanded_square, linear, recentre
 from jaxem.families.gaussian._moments import (

@@ -1,0 +1,54 @@
+"""The E-step as matrix products: what a family says of it, and how γ pools a chunk's features.
+
+ℓ about one centre for all components is one product, the statistics are another: twice to ten times as fast as
+differences to every μ_k, and right where their cancellations leave enough digits.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxem._free_energy import assign_hard, assign_soft
+
+# φ → Σγ (K,), Σγφ (K, F), of a chunk: a matrix product, or at T = 0 a scatter-add
+Pool = Callable[[Float[Array, "n F"]], tuple[Array, Array]]
+
+
+class Products(NamedTuple):
+    """An E-step by matrix products about one centre for all components; what depends on θ alone is closed over."""
+
+    width: int  # numbers made for a row, beside its table
+    features: Callable[[Array], Any]  # x (n, D) → φ, arrays of leading axis n
+    table: Callable[[Any], Array]  # φ → ℓ, (K, n), up to a term common to all components
+    common: Callable[[Any], Array | float]  # φ → that term, (n,)
+    statistics: Callable[[Any, Array], Any] | None  # (φ, γ (K, n) times weights) → additive sums …
+    pooled: Callable[[Any, Array, Pool], Any] | None  # … or (φ, weights (n,), pool) → such sums, γ only pooled
+    finish: Callable[[Any], Any]  # those sums → the statistics that `update` takes, linearly
+    accurate: Array  # do its cancellations keep enough digits at this θ, for soft assignments?
+    accurate_when_hard: Callable[[Any], Array]  # and for hard ones: asked of the statistics they led to
+
+
+def pooled_softly(sums: Callable[[Pool], Any], table: Array, weights: Array, temperature: Array) -> tuple[Any, Array]:
+    """`sums` over γ for T > 0, a matrix product, and eq:bound row by row."""
+    gamma, value = assign_soft(table, temperature, axis=0)
+    gamma = gamma * weights[None]
+
+    def pool(phi: Float[Array, "n F"]) -> tuple[Array, Array]:
+        return jnp.sum(gamma, axis=1), jnp.matmul(gamma, phi, precision=lax.Precision.HIGHEST)
+
+    return sums(pool), value
+
+
+def pooled_by_winner(sums: Callable[[Pool], Any], table: Array, weights: Array) -> tuple[Any, Array]:
+    """The same at T = 0: a row's features go to its component, and γ is never made."""
+    winner, value = assign_hard(table, axis=0)
+
+    def pool(phi: Float[Array, "n F"]) -> tuple[Array, Array]:
+        counted = weights[:, None] * jnp.concatenate([phi, jnp.ones_like(phi[:, :1])], axis=1)
+        sums = jnp.zeros((table.shape[0], counted.shape[1]), counted.dtype).at[winner].add(counted)
+        return sums[:, -1], sums[:, :-1]
+
+    return sums(pool), value
