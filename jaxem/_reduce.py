@@ -18,7 +18,7 @@ from jaxtyping import Array, Int
 
 TABLE_ENTRIES = 32_768  # entries of a chunk's (K, rows) table: it stays in a core's cache
 ROW_ENTRIES = 131_072  # numbers made for the rows of a chunk beside the table, likewise
-FEWEST = 1024  # rows of a chunk where such a table would have less than half as many
+FEWEST = 1024  # rows of a chunk, were their numbers to fill an eighth of that
 ACCELERATOR = 128  # times as much where the backend is no CPU: enough rows to fill it (a plan, not yet measured)
 GROUP = 16  # chunks added plainly; only the sums of groups are compensated
 
@@ -44,14 +44,14 @@ class Shards(NamedTuple):
     skip: Int[Array, " shards"]
 
 
-def chunk_rows(num_rows: int, num_components: int, width: int = 1) -> int:
-    """Rows in a chunk: what the two limits allow, spread evenly over whole groups of chunks."""
+def chunk_rows(num_rows: int, num_components: int, width: int = 0) -> int:
+    """Rows in a chunk: what the limits allow, at least 256, spread evenly over whole groups of chunks."""
     larger = 1 if jax.default_backend() == "cpu" else ACCELERATOR
-    table = larger * TABLE_ENTRIES // num_components
-    if 2 * table < FEWEST:  # the cache holds no table worth a chunk
-        table = FEWEST
-    most = max(256, min(table, larger * ROW_ENTRIES // width))
-    num_chunks = -(-num_rows // most)
+    most = larger * TABLE_ENTRIES // num_components
+    if width:
+        most = max(most, min(FEWEST, ROW_ENTRIES // (8 * width)))  # few columns, many components: larger products
+        most = min(most, larger * ROW_ENTRIES // width)
+    num_chunks = -(-num_rows // max(most, 256))
     if num_chunks > GROUP:
         num_chunks = -(-num_chunks // GROUP) * GROUP
     return -(-num_rows // num_chunks)
@@ -77,7 +77,7 @@ def sum_over_rows(
     *,
     num_components: int,
     dtype: jnp.dtype,
-    width: int = 1,
+    width: int = 0,
     shards: Shards | None = None,
     then: Callable[[Any], Any] = lambda total: total,
 ) -> Any:
