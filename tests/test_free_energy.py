@@ -157,3 +157,12 @@ def test_one_hot_rows_are_counted_not_passed():
     residual, rows = jaxem.e_step_residual(table[:1], assign(table[:1], 1.0, axis=-1)[0])
     assert int(rows) == 0
     assert np.isnan(residual)
+
+
+def test_a_row_with_a_nan_has_no_responsibilities():
+    """Nor a value; the rows beside it do not notice."""
+    gamma, rows = assign(jnp.array([[jnp.nan, 0.0], [0.0, 0.0], [-jnp.inf, -jnp.inf]]), 1.0, axis=1)
+    assert np.isnan(gamma[0]).all()
+    assert np.isnan(rows[0])
+    assert np.array_equal(gamma[1:], np.full((2, 2), 0.5))
+    assert np.allclose(rows[1:], [np.log(2), -np.inf])
