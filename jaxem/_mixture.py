@@ -174,7 +174,7 @@ class Mixture(Model):
         """The E-step (eq:E): statistics of γ(θ) and F_T at θ, in one pass over the rows."""
         return self.expect_about(theta, theta, data, anew=False)
 
-    def expect_about(self, about: Theta, theta: Theta, data: Data, anew: Array | bool = True) -> Expectation:
+    def expect_about(self, about: Theta, theta: Theta, data: Data, anew: Array | bool) -> Expectation:
         """The same; where they are taken anew, statistics are about the means of another θ, and by differences."""
 
         def by_kernel() -> Expectation:
