@@ -58,7 +58,8 @@ class Mixture(Model):
         kernel: (θ, x) → ℓ (K, n), equal to the table of the program's trace; None reads the trace.
         gradient_form: (θ, ∇L, N_k) → θ⁺, the M-step written as a step along the likelihood's gradient
             (eq:XuJordan), for certificate C6; None where no such form is known.
-        products: θ → `Products`, the faster E-step for data of more than one chunk, used where it is accurate.
+        products: (θ, the θ about whose means statistics may be, may digits cancel?) → `Products`, the faster E-step for
+            data of more than one chunk, used where it is accurate.
         recentre: (θ, θ⁺) → (θ at which the statistics keep their digits, are those at θ too inexact?); None where
             they never are.
         scale: the name that this is for; where it is held, statistics are never too inexact.
@@ -78,7 +79,7 @@ class Mixture(Model):
     guess: Callable[..., Theta]
     kernel: Callable[[Theta, Array], Array] | None = None
     gradient_form: Callable[[Theta, Theta, Array, frozenset[str]], Theta] | None = None
-    products: Callable[[Theta], Products] | None = None
+    products: Callable[[Theta, Theta, Array | bool], Products] | None = None
     recentre: Callable[[Theta, Theta], tuple[Theta, Array]] | None = None
     scale: str = ""
     rounding: Callable[[Theta, Any, frozenset[str]], tuple[Any, Any]] | None = None
@@ -175,18 +176,22 @@ class Mixture(Model):
         return self.expect_about(theta, theta, data, anew=False)
 
     def expect_about(self, about: Theta, theta: Theta, data: Data, anew: Array | bool) -> Expectation:
-        """The same; where they are taken anew, statistics are about the means of another θ, and by differences."""
+        """The same; where they are taken anew, statistics are about the means of another θ, and keep their digits."""
 
         def by_kernel() -> Expectation:
             return self.expect_by_kernel(about, theta, data)
 
         if self.products is None or fits_one_chunk(data.x.shape[0], theta["pi"].shape[0]):
             return by_kernel()
-        products, is_hard = self.products(theta), data.temperature == 0
-        may = jnp.logical_not(anew)  # products take them about their own centre
+        is_hard = data.temperature == 0
+        products = self.products(theta, about, jnp.logical_not(anew | is_hard))
 
         def by_products() -> Expectation:
             return self.expect_by_products(products, theta, data)
+
+        if products.accurate is None or products.accurate_when_hard is None:
+            return by_products()
+        may = jnp.logical_not(anew)  # squares are expanded about the products' own centre
 
         def nothing() -> Expectation:
             return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(by_products))

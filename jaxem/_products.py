@@ -27,8 +27,10 @@ class Products(NamedTuple):
     statistics: Callable[[Any, Array], Any] | None  # (φ, γ (K, n) times weights) → additive sums …
     pooled: Callable[[Any, Array, Pool], Any] | None  # … or (φ, weights (n,), pool) → such sums, γ only pooled
     finish: Callable[[Any], Any]  # those sums → the statistics that `update` takes, linearly
-    accurate: Array  # do its cancellations keep enough digits at this θ, for soft assignments?
-    accurate_when_hard: Callable[[Any], Array]  # and for hard ones: asked of the statistics they led to
+    # do its cancellations keep enough digits at this θ, for soft assignments, and for hard ones, which is asked of the
+    # statistics they led to? None where the family sees to it chunk by chunk, and is right everywhere.
+    accurate: Array | None
+    accurate_when_hard: Callable[[Any], Array] | None
 
 
 def pooled_softly(sums: Callable[[Pool], Any], table: Array, weights: Array, temperature: Array) -> tuple[Any, Array]:

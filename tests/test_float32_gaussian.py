@@ -162,6 +162,39 @@ def test_the_loop_takes_lost_statistics_anew_within_the_step(name):
     assert not np.allclose(covariances(careless.theta), covariances(once.theta), rtol=0.01)  # so a turn was needed
 
 
+def on_a_grid(scale, tight):
+    """θ on a grid of sixteen means, the sixth of them all but 0 with rows `tight` about it; the rows, and whose."""
+    rng = np.random.default_rng(3)
+    K, D, N = 16, 2, 6000  # more than one chunk
+    mu = np.stack(np.meshgrid(*[np.linspace(-1, 1, 4)] * D), axis=-1).reshape(K, D)
+    mu[5] = tight
+    z = rng.integers(0, K, N)
+    x = mu[z] + np.where(z == 5, tight, scale)[:, None] * rng.normal(size=(N, D))
+    theta = {"pi": np.full(K, 1 / K), "mu": mu, "Sigma": np.tile(scale**2 * np.eye(D), (K, 1, 1))}
+    return {key: jnp.asarray(value, jnp.float32) for key, value in theta.items()}, x.astype(np.float32), z
+
+
+@each_family
+def test_statistics_taken_anew_keep_the_digits_of_a_scale_below_the_rounding_of_the_spread(name):
+    """A cluster at 0, of σ = 1e-9 where its neighbours lie at ±1: x − c alone would have lost it."""
+    m, tight = getattr(gaussian, name), 1e-9
+    theta, x, z = on_a_grid(0.02, tight)
+    scale = {"tied": theta["Sigma"][0], "full": theta["Sigma"]}.get(name)
+    shape = {"isotropic": (), "spherical": (16,), "diagonal": (16, 2)}.get(name)
+    theta = theta | ({"sigma": jnp.full(shape, 0.02, jnp.float32)} if scale is None else {"Sigma": scale})
+    means = np.stack([x[z == k].mean(0, dtype=np.float64) for k in range(16)])
+    about = theta | {"mu": jnp.asarray(means, jnp.float32)}
+    data = Data(jnp.asarray(x), None, jnp.float32(1))
+    assert m.retakes(theta, data)
+    found = m.expect_about(about, theta, data, jnp.asarray(True))
+    exact = m.expect_by_kernel(about, theta, data)
+    for got, expected in zip(found.statistics, exact.statistics, strict=True):
+        assert np.allclose(got, expected, rtol=1e-4, atol=1e-6 * tight)
+    if name == "full":
+        own = x[z == 5].astype(np.float64)
+        assert np.allclose(found.statistics.spread[5] / len(own), np.cov(own.T, bias=True), rtol=1e-3, atol=1e-21)
+
+
 @each_family
 def test_statistics_are_never_taken_anew_for_a_scale_that_is_held(name):
     m = getattr(gaussian, name)
@@ -198,11 +231,16 @@ def test_the_two_forms_agree_at_the_edge_of_the_rule(name):
     for factor, inside in [(0.98, True), (1.02, False)]:
         theta, x = at_loss(name, factor * (LIMIT**2 if name == "full" else LIMIT))  # its root: a vector is expanded
         assert not fits_one_chunk(len(x), 16)
-        assert bool(m.products(theta).accurate) == inside
+        products = m.products(theta, theta, True)
+        if name == "full":  # a chunk decides
+            assert np.array_equal(products.table(x), m.table(theta, x)) == (not inside)
+        else:
+            assert bool(products.accurate) == inside
         data = Data(x, None, jnp.float32(1.0))
         fast, slow = m.expect(theta, data), replace(m, products=None).expect(theta, data)
-        same = np.array_equal(fast.statistics.spread, slow.statistics.spread)
-        assert same == (not inside)  # the other form ran, and only there
+        if name != "full":
+            same = np.array_equal(fast.statistics.spread, slow.statistics.spread)
+            assert same == (not inside)  # the other form ran, and only there
         ell = table(*(np.asarray(theta[key], np.float64) for key in ("pi", "mu")), covariances(theta), np.asarray(x))
         expected = logsumexp(ell, axis=1).sum()
         assert abs(float(fast.free_energy) - expected) / len(x) < EPS32 * 2 * LIMIT
@@ -213,16 +251,16 @@ def test_the_two_forms_agree_at_the_edge_of_the_rule(name):
 
 @each_natural
 def test_an_expanded_square_alone_would_fail_tight_clusters(name):
-    """Why there is a rule: 1e4 times tighter, the products are off by more than a nat a point. `full` expands none."""
+    """Why there is a rule: 1e4 times tighter, the products are off by more than a nat a point. `full` sees to it."""
     m = getattr(gaussian, name)
     theta, x = at_loss(name, 1e8)
-    products = m.products(theta)
+    products = m.products(theta, theta, True)
     assert not products.accurate
     exact = np.asarray(m.table(theta, x))
     own = exact.argmax(axis=0)[None]
     phi = products.features(x)
     error = np.take_along_axis(np.asarray(products.table(phi)) + np.asarray(products.common(phi)) - exact, own, axis=0)
-    assert np.median(np.abs(error)) < 1e-3 if name == "full" else np.median(np.abs(error)) > 1
+    assert not error.any() if name == "full" else np.median(np.abs(error)) > 1
 
 
 def test_products_of_full_keep_their_digits_where_the_next_scale_is_far_smaller():
@@ -235,7 +273,8 @@ def test_products_of_full_keep_their_digits_where_the_next_scale_is_far_smaller(
     x = (mu[z] + 1e-4 * rng.normal(size=(N, D))).astype(np.float32)
     theta = {"pi": np.full(K, 1 / K), "mu": mu, "Sigma": np.tile(1e-4 * np.eye(D), (K, 1, 1))}
     theta = {key: jnp.asarray(value, jnp.float32) for key, value in theta.items()}
-    assert gaussian.full.products(theta).accurate
+    ell = gaussian.full.products(theta, theta, True).table(jnp.asarray(x))
+    assert not np.array_equal(ell, gaussian.full.table(theta, jnp.asarray(x)))  # by products
     data = Data(jnp.asarray(x), None, jnp.float32(1))
     new, _, lost = gaussian.full.propose(gaussian.full.expect(theta, data).statistics, theta)
     assert not lost  # no second pass mends them

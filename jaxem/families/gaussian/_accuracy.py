@@ -11,8 +11,8 @@ only the vector is expanded and then squared, L⁻¹(x − r) − L⁻¹(μ − 
 1. The E-step by products (`Mixture.products`) expands about c = Σ_k π_k μ_k. It is used where
    max_k loss_k ≤ LIMIT (of a vector: √loss_k), with reach the farthest that any component reaches from c; else
    differences are. Hard assignments know no nats, only which component is nearer: there the loss is measured by the
-   mean quadratic form q̄ of a row about its own component, max_k loss_k ≤ LIMIT·q̄ (√loss_k ≤ LIMIT·√q̄), with reach
-   that of the means.
+   mean quadratic form q̄ of a row about its own component, max_k loss_k ≤ LIMIT·q̄, with reach that of the means;
+   where a vector is expanded they are made by differences.
 2. The M-step expands about the old means (about c, if that E-step expanded squares). If that costs more than
    LIMIT times what an expansion about the new means does, a second pass takes the statistics about those
    (`Mixture.recentre`): it happens in the first steps from a hard start, or never.
@@ -20,7 +20,7 @@ only the vector is expanded and then squared, L⁻¹(x − r) − L⁻¹(μ − 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -37,13 +37,6 @@ EXACT = lax.Precision.HIGHEST  # no TF32 or bfloat16 in a matrix product, on any
 Geometry = Callable[[Theta], tuple[Array, Array]]
 
 
-class Form(NamedTuple):
-    """What is expanded: a square (order 2), or a vector (order 1)."""
-
-    order: int
-    loss: Callable[[Theta, Float[Array, "K D"]], Float[Array, " K"]]  # (θ, reach) → eq:loss or its root
-
-
 def loss(reach: Float[Array, "K D"], precision: Float[Array, "K D ..."]) -> Float[Array, " K"]:
     """reachᵀ |P_k| reach / D  (eq:loss)."""
     image = precision * reach if precision.ndim == 2 else jnp.einsum("kde,ke->kd", jnp.abs(precision), reach)
@@ -55,34 +48,33 @@ def centre(theta: Theta) -> Float[Array, "1 D"]:
     return lax.stop_gradient(jnp.sum(theta["pi"][:, None] * theta["mu"], axis=0, keepdims=True))
 
 
-def is_accurate(theta: Theta, geometry: Geometry, form: Form) -> Bool[Array, ""]:
+def vector_loss(reach: Float[Array, "K D"], inverse: Float[Array, "K D D"]) -> Float[Array, " K"]:
+    """‖|L_k⁻¹| reach‖ / √D, the root of eq:loss."""
+    return jnp.sqrt(jnp.mean(jnp.einsum("kde,ke->kd", jnp.abs(inverse), reach) ** 2, axis=1))
+
+
+def farthest(theta: Theta, deviation: Float[Array, "K D"]) -> Float[Array, "K D"]:
+    """How far any component reaches from c, the same for every k."""
+    reach = jnp.abs(theta["mu"] - centre(theta)) + deviation
+    return jnp.broadcast_to(jnp.max(reach, axis=0, keepdims=True), reach.shape)
+
+
+def is_accurate(theta: Theta, geometry: Geometry) -> Bool[Array, ""]:
     """Rule 1 at θ; False for a θ that is not finite."""
-    deviation, _ = geometry(theta)
-    reach = jnp.max(jnp.abs(theta["mu"] - centre(theta)) + deviation, axis=0, keepdims=True)
-    return jnp.all(form.loss(theta, jnp.broadcast_to(reach, deviation.shape)) <= LIMIT)
+    deviation, precision = geometry(theta)
+    return jnp.all(loss(farthest(theta, deviation), precision) <= LIMIT)
 
 
-def is_accurate_when_hard(theta: Theta, geometry: Geometry, form: Form, moments: Moments) -> Bool[Array, ""]:
+def is_accurate_when_hard(theta: Theta, geometry: Geometry, moments: Moments) -> Bool[Array, ""]:
     """Rule 1 for T = 0, with q̄ = Σγ(x − μ_k)ᵀP_k(x − μ_k) / DΣγ from the moments that it gave."""
     _, precision = geometry(theta)
-    reach = jnp.max(jnp.abs(theta["mu"] - centre(theta)), axis=0, keepdims=True)
     spread = moments.spread  # pooled where Σ is shared, and there P is the same
     if precision.ndim == 3:
         own = precision if spread.ndim == 3 else precision[0]
     else:
         own = precision[(slice(None),) * spread.ndim + (0,) * (2 - spread.ndim)]
-    mean = jnp.maximum(jnp.sum(own * spread) / (jnp.sum(moments.N_k) * reach.shape[1]), 0)
-    limit = LIMIT * mean ** (form.order / 2)
-    return jnp.all(form.loss(theta, jnp.broadcast_to(reach, theta["mu"].shape)) <= limit)
-
-
-def expanded_square(geometry: Geometry) -> Form:
-    """(x − c)ᵀP(x − c) − 2(x − c)ᵀP(μ − c) + (μ − c)ᵀP(μ − c)."""
-    return Form(2, partial(_square_loss, geometry))
-
-
-def _square_loss(geometry: Geometry, theta: Theta, reach: Float[Array, "K D"]) -> Float[Array, " K"]:
-    return loss(reach, geometry(theta)[1])
+    mean = jnp.maximum(jnp.sum(own * spread) / (jnp.sum(moments.N_k) * theta["mu"].shape[1]), 0)
+    return jnp.all(loss(farthest(theta, jnp.zeros_like(theta["mu"])), precision) <= LIMIT * mean)
 
 
 def linear(
@@ -95,7 +87,6 @@ def linear(
     finish: Callable[[Any], Moments],
 ) -> Products:
     """ℓ = η φᵀ + constant in natural parameters, and its statistics γ φ; a family replaces what it has shorter."""
-    form = expanded_square(geometry)
     return Products(
         width=eta.shape[1],
         features=features,
@@ -104,16 +95,19 @@ def linear(
         statistics=None,
         pooled=lambda phi, weights, pool: pool(phi),
         finish=finish,
-        accurate=is_accurate(theta, geometry, form),
-        accurate_when_hard=partial(is_accurate_when_hard, theta, geometry, form),
+        accurate=is_accurate(theta, geometry),
+        accurate_when_hard=partial(is_accurate_when_hard, theta, geometry),
     )
 
 
-def recentre(theta: Theta, new: Theta, *, geometry: Geometry, form: Form | None) -> tuple[Theta, Bool[Array, ""]]:
-    """Rule 2: θ at the new means, and whether θ⁺'s scales must be computed anew about them. `form`: of squares."""
+def recentre(theta: Theta, new: Theta, *, geometry: Geometry, squares: bool) -> tuple[Theta, Bool[Array, ""]]:
+    """Rule 2: θ at the new means, and whether θ⁺'s scales must be computed anew about them.
+
+    `squares`: do the family's products expand squares?
+    """
     reference = theta["mu"]
-    if form is not None:
-        reference = jnp.where(is_accurate(theta, geometry, form), centre(theta), reference)
+    if squares:
+        reference = jnp.where(is_accurate(theta, geometry), centre(theta), reference)
     deviation, precision = geometry(new)
     reach = jnp.abs(new["mu"] - reference) + deviation
     kept = jnp.all(loss(reach, precision) <= LIMIT * loss(deviation, precision))

@@ -21,13 +21,12 @@ from jaxem._model import Theta
 from jaxem._products import Pool, Products
 from jaxem.families.gaussian._accuracy import (
     EXACT,
-    Form,
+    LIMIT,
     centre,
-    expanded_square,
-    is_accurate,
-    is_accurate_when_hard,
+    farthest,
     linear,
     recentre,
+    vector_loss,
 )
 from jaxem.families.gaussian._moments import (
     Moments,
@@ -80,18 +79,32 @@ def program(x: Array | None = None, num_points: int | None = None) -> None:
 
 def log_joint(theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K n"]:
     """ℓ_nk = log π_k − ½ ‖L_k⁻¹(x_n − μ_k)‖² − log det L_k − (D/2) log 2π."""
+    inverse, constant = whiteners_and_constant(theta)
+    return constant[:, None] - jnp.sum(whitened(inverse, differences(x, theta["mu"])) ** 2, axis=1) / 2
+
+
+def whitened(inverse: Float[Array, "K D D"], difference: Float[Array, "K D n"]) -> Float[Array, "K D n"]:
+    """L_k⁻¹(x_n − μ_k)."""
+    return jnp.einsum("kde,ken->kdn", inverse, difference, precision=EXACT)
+
+
+def whiteners_and_constant(theta: Theta) -> tuple[Float[Array, "K D D"], Float[Array, " K"]]:
+    """L_k⁻¹, and log π_k − log det L_k − (D/2) log 2π."""
     inverse, log_det = whiteners(theta)
-    white = jnp.einsum("kde,ken->kdn", inverse, differences(x, theta["mu"]), precision=EXACT)
-    constant = log_weights(theta["pi"]) - log_det - x.shape[1] / 2 * jnp.log(2 * jnp.pi)
-    return constant[:, None] - jnp.sum(white**2, axis=1) / 2
+    return inverse, log_weights(theta["pi"]) - log_det - theta["mu"].shape[1] / 2 * jnp.log(2 * jnp.pi)
 
 
 def statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "K n"]) -> Moments:
     """Σγ, Σγ(x − μ_k), Σγ(x − μ_k)(x − μ_k)ᵀ, `tied`'s summed over k."""
     difference = differences(x, theta["mu"])
     weighted = gamma[:, None] * difference
-    spread = jnp.einsum("kdn,ken->kde", weighted, difference, precision=EXACT)
+    spread = products_of(weighted, difference)
     return Moments(jnp.sum(gamma, axis=1), jnp.sum(weighted, axis=2), pooled(spread, theta["Sigma"]))
+
+
+def products_of(a: Float[Array, "K D n"], b: Float[Array, "K D n"]) -> Float[Array, "K D D"]:
+    """Σ_n a_kn b_knᵀ."""
+    return jnp.einsum("kdn,ken->kde", a, b, precision=EXACT)
 
 
 def pooled(sums: Float[Array, "K ..."], like: Array) -> Array:
@@ -102,68 +115,69 @@ def pooled(sums: Float[Array, "K ..."], like: Array) -> Array:
 # ---- the same by matrix products, about c
 
 
-def whitened_loss(theta: Theta, reach: Float[Array, "K D"]) -> Float[Array, " K"]:
-    """‖|L_k⁻¹| reach‖ / √D, the root of eq:loss."""
-    image = jnp.einsum("kde,ke->kd", jnp.abs(whiteners(theta)[0]), reach)
-    return jnp.sqrt(jnp.mean(image**2, axis=1))
+def full_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
+    """ℓ from L_k⁻¹(x − c) − L_k⁻¹(μ_k − c), for all k one product; Σγ(x − m_k)(x − c)ᵀ for all k another.
 
-
-EXPANDED_VECTOR = Form(1, whitened_loss)
-
-
-def full_products(theta: Theta) -> Products:
-    """ℓ from L_k⁻¹(x − c) − L_k⁻¹(μ_k − c), for all k one product; Σγ(x − μ_k)(x − c)ᵀ for all k another.
-
-    No square is expanded: (μ_k − c) stands on one side only, and Σγ(x − μ_k)(μ_k − c)ᵀ is small where the fit is good.
+    m are the means of `about`. No square is expanded: (m_k − c) stands on one side only, and Σγ(x − m_k)(m_k − c)ᵀ is
+    small where the fit is good. Where even that costs too much, a chunk is done by differences.
     """
-    c = centre(theta)
-    offset = theta["mu"] - c
-    K, D = offset.shape
-    inverse, log_det = whiteners(theta)
-    white_offset = jnp.einsum("kde,ke->kd", inverse, offset, precision=EXACT)
-    constant = log_weights(theta["pi"]) - log_det - D / 2 * jnp.log(2 * jnp.pi)
+    c, m = centre(theta), about["mu"]
+    K, D = m.shape
+    inverse, constant = whiteners_and_constant(theta)
+    white_offset = jnp.einsum("kde,ke->kd", inverse, theta["mu"] - c, precision=EXACT)
+    cancels = may_cancel & jnp.all(vector_loss(farthest(theta, geometry(theta)[0]), inverse) <= LIMIT)
 
     def table(x: Float[Array, "n D"]) -> Float[Array, "K n"]:
-        white = jnp.matmul(inverse.reshape(K * D, D), x.T, precision=EXACT).reshape(K, D, -1)
-        return constant[:, None] - jnp.sum((white - white_offset[:, :, None]) ** 2, axis=1) / 2
+        def by_product() -> Float[Array, "K D n"]:
+            white = jnp.matmul(inverse.reshape(K * D, D), (x - c).T, precision=EXACT)
+            return white.reshape(K, D, -1) - white_offset[:, :, None]
+
+        white = lax.cond(cancels, by_product, lambda: whitened(inverse, differences(x, theta["mu"])))
+        return constant[:, None] - jnp.sum(white**2, axis=1) / 2
 
     def statistics(x: Float[Array, "n D"], gamma: Float[Array, "K n"]) -> tuple[Array, Array]:
-        columns = jnp.matmul(
-            jnp.eye(D, dtype=x.dtype), x.T, precision=EXACT
-        )  # xᵀ in memory: XLA would not put it there
-        weighted = (gamma[:, None] * (columns[None] - offset[:, :, None])).reshape(K * D, -1)
-        and_one = jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
-        return jnp.sum(gamma, axis=1), jnp.matmul(weighted, and_one, precision=EXACT).reshape(K, D, D + 1)
+        identity = jnp.eye(D, dtype=x.dtype)
+        columns = jnp.matmul(identity, x.T, precision=EXACT)  # xᵀ in memory: XLA would not put it there
+        weighted = gamma[:, None] * (columns[None] - m[:, :, None])
+
+        def by_product() -> Float[Array, "K D D+1"]:
+            and_one = jnp.concatenate([x - c, jnp.ones_like(x[:, :1])], axis=1)
+            return jnp.matmul(weighted.reshape(K * D, -1), and_one, precision=EXACT).reshape(K, D, D + 1)
+
+        def by_differences() -> Float[Array, "K D D+1"]:
+            shift = jnp.sum(weighted, axis=2, keepdims=True)
+            return jnp.concatenate([products_of(weighted, differences(x, m)), shift], axis=2)
+
+        return jnp.sum(gamma, axis=1), lax.cond(cancels, by_product, by_differences)
 
     def finish(sums: tuple[Array, Array]) -> Moments:
         N_k, S = sums
         shift = S[:, :, D]
-        return Moments(N_k, shift, S[:, :, :D] - outer(shift, offset))
+        return Moments(N_k, shift, S[:, :, :D] - outer(shift, jnp.where(cancels, m - c, 0)))
 
     return Products(
         width=K * D,
-        features=lambda x: x - c,
+        features=lambda x: x,
         table=table,
         common=lambda x: 0.0,
         statistics=statistics,
         pooled=None,
         finish=finish,
-        accurate=is_accurate(theta, geometry, EXPANDED_VECTOR),
-        accurate_when_hard=partial(is_accurate_when_hard, theta, geometry, EXPANDED_VECTOR),
+        accurate=None,
+        accurate_when_hard=None,
     )
 
 
-def tied_products(theta: Theta) -> Products:
+def tied_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
     """In natural parameters, φ = x,  η_k = P(μ_k − c), beside what is common to all components.
 
     xᵀPx is, and Σ_k Σγxxᵀ = Σ_n x_n x_nᵀ needs no γ.
     """
     c = centre(theta)
     offset = theta["mu"] - c
-    inverse, log_det = whiteners(theta)
+    inverse, constant = whiteners_and_constant(theta)
     slope = jnp.einsum("kde,ke->kd", geometry(theta)[1], offset, precision=EXACT)
-    constant = log_weights(theta["pi"]) - log_det - jnp.sum(slope * offset, axis=1) / 2
-    constant = constant - offset.shape[1] / 2 * jnp.log(2 * jnp.pi)
+    constant = constant - jnp.sum(slope * offset, axis=1) / 2
 
     def sums(x: Float[Array, "n D"], weights: Array, pool: Pool) -> tuple[Array, Array, Array]:
         return *pool(x), jnp.matmul(x.T, weights[:, None] * x, precision=EXACT)
@@ -298,13 +312,13 @@ tied, full = (
         guess=partial(guess, is_tied=shape == "D D"),
         gradient_form=gradient_form,
         products=products,
-        recentre=partial(recentre, geometry=geometry, form=form),
+        recentre=partial(recentre, geometry=geometry, squares=squares),
         scale="Sigma",
         rounding=rounding,
         condition=condition,
     )
-    for shape, products, form in (
-        ("D D", tied_products, expanded_square(geometry)),
-        ("K D D", full_products, None),  # whose statistics are about the means: no square is expanded
+    for shape, products, squares in (
+        ("D D", tied_products, True),
+        ("K D D", full_products, False),  # whose statistics are about the means: no square is expanded
     )
 )

@@ -19,7 +19,7 @@ from jaxem._mixture import Mixture
 from jaxem._model import Theta
 from jaxem._products import Pool, Products
 from jaxem.families import _exponential_family as ef
-from jaxem.families.gaussian._accuracy import EXACT, centre, expanded_square, linear, recentre
+from jaxem.families.gaussian._accuracy import EXACT, centre, linear, recentre
 from jaxem.families.gaussian._moments import (
     Moments,
     centred,
@@ -94,7 +94,7 @@ def diagonal_statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array
 # ---- the same in natural parameters, about c
 
 
-def diagonal_products(theta: Theta) -> Products:
+def diagonal_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
     """φ = (x², x),  η_k = (−1/2σ_k², (μ_k − c)/σ_k²)."""
     c = centre(theta)
     offset = theta["mu"] - c
@@ -114,7 +114,7 @@ def diagonal_products(theta: Theta) -> Products:
     return linear(theta, geometry, eta, constant, features=features, finish=finish)
 
 
-def round_products(theta: Theta) -> Products:
+def round_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
     """φ = x and its square ‖x‖²,  η_k = (μ_k − c)/σ_k² and −1/2σ_k², the same for every k if σ is."""
     c = centre(theta)
     offset, sigma = theta["mu"] - c, theta["sigma"]
@@ -242,7 +242,7 @@ isotropic = Mixture(
     guess=isotropic_guess,
     gradient_form=gradient_form,
     products=round_products,
-    recentre=partial(recentre, geometry=geometry, form=expanded_square(geometry)),
+    recentre=partial(recentre, geometry=geometry, squares=True),
     scale="sigma",
     condition=condition,
 )
@@ -256,7 +256,7 @@ spherical = Mixture(
     guess=spherical_guess,
     gradient_form=gradient_form,
     products=round_products,
-    recentre=partial(recentre, geometry=geometry, form=expanded_square(geometry)),
+    recentre=partial(recentre, geometry=geometry, squares=True),
     scale="sigma",
     condition=condition,
 )
@@ -270,7 +270,7 @@ diagonal = Mixture(
     guess=diagonal_guess,
     gradient_form=gradient_form,
     products=diagonal_products,
-    recentre=partial(recentre, geometry=geometry, form=expanded_square(geometry)),
+    recentre=partial(recentre, geometry=geometry, squares=True),
     scale="sigma",
     condition=condition,
 )
