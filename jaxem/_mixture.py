@@ -56,6 +56,8 @@ class Mixture(Model):
         guess: (centres (K, D), x (N, D)) → θ, the start that `jaxem.inits` builds on centres. A family with an
             axis C in `shapes` takes its size as a third argument.
         kernel: (θ, x) → ℓ (K, n), equal to the table of the program's trace; None reads the trace.
+        constant: θ → a term of ℓ that is the same for every row and component, and that the kernel leaves out; so hard
+            assignments do not depend on the unit of x. None is 0.
         gradient_form: (θ, ∇L, N_k) → θ⁺, the M-step written as a step along the likelihood's gradient
             (eq:XuJordan), for certificate C6; None where no such form is known.
         products: (θ, the θ about whose means statistics may be, may digits cancel?) → `Products`, the faster E-step for
@@ -78,6 +80,7 @@ class Mixture(Model):
     update: Callable[[Any, Theta, frozenset[str]], Theta]
     guess: Callable[..., Theta]
     kernel: Callable[[Theta, Array], Array] | None = None
+    constant: Callable[[Theta], Array] | None = None
     gradient_form: Callable[[Theta, Theta, Array, frozenset[str]], Theta] | None = None
     products: Callable[[Theta, Theta, Array | bool], Products] | None = None
     recentre: Callable[[Theta, Theta], tuple[Theta, Array]] | None = None
@@ -131,7 +134,15 @@ class Mixture(Model):
 
     def table(self, theta: Theta, x: Array) -> Float[Array, "K n"]:
         """ℓ_nk, component-major: the kernel's where there is one, else the program's."""
+        return self.relative_table(theta, x) + self.common(theta)
+
+    def relative_table(self, theta: Theta, x: Array) -> Float[Array, "K n"]:
+        """ℓ less what is common to all its entries: what assignments are made of."""
         return (self.kernel or self.traced_table)(theta, x)
+
+    def common(self, theta: Theta) -> Array | float:
+        """What that leaves out."""
+        return 0.0 if self.kernel is None or self.constant is None else self.constant(theta)
 
     def sample(self, theta: Theta, key: Array, num_samples: int) -> tuple[Array, Array]:
         """(x, z) drawn from the program at θ."""
@@ -205,9 +216,10 @@ class Mixture(Model):
 
         def chunk(rows: tuple[Array, Array | None], weights: Array) -> Expectation:
             x, labels = rows
-            gamma, value = assign(exclude(self.table(theta, x), labels), data.temperature, axis=0)
-            return expectation(self.statistics(reference, x, gamma * weights[None]), value, weights)
+            gamma, value = assign(exclude(self.relative_table(theta, x), labels), data.temperature, axis=0)
+            return expectation(self.statistics(reference, x, gamma * weights[None]), value + common, weights)
 
+        common = self.common(theta)
         return self.sum_over_rows(chunk, theta, data, then=summed)
 
     def expect_by_products(self, products: Products, theta: Theta, data: Data) -> Expectation:
@@ -248,7 +260,7 @@ class Mixture(Model):
 
         def chunk(rows: tuple[Array, Array | None], weights: Array) -> Array:
             x, labels = rows
-            gamma, _ = assign(exclude(self.table(old, x), labels), data.temperature, axis=0)
+            gamma, _ = assign(exclude(self.relative_table(old, x), labels), data.temperature, axis=0)
             value = row_free_energy(exclude(self.table(theta, x), labels), gamma, data.temperature, axis=0)
             return jnp.sum(weighted(value, weights))
 

@@ -83,6 +83,10 @@ class Model:
         """ℓ (K, n), component-major (eq:joint)."""
         raise NotImplementedError
 
+    def relative_table(self, theta: Theta, x: Any) -> Array:
+        """The same less any term common to all its entries: what assignments are made of."""
+        return self.table(theta, x)
+
     def size(self, data: Data) -> Array | int:
         """W: how much data there is, the unit in which a tolerance is stated."""
         raise NotImplementedError

@@ -132,7 +132,7 @@ def _table(m: Model, theta: Theta, x: Any) -> Array:
 
 @jax.jit
 def _gamma(m: Model, theta: Theta, data: Data) -> Array:
-    return assign(m.table(theta, data.x), data.temperature, axis=0)[0].T
+    return assign(m.relative_table(theta, data.x), data.temperature, axis=0)[0].T
 
 
 @jax.jit

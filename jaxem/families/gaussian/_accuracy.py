@@ -81,17 +81,18 @@ def linear(
     theta: Theta,
     geometry: Geometry,
     eta: Float[Array, "K F"],
-    constant: Float[Array, " K"],
+    intercept: Float[Array, " K"],
     *,
     features: Callable[[Array], Any],
     finish: Callable[[Any], Moments],
+    common: Float[Array, ""],
 ) -> Products:
-    """ℓ = η φᵀ + constant in natural parameters, and its statistics γ φ; a family replaces what it has shorter."""
+    """ℓ = η φᵀ + intercept + common in natural parameters, statistics γ φ; a family replaces what it has shorter."""
     return Products(
         width=eta.shape[1],
         features=features,
-        table=lambda phi: jnp.matmul(eta, phi.T, precision=EXACT) + constant[:, None],
-        common=lambda phi: 0.0,
+        table=lambda phi: jnp.matmul(eta, phi.T, precision=EXACT) + intercept[:, None],
+        common=lambda phi: common,
         statistics=None,
         pooled=lambda phi, weights, pool: pool(phi),
         finish=finish,

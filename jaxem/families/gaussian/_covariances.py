@@ -34,6 +34,7 @@ from jaxem.families.gaussian._moments import (
     differences,
     divide_where_occupied,
     equal_weights_at,
+    leading,
     log_weights,
     step_weights_and_means,
     update_weights_and_means,
@@ -77,10 +78,12 @@ def program(x: Array | None = None, num_points: int | None = None) -> None:
 # ---- the table and its statistics, by differences
 
 
-def log_joint(theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K n"]:
-    """ℓ_nk = log π_k − ½ ‖L_k⁻¹(x_n − μ_k)‖² − log det L_k − (D/2) log 2π."""
-    inverse, constant = whiteners_and_constant(theta)
-    return constant[:, None] - jnp.sum(whitened(inverse, differences(x, theta["mu"])) ** 2, axis=1) / 2
+def table(theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K n"]:
+    """ℓ_nk = log π_k − ½ ‖L_k⁻¹(x_n − μ_k)‖² − log det L_k − (D/2) log 2π, less `constant`."""
+    inverse, heights = whiteners_and_heights(theta)
+    return (heights - leading(heights))[:, None] - jnp.sum(
+        whitened(inverse, differences(x, theta["mu"])) ** 2, axis=1
+    ) / 2
 
 
 def whitened(inverse: Float[Array, "K D D"], difference: Float[Array, "K D n"]) -> Float[Array, "K D n"]:
@@ -88,8 +91,13 @@ def whitened(inverse: Float[Array, "K D D"], difference: Float[Array, "K D n"]) 
     return jnp.einsum("kde,ken->kdn", inverse, difference, precision=EXACT)
 
 
-def whiteners_and_constant(theta: Theta) -> tuple[Float[Array, "K D D"], Float[Array, " K"]]:
-    """L_k⁻¹, and log π_k − log det L_k − (D/2) log 2π."""
+def constant(theta: Theta) -> Float[Array, ""]:
+    """The highest peak, which tables leave out."""
+    return leading(whiteners_and_heights(theta)[1])
+
+
+def whiteners_and_heights(theta: Theta) -> tuple[Float[Array, "K D D"], Float[Array, " K"]]:
+    """L_k⁻¹, and log π_k − log det L_k − (D/2) log 2π: ℓ at its peaks."""
     inverse, log_det = whiteners(theta)
     return inverse, log_weights(theta["pi"]) - log_det - theta["mu"].shape[1] / 2 * jnp.log(2 * jnp.pi)
 
@@ -123,7 +131,8 @@ def full_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Produ
     """
     c, m = centre(theta), about["mu"]
     K, D = m.shape
-    inverse, constant = whiteners_and_constant(theta)
+    inverse, heights = whiteners_and_heights(theta)
+    relative = (heights - leading(heights))[:, None]
     white_offset = jnp.einsum("kde,ke->kd", inverse, theta["mu"] - c, precision=EXACT)
     cancels = may_cancel & jnp.all(vector_loss(farthest(theta, geometry(theta)[0]), inverse) <= LIMIT)
 
@@ -133,7 +142,7 @@ def full_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Produ
             return white.reshape(K, D, -1) - white_offset[:, :, None]
 
         white = lax.cond(cancels, by_product, lambda: whitened(inverse, differences(x, theta["mu"])))
-        return constant[:, None] - jnp.sum(white**2, axis=1) / 2
+        return relative - jnp.sum(white**2, axis=1) / 2
 
     def statistics(x: Float[Array, "n D"], gamma: Float[Array, "K n"]) -> tuple[Array, Array]:
         identity = jnp.eye(D, dtype=x.dtype)
@@ -159,7 +168,7 @@ def full_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Produ
         width=K * D,
         features=lambda x: x,
         table=table,
-        common=lambda x: 0.0,
+        common=lambda x: leading(heights),
         statistics=statistics,
         pooled=None,
         finish=finish,
@@ -175,9 +184,9 @@ def tied_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Produ
     """
     c = centre(theta)
     offset = theta["mu"] - c
-    inverse, constant = whiteners_and_constant(theta)
+    inverse, heights = whiteners_and_heights(theta)
     slope = jnp.einsum("kde,ke->kd", geometry(theta)[1], offset, precision=EXACT)
-    constant = constant - jnp.sum(slope * offset, axis=1) / 2
+    intercept = heights - leading(heights) - jnp.sum(slope * offset, axis=1) / 2
 
     def sums(x: Float[Array, "n D"], weights: Array, pool: Pool) -> tuple[Array, Array, Array]:
         return *pool(x), jnp.matmul(x.T, weights[:, None] * x, precision=EXACT)
@@ -189,9 +198,9 @@ def tied_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Produ
         return Moments(N_k, shift, second - jnp.sum(outer(S, offset) + outer(offset, shift), axis=0))
 
     def common(x: Float[Array, "n D"]) -> Float[Array, " n"]:
-        return -jnp.sum(jnp.matmul(x, inverse[0].T, precision=EXACT) ** 2, axis=1) / 2
+        return leading(heights) - jnp.sum(jnp.matmul(x, inverse[0].T, precision=EXACT) ** 2, axis=1) / 2
 
-    form = linear(theta, geometry, slope, constant, features=lambda x: x - c, finish=finish)
+    form = linear(theta, geometry, slope, intercept, features=lambda x: x - c, finish=finish, common=leading(heights))
     return form._replace(common=common, pooled=sums)
 
 
@@ -306,7 +315,8 @@ tied, full = (
     Mixture(
         program=program,
         shapes=(("pi", "K"), ("mu", "K D"), ("Sigma", shape)),
-        kernel=log_joint,
+        kernel=table,
+        constant=constant,
         statistics=statistics,
         update=update,
         guess=partial(guess, is_tied=shape == "D D"),

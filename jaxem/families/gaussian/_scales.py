@@ -26,6 +26,7 @@ from jaxem.families.gaussian._moments import (
     differences,
     divide_where_occupied,
     equal_weights_at,
+    leading,
     log_weights,
     squared_distances,
     step_weights_and_means,
@@ -55,12 +56,26 @@ def program(x: Array | None = None, num_points: int | None = None) -> None:
 # ---- the table and its statistics, by differences
 
 
-def round_log_joint(theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K n"]:
-    """ℓ_nk = log π_k − d_nk / 2σ_k² − (D/2) log 2πσ_k²."""
-    pi, mu, sigma = theta["pi"], theta["mu"], theta["sigma"]
-    sigma = jnp.broadcast_to(sigma, pi.shape)[:, None]
-    log_normaliser = mu.shape[1] / 2 * jnp.log(2 * jnp.pi) + mu.shape[1] * jnp.log(sigma)
-    return (log_weights(pi)[:, None] - log_normaliser) - squared_distances(x, mu) / (2 * sigma**2)
+def heights(theta: Theta) -> Float[Array, " K"]:
+    """log π_k − Σ_d log σ_kd − (D/2) log 2π: ℓ at its peaks."""
+    sigma = by_feature(theta["sigma"], theta["mu"])
+    return log_weights(theta["pi"]) - jnp.sum(jnp.log(sigma), axis=1) - sigma.shape[1] / 2 * jnp.log(2 * jnp.pi)
+
+
+def relative_heights(theta: Theta) -> Float[Array, " K"]:
+    """Less the largest."""
+    return heights(theta) - constant(theta)
+
+
+def constant(theta: Theta) -> Float[Array, ""]:
+    """The largest, which tables leave out."""
+    return leading(heights(theta))
+
+
+def round_table(theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K n"]:
+    """ℓ_nk = log π_k − d_nk / 2σ_k² − (D/2) log 2πσ_k², less `constant`."""
+    sigma = jnp.broadcast_to(theta["sigma"], theta["pi"].shape)[:, None]
+    return relative_heights(theta)[:, None] - squared_distances(x, theta["mu"]) / (2 * sigma**2)
 
 
 def round_statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "K n"]) -> Moments:
@@ -73,12 +88,10 @@ def round_statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "
     )
 
 
-def diagonal_log_joint(theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K n"]:
-    """ℓ_nk = log π_k − Σ_d (x_nd − μ_kd)² / 2σ_kd² − Σ_d log σ_kd − (D/2) log 2π."""
-    mu, sigma = theta["mu"], theta["sigma"]
-    log_normaliser = mu.shape[1] / 2 * jnp.log(2 * jnp.pi) + jnp.sum(jnp.log(sigma), axis=1)
-    quadratic = jnp.sum((differences(x, mu) / sigma[:, :, None]) ** 2, axis=1) / 2
-    return (log_weights(theta["pi"]) - log_normaliser)[:, None] - quadratic
+def diagonal_table(theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K n"]:
+    """ℓ_nk = log π_k − Σ_d (x_nd − μ_kd)² / 2σ_kd² − Σ_d log σ_kd − (D/2) log 2π, less `constant`."""
+    quadratic = jnp.sum((differences(x, theta["mu"]) / theta["sigma"][:, :, None]) ** 2, axis=1) / 2
+    return relative_heights(theta)[:, None] - quadratic
 
 
 def diagonal_statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "K n"]) -> Moments:
@@ -99,7 +112,7 @@ def diagonal_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> P
     c = centre(theta)
     offset = theta["mu"] - c
     num_features = offset.shape[1]
-    slope, constant = slope_and_constant(theta, offset)
+    slope, intercept = slope_and_intercept(theta, offset)
     eta = jnp.concatenate([-1 / (2 * theta["sigma"] ** 2), slope], axis=1)
 
     def finish(sums: tuple[Array, Array]) -> Moments:
@@ -111,7 +124,7 @@ def diagonal_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> P
     def features(x: Float[Array, "n D"]) -> Float[Array, "n F"]:
         return jnp.concatenate([(x - c) ** 2, x - c], axis=1)
 
-    return linear(theta, geometry, eta, constant, features=features, finish=finish)
+    return linear(theta, geometry, eta, intercept, features=features, finish=finish, common=constant(theta))
 
 
 def round_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
@@ -119,7 +132,7 @@ def round_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Prod
     c = centre(theta)
     offset, sigma = theta["mu"] - c, theta["sigma"]
     is_shared = sigma.ndim == 0
-    slope, constant = slope_and_constant(theta, offset)
+    slope, intercept = slope_and_intercept(theta, offset)
     quadratic = -1 / (2 * sigma**2)
 
     def features(x: Float[Array, "n D"]) -> tuple[Array, Array]:
@@ -128,7 +141,7 @@ def round_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Prod
 
     def table(phi: tuple[Array, Array]) -> Float[Array, "K n"]:
         x, square = phi
-        ell = jnp.matmul(slope, x.T, precision=EXACT) + constant[:, None]
+        ell = jnp.matmul(slope, x.T, precision=EXACT) + intercept[:, None]
         return ell if is_shared else ell + quadratic[:, None] * square[None]
 
     def sums(phi: tuple[Array, Array], weights: Array, pool: Pool) -> tuple[Array, Array, Array]:
@@ -144,16 +157,16 @@ def round_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Prod
         squares = jnp.sum(squares) if is_shared else squares
         return Moments(N_k, shift, squares - pooled(offset * (S + shift), sigma))  # as for the diagonal
 
-    form = linear(theta, geometry, slope, constant, features=features, finish=finish)
-    common = (lambda phi: quadratic * phi[1]) if is_shared else form.common
-    return form._replace(table=table, common=common, pooled=sums)
+    common = constant(theta)
+    form = linear(theta, geometry, slope, intercept, features=features, finish=finish, common=common)
+    with_square = (lambda phi: quadratic * phi[1] + common) if is_shared else form.common
+    return form._replace(table=table, common=with_square, pooled=sums)
 
 
-def slope_and_constant(theta: Theta, offset: Float[Array, "K D"]) -> tuple[Array, Array]:
-    """(μ_k − c)/σ_k², and log π_k − ½ Σ_d ((μ_k − c)/σ_k)² − Σ_d log σ_k − (D/2) log 2π."""
+def slope_and_intercept(theta: Theta, offset: Float[Array, "K D"]) -> tuple[Array, Array]:
+    """(μ_k − c)/σ_k², and ℓ at c less `constant`."""
     sigma = by_feature(theta["sigma"], offset)
-    constant = log_weights(theta["pi"]) - jnp.sum((offset / sigma) ** 2 / 2 + jnp.log(sigma), axis=1)
-    return offset / sigma**2, constant - offset.shape[1] / 2 * jnp.log(2 * jnp.pi)
+    return offset / sigma**2, relative_heights(theta) - jnp.sum((offset / sigma) ** 2 / 2, axis=1)
 
 
 def geometry(theta: Theta) -> tuple[Array, Array]:
@@ -228,7 +241,8 @@ def diagonal_guess(centres: Float[Array, "K D"], x: Float[Array, "N D"]) -> Thet
 def condition(theta: Theta, x: Float[Array, "n D"], mask: np.ndarray) -> tuple[Array, dist.Distribution]:
     """ℓ of the observed columns, (K, n), and the law of the hidden ones given k, which is the same for every x."""
     mu, sigma = theta["mu"], by_feature(theta["sigma"], theta["mu"])
-    table = diagonal_log_joint({"pi": theta["pi"], "mu": mu[:, mask], "sigma": sigma[:, mask]}, x[:, mask])
+    seen = {"pi": theta["pi"], "mu": mu[:, mask], "sigma": sigma[:, mask]}
+    table = diagonal_table(seen, x[:, mask]) + constant(seen)
     law = dist.Normal(mu[:, None, ~mask], sigma[:, None, ~mask]).to_event(1)
     return table, law
 
@@ -236,7 +250,8 @@ def condition(theta: Theta, x: Float[Array, "n D"], mask: np.ndarray) -> tuple[A
 isotropic = Mixture(
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "")),
-    kernel=round_log_joint,
+    kernel=round_table,
+    constant=constant,
     statistics=round_statistics,
     update=update,
     guess=isotropic_guess,
@@ -250,7 +265,8 @@ isotropic = Mixture(
 spherical = Mixture(
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "K")),
-    kernel=round_log_joint,
+    kernel=round_table,
+    constant=constant,
     statistics=round_statistics,
     update=update,
     guess=spherical_guess,
@@ -264,7 +280,8 @@ spherical = Mixture(
 diagonal = Mixture(
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "K D")),
-    kernel=diagonal_log_joint,
+    kernel=diagonal_table,
+    constant=constant,
     statistics=diagonal_statistics,
     update=update,
     guess=diagonal_guess,
