@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,9 @@ os.environ.setdefault(
 import jax
 import numpy as np
 import pytest
+
+# a job that a shell started in the background ignores Ctrl-C, and so do its children: tests that send it would wait
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 AS_A_USER = {
