@@ -66,16 +66,21 @@ class Reader:
         x, weights = rows_and_weights(first, self.place_of(0))
         anything = replace(m, check_support=None)  # `checked` looks at the rows
         start, data = _validate.prepare(anything, theta, x[:1], None, temperature)
-        self.temperature = data.temperature
         self.dtype, self.placed_as = x.dtype, np.dtype(data.x.dtype)  # float64 becomes float32 without x64
         self.num_features = x.shape[1]
-        counts = np.ones(len(x)) if weights is None else weights
-        self.checksum = zlib.crc32(counts.tobytes(), zlib.crc32(x.tobytes()))
+        self.first: tuple[np.ndarray, np.ndarray | None] = x, weights
         self.ones = np.empty(0)  # the weights of a full batch that has none, once for all
+        self.last_weights: tuple[Any, Any] = (None, None)  # a batch's weights, and as they lie on the devices
         whole = _devices.mesh_for(x, mesh)
         self.mesh = None if whole is None else _devices.local_part(whole)
         self.processes = _devices.num_processes(whole)
-        self.theta = _devices.replicated(start, self.mesh)
+        self.theta, self.temperature = _devices.replicated((start, data.temperature), self.mesh)
+
+    def checksum(self) -> int:
+        """Of the first batch, while no other is asked for."""
+        x, weights = self.first
+        counts = np.ones(len(x)) if weights is None else weights
+        return zlib.crc32(np.ascontiguousarray(counts).data, zlib.crc32(np.ascontiguousarray(x).data))
 
     def place_of(self, index: int) -> str:
         """A batch, for messages."""
@@ -107,7 +112,7 @@ class Reader:
         if self.opened is None:
             self.passes += 1
             self.opened = self.raw()
-        source, self.opened = self.opened, None
+        source, self.opened, self.first = self.opened, None, (np.empty(0), None)
         ahead: queue.Queue[Any] = queue.Queue(maxsize=self.prefetch)
         stopped = threading.Event()
 
@@ -138,7 +143,7 @@ class Reader:
             thread.join()
 
     def checked(self, batch: Any, index: int) -> Rows:
-        """A copy of a batch that can be used: its owner may overwrite it after this."""
+        """A batch that can be used: a copy, unless its owner cannot overwrite it and it lies as it must."""
         where = self.place_of(index)
         x, weights = rows_and_weights(batch, where)
         if x.shape[1] != self.num_features:
@@ -151,15 +156,18 @@ class Reader:
                 raise ValueError(f"{where} {fault}")
         num_rows = len(x)
         self.capacity = max(self.capacity, num_rows)  # so that one compiled program serves every batch
-        copy = aligned((self.capacity, self.num_features), self.placed_as)
-        finite = copied(x, copy)
-        copy[num_rows:] = copy[0]
+        if num_rows == self.capacity and x.dtype == self.placed_as and x.flags.c_contiguous and is_read_only(x):
+            rows, finite = x, self.passes > 1 or all_finite(x)  # the same rows in every pass
+        else:
+            rows = aligned((self.capacity, self.num_features), self.placed_as)
+            finite = copied(x, rows)
+            rows[num_rows:] = rows[0]
         try:
-            _validate.blame_x(copy[:num_rows], 0.0 if finite else np.nan)
+            _validate.blame_x(rows[:num_rows], 0.0 if finite else np.nan)
         except ValueError as error:
             raise ValueError(f"{where} {str(error).removeprefix('x: ')}") from None
         weight = float(num_rows if weights is None else weights.sum())
-        return Rows(copy, self.filled_up(weights, num_rows), num_rows, weight, index)
+        return Rows(rows, self.filled_up(weights, num_rows), num_rows, weight, index)
 
     def filled_up(self, weights: np.ndarray | None, num_rows: int) -> np.ndarray:
         """The weights of a batch, and zeros up to the capacity."""
@@ -173,11 +181,16 @@ class Reader:
         return filled
 
     def placed(self, rows: Rows) -> Batch:
-        """A batch on its devices."""
-        arrays: Any = (rows.x, rows.weights)  # for one device put there; for several, their shares are
-        x, weights = arrays if self.mesh is not None else jax.device_put(arrays)
-        data = Data(x, weights, self.temperature)
-        return Batch(_devices.spread_rows(data, self.mesh), rows.num_rows, rows.weight, rows.number)
+        """A batch on its devices; the weights of full batches are put there once."""
+        if rows.weights is not self.last_weights[0]:
+            self.last_weights = rows.weights, self.spread(rows.weights).x
+        data = self.spread(rows.x)._replace(weights=self.last_weights[1])
+        return Batch(data, rows.num_rows, rows.weight, rows.number)
+
+    def spread(self, rows: Any) -> Data:
+        """On one device, or in shares over several."""
+        x = rows if self.mesh is not None else jax.device_put(rows)
+        return _devices.spread_rows(Data(x, None, self.temperature), self.mesh)
 
 
 def check(name: str, m: Any, batches: Any, prefetch: Any) -> None:
@@ -192,14 +205,34 @@ def check(name: str, m: Any, batches: Any, prefetch: Any) -> None:
     _validate.static_count("prefetch", prefetch, 1)
 
 
+def is_read_only(x: np.ndarray) -> bool:
+    """May nobody write to the memory of x through an array: is it a file mapped for reading, say?"""
+    base: Any = x
+    while isinstance(base, np.ndarray):
+        if base.flags.writeable:
+            return False
+        base = base.base
+    return base is not None  # an array of its own that is marked so may be marked otherwise
+
+
+def blocks(num_rows: int, bytes_a_row: int) -> Iterator[slice]:
+    """As many rows at a time as a cache holds."""
+    at_a_time = max(1, 2**18 // bytes_a_row)
+    return (slice(first, min(first + at_a_time, num_rows)) for first in range(0, num_rows, at_a_time))
+
+
+def all_finite(x: np.ndarray) -> bool:
+    """Is every entry?"""
+    return all(np.isfinite(x[block]).all() for block in blocks(len(x), x[0].nbytes))
+
+
 def copied(x: np.ndarray, copy: np.ndarray) -> bool:
-    """The rows of x into an array, as many at a time as a cache holds; are they finite there?"""
-    at_a_time, finite = max(1, 2**18 // copy[0].nbytes), True
-    for first in range(0, len(x), at_a_time):
-        block = copy[first : min(first + at_a_time, len(x))]
+    """The rows of x into an array; are they finite there?"""
+    finite = True
+    for block in blocks(len(x), copy[0].nbytes):
         with np.errstate(over="ignore"):
-            block[:] = x[first : first + at_a_time]
-        finite &= bool(np.isfinite(block).all())
+            copy[block] = x[block]
+        finite &= bool(np.isfinite(copy[block]).all())
     return finite
 
 

@@ -137,9 +137,11 @@ def _axes_of_rows(x: Any) -> tuple[str, ...]:
 
 def replicated(tree: Any, mesh: Mesh | None) -> Any:
     """The same arrays, whole on every device of the mesh."""
-    if mesh is None or is_traced(tree) or being_traced():
+    if mesh is None or is_traced(tree):
         return tree
     everywhere = NamedSharding(mesh, PartitionSpec())
+    if all(getattr(leaf, "sharding", None) == everywhere for leaf in jax.tree.leaves(tree)) or being_traced():
+        return tree
 
     def put(leaf: Array) -> Array:
         # other processes' devices cannot take an array from here, only its value

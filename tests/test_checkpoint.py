@@ -63,6 +63,8 @@ def test_a_nan_is_told_with_its_batch_and_rows():
             )
     passes = iter([split(CASE.x(), (15,) * 4), spoiled((3, 0), np.nan, batch=0)])
     refuses(r"batch 0 of pass 2 has NaN .* 1 row\(s\): 3;", lambda: jaxem.em_stream(M, THETA, lambda: next(passes)))
+    spoiled_array = jnp.asarray(spoiled((3, 0), np.nan, batch=0)[0])  # nobody can write to it: it is not copied
+    refuses(r"batch 0 of pass 1 has NaN .* 1 row\(s\): 3;", lambda: jaxem.em_stream(M, THETA, lambda: [spoiled_array]))
     if np.float32 == FLOAT:  # infinite once it is float32
         parts = spoiled((1, 1), 1.0)
         parts = [part.astype(float) * (1e39 if i == 3 else 1) for i, part in enumerate(parts)]

@@ -186,6 +186,12 @@ def test_rows_come_from_files_buffers_lists_and_other_arrays(tmp_path):
             yield buffer[: len(a)], weight[: len(b)]
             buffer[:], weight[:] = np.nan, 7.0
 
+    def read_only_views():
+        for buffer, weight in one_buffer():
+            view = buffer.view()
+            view.flags.writeable = False  # its owner may write all the same
+            yield view, weight
+
     class Tensor:
         """What a library of tensors offers."""
 
@@ -199,6 +205,7 @@ def test_rows_come_from_files_buffers_lists_and_other_arrays(tmp_path):
     sources = {
         "mapped": lambda: ((mapped[a:b], weights[a:b]) for a, b in itertools.pairwise(edges)),
         "one buffer": one_buffer,
+        "read-only views": read_only_views,
         "lists": lambda: [(a.tolist(), b.tolist()) for a, b in pairs],
         "strided": lambda: ((np.repeat(a, 2, axis=1)[:, ::2], b) for a, b in pairs),
         "tensors": lambda: ((Tensor(a), Tensor(b)) for a, b in pairs),
@@ -207,6 +214,30 @@ def test_rows_come_from_files_buffers_lists_and_other_arrays(tmp_path):
     for name, batches in sources.items():
         again = jaxem.em_stream(M, THETA, batches, max_steps=3, tol=0, prefetch=4)
         jax.tree.map(lambda u, v, name=name: np.testing.assert_array_equal(u, v, name), again, fit)
+
+
+def test_rows_that_nobody_can_write_are_not_copied(tmp_path):
+    """A file mapped for reading, JAX's arrays, bytes; not a mapping for writing, nor an array merely marked."""
+    x = np.asarray(CASE.x()).astype(FLOAT)
+    np.save(tmp_path / "x.npy", x)
+    marked = x.copy()
+    marked.flags.writeable = False
+    mapped = [np.load(tmp_path / "x.npy", mmap_mode=mode)[:30] for mode in ("r", "c", "r+")]
+    as_bytes = np.frombuffer(x.tobytes(), FLOAT).reshape(x.shape)
+    for source, kept in (
+        (mapped[0], True),
+        (np.asarray(jnp.asarray(x)), True),
+        (as_bytes, True),
+        (mapped[1], False),
+        (mapped[2], False),
+        (marked, False),
+        (as_bytes[:, ::-1], False),
+    ):
+        reader = _batches.Reader(M, THETA, lambda source=source: [source], 1.0, None, 1)
+        assert np.shares_memory(reader.checked(source, 0).x, source) == kept
+    smaller = reader.checked(mapped[0][:20], 0)  # filled up
+    assert len(smaller.x) == 60
+    assert not smaller.weights[20:].any()
 
 
 def test_one_dimensional_batches_are_one_column():
