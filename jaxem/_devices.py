@@ -195,6 +195,8 @@ def _concrete_shares(rows: Any, sharding: NamedSharding) -> tuple[Any, Any]:
     def shares(leaf: Any) -> Array:  # NumPy's or JAX's
         on_cpu = isinstance(leaf, np.ndarray) or all(device.platform == "cpu" for device in leaf.devices())
         source: Any = np.asarray(leaf) if on_cpu else leaf  # a view: slicing it copies nothing
+        if num_rows == size * mesh.size:
+            return jax.device_put(source, sharding)
         pieces = []
         for (first, _), device in zip(windows, here, strict=True):
             piece = source[max(first, 0) : first + size]

@@ -20,6 +20,7 @@ TABLE_ENTRIES = 32_768  # entries of a chunk's (K, rows) table: it stays in a co
 ROW_ENTRIES = 131_072  # numbers made for the rows of a chunk beside the table, likewise
 FEWEST = 1024  # rows of a chunk, were their numbers to fill an eighth of that
 ACCELERATOR = 128  # times as much where the backend is no CPU: enough rows to fill it (a plan, not yet measured)
+VECTOR = 16  # numbers that a CPU computes at once
 GROUP = 16  # chunks added plainly; only the sums of groups are compensated
 
 
@@ -45,7 +46,7 @@ class Shards(NamedTuple):
 
 
 def chunk_rows(num_rows: int, num_components: int, width: int = 0) -> int:
-    """Rows in a chunk: what the limits allow, at least 256, spread evenly over whole groups of chunks."""
+    """Rows in a chunk: what the limits allow, at least 256; spread evenly over groups of chunks, in whole vectors."""
     larger = 1 if jax.default_backend() == "cpu" else ACCELERATOR
     most = larger * TABLE_ENTRIES // num_components
     if width:
@@ -54,7 +55,7 @@ def chunk_rows(num_rows: int, num_components: int, width: int = 0) -> int:
     num_chunks = -(-num_rows // max(most, 256))
     if num_chunks > GROUP:
         num_chunks = -(-num_chunks // GROUP) * GROUP
-    return -(-num_rows // num_chunks)
+    return min(-(-num_rows // (num_chunks * VECTOR)) * VECTOR, num_rows)
 
 
 def fits_one_chunk(num_rows: int, num_components: int) -> bool:

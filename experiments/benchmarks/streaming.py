@@ -25,13 +25,13 @@ from _timing import cores, finish, goal, interleaved, parser, peak_beyond, start
 
 CASES = {"D = 32, K = 64": Case(2_097_152, 32, 64, 5), "D = 8, K = 8": Case(4_194_304, 8, 8, 5)}
 MEMORY = Case(2_097_152, 16, 16, 2)
-BATCH_MB = 16
+BATCH_MIB = 16
 
 
 def batches_of(path: str) -> Callable[[], Iterator[np.ndarray]]:
     """What `em_stream` asks for: a fresh pass over the file at each call."""
     num_rows, num_features = np.load(path, mmap_mode="r").shape
-    size = max(1, BATCH_MB * 10**6 // (4 * num_features))
+    size = max(1, BATCH_MIB * 2**20 // (4 * num_features))
 
     def batches() -> Iterator[np.ndarray]:
         for first in range(0, num_rows, size):
@@ -79,7 +79,7 @@ def times(name: str, case: Case, devices: int, options: argparse.Namespace) -> d
     difference = abs(ends[1] - ends[0]) / abs(ends[0])
     return {
         "name": f"streaming, {name}",
-        "statement": f"seconds an iteration of diagonal EM, {case.num_steps} iterations, batches of {BATCH_MB} MB; "
+        "statement": f"seconds an iteration of diagonal EM, {case.num_steps} iterations, batches of {BATCH_MIB} MiB; "
         "objective: their own F",
         "setting": case.setting("K random rows, σ = 2", devices),
         "rows": rows,
@@ -119,7 +119,7 @@ def memory(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     growth = (rows[1]["memory_mb"] - rows[0]["memory_mb"]) / (3 * 4e-6 * case.num_rows * case.num_features)
     return {
         "name": "streaming, memory",
-        "statement": f"peak MB of a streamed fit, batches of {BATCH_MB} MB, compilation included",
+        "statement": f"peak MB of a streamed fit, batches of {BATCH_MIB} MiB, compilation included",
         "setting": case.setting("K random rows, σ = 2", 1 if options.devices == "1" else cores()),
         "rows": rows,
         "goals": [goal("growth of the peak / growth of the file", growth, 0.05, at_least=False)],
