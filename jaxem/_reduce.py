@@ -16,9 +16,11 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
-TABLE_ENTRIES = 32_768  # entries of a chunk's (K, rows) table: it stays in a core's cache
+# entries of a chunk's (K, rows) table: it stays in a core's cache. A product of more entries is split into tasks by XLA's
+# library for small products (YNNPACK, in jaxlib 0.10), which keeps those until the program returns, see `_devices.py`
+TABLE_ENTRIES = 32_768
 ROW_ENTRIES = 131_072  # numbers made for the rows of a chunk beside the table, likewise
-FEWEST = 1024  # rows of a chunk, were their numbers to fill an eighth of that
+FEWEST = 64  # rows of a chunk, whatever K
 ACCELERATOR = 128  # times as much where the backend is no CPU: enough rows to fill it (a plan, not yet measured)
 VECTOR = 16  # numbers that a CPU computes at once
 GROUP = 16  # chunks added plainly; only the sums of groups are compensated
@@ -46,13 +48,12 @@ class Shards(NamedTuple):
 
 
 def chunk_rows(num_rows: int, num_components: int, width: int = 0) -> int:
-    """Rows in a chunk: what the limits allow, at least 256; spread evenly over groups of chunks, in whole vectors."""
+    """Rows in a chunk: what the limits allow, at least 64; spread evenly over groups of chunks, in whole vectors."""
     larger = 1 if jax.default_backend() == "cpu" else ACCELERATOR
     most = larger * TABLE_ENTRIES // num_components
     if width:
-        most = max(most, min(FEWEST, ROW_ENTRIES // (8 * width)))  # few columns, many components: larger products
         most = min(most, larger * ROW_ENTRIES // width)
-    num_chunks = -(-num_rows // max(most, 256))
+    num_chunks = -(-num_rows // max(most, FEWEST))
     if num_chunks > GROUP:
         num_chunks = -(-num_chunks // GROUP) * GROUP
     return min(-(-num_rows // (num_chunks * VECTOR)) * VECTOR, num_rows)
