@@ -58,7 +58,8 @@ def use_all_cores() -> None:
     have put on a device, pass `mesh`.
 
     On CPU devices a long fit is several calls of one program, since XLA frees some memory only when a program ends; a
-    fit inside your own `jit` is part of yours, and keeps 10 to 30 bytes a row and step until then.
+    fit inside your own `jit` is part of yours, and on a mesh keeps some 20 bytes a row and step until then if it is
+    `full`, a hundred with more than 512 components.
 
     Raises:
         RuntimeError: when JAX's backend has started with fewer CPU devices.
@@ -237,8 +238,8 @@ def _traced_shares(rows: Any, sharding: NamedSharding) -> tuple[Any, Any]:
 def steps_a_leg(mesh: Mesh | None, run: tuple[Theta, Data, Array, Array]) -> int | None:
     """How many steps of this fit one call of a program may do; None: all.
 
-    While every core serves a CPU device, XLA's library for small products (YNNPACK, in jaxlib 0.10) keeps what it used
-    for each, some 10 to 30 bytes a row and E-step, until the program returns.
+    While every core serves a CPU device, XLA's library for small products (YNNPACK, in jaxlib 0.10) keeps the tasks
+    into which it splits one of more than 32,768 entries, some 14 kB for each, until the program returns.
     """
     if mesh is None or is_traced(run) or being_traced() or mesh.devices.flat[0].platform != "cpu" or mesh.size == 1:
         return None

@@ -16,8 +16,8 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
-# entries of a chunk's (K, rows) table: it stays in a core's cache. A product of more entries is split into tasks by XLA's
-# library for small products (YNNPACK, in jaxlib 0.10), which keeps those until the program returns, see `_devices.py`
+# entries of a chunk's (K, rows) table: it stays in a core's cache. A product of more entries is split into tasks by
+# XLA's library for small products (YNNPACK, in jaxlib 0.10), which keeps those until the program returns
 TABLE_ENTRIES = 32_768
 ROW_ENTRIES = 131_072  # numbers made for the rows of a chunk beside the table, likewise
 FEWEST = 64  # rows of a chunk, whatever K
