@@ -199,9 +199,9 @@ def test_statistics_taken_anew_keep_the_digits_of_a_scale_below_the_rounding_of_
 def test_hard_assignments_tell_close_means_apart(name):
     """Tight clusters, one of them with two means, and scales of 1: no square about c knows which of them is nearer."""
     m = getattr(gaussian, name)
-    theta, x, z = on_a_grid(1e-4, 1e-4)
+    theta, x, z = on_a_grid(1e-6, 1e-6)
     x = x[z != 1]
-    mu = theta["mu"].at[1].set(theta["mu"][0] + 1e-4)
+    mu = theta["mu"].at[1].set(theta["mu"][0] + 1e-6)
     scale = {"tied": {"Sigma": jnp.eye(2)}, "full": {"Sigma": jnp.tile(jnp.eye(2), (16, 1, 1))}}.get(name)
     shape = {"isotropic": (), "spherical": (16,), "diagonal": (16, 2)}.get(name)
     theta = theta | {"mu": mu} | (scale or {"sigma": jnp.ones(shape)})

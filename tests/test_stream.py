@@ -224,12 +224,15 @@ def test_rows_that_nobody_can_write_are_not_copied(tmp_path):
     marked.flags.writeable = False
     mapped = [np.load(tmp_path / "x.npy", mmap_mode=mode)[:30] for mode in ("r", "c", "r+")]
     as_bytes = np.frombuffer(x.tobytes(), FLOAT).reshape(x.shape)
+    read_only_view = np.frombuffer(bytearray(x.tobytes()), FLOAT).reshape(x.shape)[:]
+    read_only_view.flags.writeable = False
     for source, kept in (
         (mapped[0], True),
         (np.asarray(jnp.asarray(x)), True),
         (as_bytes, True),
         (mapped[1], False),
         (mapped[2], False),
+        (read_only_view, False),
         (marked, False),
         (as_bytes[:, ::-1], False),
     ):
