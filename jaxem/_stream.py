@@ -20,6 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
+from jaxtyping import Array
 
 from jaxem import _batches, _checkpoint, _devices, _validate
 from jaxem._loop import Fit, State, Status, advance, begin, fit_of, gain_is_small
@@ -35,11 +36,10 @@ class Sums(NamedTuple):
     error: Expectation
 
 
-@partial(jax.jit, static_argnames="about")
-def _add(m: Mixture, theta: Theta, reference: Theta, data: Data, sums: Sums, about: bool) -> Sums:
-    """The sums so far and those of one batch, statistics about θ's own means or another's."""
-    term = m.expect_by_kernel(reference, theta, data) if about else m.expect(theta, data)
-    return Sums(*compensated(*sums, term))
+@jax.jit
+def _add(m: Mixture, theta: Theta, about: Theta, data: Data, sums: Sums, anew: Array | bool) -> Sums:
+    """The sums so far and those of one batch, statistics about θ's own means or, taken anew, another's."""
+    return Sums(*compensated(*sums, m.expect_about(about, theta, data, anew)))
 
 
 _begin = jax.jit(begin)

@@ -163,15 +163,29 @@ def test_the_loop_takes_lost_statistics_anew_within_the_step(name):
 
 
 def on_a_grid(scale, tight):
-    """θ on a grid of sixteen means, the sixth of them all but 0 with rows `tight` about it; the rows, and whose."""
+    """π and μ of sixteen means on a grid, the sixth all but 0 with rows `tight` about it; the rows, and whose."""
     rng = np.random.default_rng(3)
     K, D, N = 16, 2, 6000  # more than one chunk
     mu = np.stack(np.meshgrid(*[np.linspace(-1, 1, 4)] * D), axis=-1).reshape(K, D)
     mu[5] = tight
     z = rng.integers(0, K, N)
     x = mu[z] + np.where(z == 5, tight, scale)[:, None] * rng.normal(size=(N, D))
-    theta = {"pi": np.full(K, 1 / K), "mu": mu, "Sigma": np.tile(scale**2 * np.eye(D), (K, 1, 1))}
-    return {key: jnp.asarray(value, jnp.float32) for key, value in theta.items()}, x.astype(np.float32), z
+    theta = {"pi": jnp.full(K, 1 / K, jnp.float32), "mu": jnp.asarray(mu, jnp.float32)}
+    return theta, x.astype(np.float32), z
+
+
+def with_scale(name, theta, sigma):
+    """The same π and μ in a family's θ, with the scale σ for all."""
+    K, D = theta["mu"].shape
+    scale = {
+        "isotropic": {"sigma": np.array(sigma)},
+        "spherical": {"sigma": np.full(K, sigma)},
+        "diagonal": {"sigma": np.full((K, D), sigma)},
+        "tied": {"Sigma": sigma**2 * np.eye(D)},
+        "full": {"Sigma": np.tile(sigma**2 * np.eye(D), (K, 1, 1))},
+    }[name]
+    theta = {"pi": theta["pi"], "mu": theta["mu"], **scale}
+    return {key: jnp.asarray(value, jnp.float32) for key, value in theta.items()}
 
 
 @each_family
@@ -179,9 +193,7 @@ def test_statistics_taken_anew_keep_the_digits_of_a_scale_below_the_rounding_of_
     """A cluster at 0, of σ = 1e-9 where its neighbours lie at ±1: x − c alone would have lost it."""
     m, tight = getattr(gaussian, name), 1e-9
     theta, x, z = on_a_grid(0.02, tight)
-    scale = {"tied": theta["Sigma"][0], "full": theta["Sigma"]}.get(name)
-    shape = {"isotropic": (), "spherical": (16,), "diagonal": (16, 2)}.get(name)
-    theta = theta | ({"sigma": jnp.full(shape, 0.02, jnp.float32)} if scale is None else {"Sigma": scale})
+    theta = with_scale(name, theta, 0.02)
     means = np.stack([x[z == k].mean(0, dtype=np.float64) for k in range(16)])
     about = theta | {"mu": jnp.asarray(means, jnp.float32)}
     data = Data(jnp.asarray(x), None, jnp.float32(1))
@@ -202,10 +214,7 @@ def test_hard_assignments_tell_close_means_apart(name):
     theta, x, z = on_a_grid(1e-6, 1e-6)
     x = x[z != 1]
     mu = theta["mu"].at[1].set(theta["mu"][0] + 1e-6)
-    scale = {"tied": {"Sigma": jnp.eye(2)}, "full": {"Sigma": jnp.tile(jnp.eye(2), (16, 1, 1))}}.get(name)
-    shape = {"isotropic": (), "spherical": (16,), "diagonal": (16, 2)}.get(name)
-    theta = theta | {"mu": mu} | (scale or {"sigma": jnp.ones(shape)})
-    theta = {key: theta[key].astype(jnp.float32) for key in m.parameters}
+    theta = with_scale(name, theta | {"mu": mu}, 1.0)
     data = Data(jnp.asarray(x), None, jnp.float32(0))
     square = ((x[:, None].astype(np.float64) - np.asarray(mu, np.float64)) ** 2).sum(-1)
     expected = np.bincount(square.argmin(1), minlength=16)

@@ -81,9 +81,8 @@ def program(x: Array | None = None, num_points: int | None = None) -> None:
 def table(theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K n"]:
     """ℓ_nk = log π_k − ½ ‖L_k⁻¹(x_n − μ_k)‖² − log det L_k − (D/2) log 2π, less `constant`."""
     inverse, heights = whiteners_and_heights(theta)
-    return (heights - leading(heights))[:, None] - jnp.sum(
-        whitened(inverse, differences(x, theta["mu"])) ** 2, axis=1
-    ) / 2
+    white = whitened(inverse, differences(x, theta["mu"]))
+    return (heights - leading(heights))[:, None] - jnp.sum(white**2, axis=1) / 2
 
 
 def whitened(inverse: Float[Array, "K D D"], difference: Float[Array, "K D n"]) -> Float[Array, "K D n"]:
