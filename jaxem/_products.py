@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 
 from jaxem._free_energy import assign_hard, assign_soft
 
-# φ → Σγ (K,), Σγφ (K, F), of a chunk: a matrix product, or at T = 0 a scatter-add
-Pool = Callable[[Float[Array, "n F"]], tuple[Array, Array]]
+# φ → Σγφ (K, F) of a chunk: a matrix product, or at T = 0 a scatter-add
+Pool = Callable[[Float[Array, "n F"]], Float[Array, "K F"]]
 
 
 class Products(NamedTuple):
@@ -38,8 +38,8 @@ def pooled_softly(sums: Callable[[Pool], Any], table: Array, weights: Array, tem
     gamma, value = assign_soft(table, temperature, axis=0)
     gamma = gamma * weights[None]
 
-    def pool(phi: Float[Array, "n F"]) -> tuple[Array, Array]:
-        return jnp.sum(gamma, axis=1), jnp.matmul(gamma, phi, precision=lax.Precision.HIGHEST)
+    def pool(phi: Float[Array, "n F"]) -> Float[Array, "K F"]:
+        return jnp.matmul(gamma, phi, precision=lax.Precision.HIGHEST)
 
     return sums(pool), value
 
@@ -48,9 +48,7 @@ def pooled_by_winner(sums: Callable[[Pool], Any], table: Array, weights: Array) 
     """The same at T = 0: a row's features go to its component, and γ is never made."""
     winner, value = assign_hard(table, axis=0)
 
-    def pool(phi: Float[Array, "n F"]) -> tuple[Array, Array]:
-        counted = weights[:, None] * jnp.concatenate([phi, jnp.ones_like(phi[:, :1])], axis=1)
-        sums = jnp.zeros((table.shape[0], counted.shape[1]), counted.dtype).at[winner].add(counted)
-        return sums[:, -1], sums[:, :-1]
+    def pool(phi: Float[Array, "n F"]) -> Float[Array, "K F"]:
+        return jnp.zeros((table.shape[0], phi.shape[1]), phi.dtype).at[winner].add(weights[:, None] * phi)
 
     return sums(pool), value

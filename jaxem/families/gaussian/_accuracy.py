@@ -77,24 +77,36 @@ def is_accurate_when_hard(theta: Theta, geometry: Geometry, moments: Moments) ->
     return jnp.all(loss(farthest(theta, jnp.zeros_like(theta["mu"])), precision) <= LIMIT * mean)
 
 
+def and_one(x: Float[Array, "n D"]) -> Float[Array, "n D+1"]:
+    """(x, 1), so that a product with it takes in an intercept, or counts."""
+    return jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
+
+
 def linear(
     theta: Theta,
     geometry: Geometry,
-    eta: Float[Array, "K F"],
-    intercept: Float[Array, " K"],
+    eta: tuple[Float[Array, "K _"], ...],
     *,
     features: Callable[[Array], Any],
     finish: Callable[[Any], Moments],
     common: Float[Array, ""],
 ) -> Products:
-    """ℓ = η φᵀ + intercept + common in natural parameters, statistics γ φ; a family replaces what it has shorter."""
+    """ℓ = Σ_i η_i φ_iᵀ + common in natural parameters, statistics γ φ_i; a family replaces what it has shorter.
+
+    The φ_i are several arrays, and not the columns of one, since XLA joins columns slowly.
+    """
+
+    def table(phi: tuple[Array, ...]) -> Float[Array, "K n"]:
+        products = [jnp.matmul(eta_i, phi_i.T, precision=EXACT) for eta_i, phi_i in zip(eta, phi, strict=False)]
+        return sum(products[1:], products[0])
+
     return Products(
-        width=eta.shape[1],
+        width=sum(eta_i.shape[1] for eta_i in eta),
         features=features,
-        table=lambda phi: jnp.matmul(eta, phi.T, precision=EXACT) + intercept[:, None],
+        table=table,
         common=lambda phi: common,
         statistics=None,
-        pooled=lambda phi, weights, pool: pool(phi),
+        pooled=lambda phi, weights, pool: tuple(map(pool, phi)),
         finish=finish,
         accurate=is_accurate(theta, geometry),
         accurate_when_hard=partial(is_accurate_when_hard, theta, geometry),

@@ -22,6 +22,7 @@ from jaxem._products import Pool, Products
 from jaxem.families.gaussian._accuracy import (
     EXACT,
     LIMIT,
+    and_one,
     centre,
     farthest,
     linear,
@@ -37,6 +38,7 @@ from jaxem.families.gaussian._moments import (
     leading,
     log_weights,
     step_weights_and_means,
+    sum_and_count,
     update_weights_and_means,
 )
 
@@ -82,7 +84,7 @@ def table(theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K n"]:
     """ℓ_nk = log π_k − ½ ‖L_k⁻¹(x_n − μ_k)‖² − log det L_k − (D/2) log 2π, less `constant`."""
     inverse, heights = whiteners_and_heights(theta)
     white = whitened(inverse, differences(x, theta["mu"]))
-    return (heights - leading(heights))[:, None] - jnp.sum(white**2, axis=1) / 2
+    return (heights - leading(heights))[:, None] - sum_of_squares(white) / 2
 
 
 def whitened(inverse: Float[Array, "K D D"], difference: Float[Array, "K D n"]) -> Float[Array, "K D n"]:
@@ -109,6 +111,11 @@ def statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "K n"])
     return Moments(jnp.sum(gamma, axis=1), jnp.sum(weighted, axis=2), pooled(spread, theta["Sigma"]))
 
 
+def sum_of_squares(white: Float[Array, "K D n"]) -> Float[Array, "K n"]:
+    """Σ_d white_kdn², in one pass: XLA's reduction would put the squares in memory first."""
+    return sum(white[:, d] ** 2 for d in range(1, white.shape[1])) + white[:, 0] ** 2
+
+
 def products_of(a: Float[Array, "K D n"], b: Float[Array, "K D n"]) -> Float[Array, "K D D"]:
     """Σ_n a_kn b_knᵀ."""
     return jnp.einsum("kdn,ken->kde", a, b, precision=EXACT)
@@ -132,25 +139,30 @@ def full_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Produ
     K, D = m.shape
     inverse, heights = whiteners_and_heights(theta)
     relative = (heights - leading(heights))[:, None]
-    white_offset = jnp.einsum("kde,ke->kd", inverse, theta["mu"] - c, precision=EXACT)
+    offset = jnp.einsum("kde,ke->kd", inverse, theta["mu"] - c, precision=EXACT)
+    affine = jnp.concatenate([inverse, -offset[:, :, None]], axis=2).reshape(K * D, D + 1)
     cancels = may_cancel & jnp.all(vector_loss(farthest(theta, geometry(theta)[0]), inverse) <= LIMIT)
 
-    def table(x: Float[Array, "n D"]) -> Float[Array, "K n"]:
-        def by_product() -> Float[Array, "K D n"]:
-            white = jnp.matmul(inverse.reshape(K * D, D), (x - c).T, precision=EXACT)
-            return white.reshape(K, D, -1) - white_offset[:, :, None]
+    def features(x: Float[Array, "n D"]) -> tuple[Array, Array]:
+        return x, and_one(x - c)
 
-        white = lax.cond(cancels, by_product, lambda: whitened(inverse, differences(x, theta["mu"])))
-        return relative - jnp.sum(white**2, axis=1) / 2
+    def table(phi: tuple[Array, Array]) -> Float[Array, "K n"]:
+        x, centred_and_one = phi
+        white = lax.cond(
+            cancels,
+            lambda: jnp.matmul(affine, centred_and_one.T, precision=EXACT).reshape(K, D, -1),
+            lambda: whitened(inverse, differences(x, theta["mu"])),
+        )
+        return relative - sum_of_squares(white) / 2
 
-    def statistics(x: Float[Array, "n D"], gamma: Float[Array, "K n"]) -> tuple[Array, Array]:
+    def statistics(phi: tuple[Array, Array], gamma: Float[Array, "K n"]) -> tuple[Array, Array]:
+        x, centred_and_one = phi
         identity = jnp.eye(D, dtype=x.dtype)
         columns = jnp.matmul(identity, x.T, precision=EXACT)  # xᵀ in memory: XLA would not put it there
         weighted = gamma[:, None] * (columns[None] - m[:, :, None])
 
         def by_product() -> Float[Array, "K D D+1"]:
-            and_one = jnp.concatenate([x - c, jnp.ones_like(x[:, :1])], axis=1)
-            return jnp.matmul(weighted.reshape(K * D, -1), and_one, precision=EXACT).reshape(K, D, D + 1)
+            return jnp.matmul(weighted.reshape(K * D, -1), centred_and_one, precision=EXACT).reshape(K, D, D + 1)
 
         def by_differences() -> Float[Array, "K D D+1"]:
             shift = jnp.sum(weighted, axis=2, keepdims=True)
@@ -165,7 +177,7 @@ def full_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Produ
 
     return Products(
         width=K * D,
-        features=lambda x: x,
+        features=features,
         table=table,
         common=lambda x: leading(heights),
         statistics=statistics,
@@ -177,7 +189,7 @@ def full_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Produ
 
 
 def tied_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
-    """In natural parameters, φ = x,  η_k = P(μ_k − c), beside what is common to all components.
+    """In natural parameters, φ = (x, 1),  η_k = (P(μ_k − c), ℓ at c), beside what is common to all components.
 
     xᵀPx is, and Σ_k Σγxxᵀ = Σ_n x_n x_nᵀ needs no γ.
     """
@@ -186,20 +198,23 @@ def tied_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Produ
     inverse, heights = whiteners_and_heights(theta)
     slope = jnp.einsum("kde,ke->kd", geometry(theta)[1], offset, precision=EXACT)
     intercept = heights - leading(heights) - jnp.sum(slope * offset, axis=1) / 2
+    eta = jnp.concatenate([slope, intercept[:, None]], axis=1)
+    inverse_and_zero = jnp.pad(inverse[0], ((0, 0), (0, 1)))
 
-    def sums(x: Float[Array, "n D"], weights: Array, pool: Pool) -> tuple[Array, Array, Array]:
-        return *pool(x), jnp.matmul(x.T, weights[:, None] * x, precision=EXACT)
+    def sums(phi: tuple[Array], weights: Array, pool: Pool) -> tuple[Array, Array]:
+        return pool(phi[0]), jnp.matmul(phi[0].T, weights[:, None] * phi[0], precision=EXACT)
 
-    def finish(sums: tuple[Array, Array, Array]) -> Moments:
-        N_k, S, second = sums
+    def finish(sums: tuple[Array, Array]) -> Moments:
+        (S, N_k), second = sum_and_count(sums[0]), sums[1][:-1, :-1]
         shift = S - N_k[:, None] * offset
         # Σγ(x − c)(x − c)ᵀ − Σγ(x − μ)(x − μ)ᵀ = Σγ(x − c) δᵀ + δ Σγ(x − μ)ᵀ,  δ = μ − c
         return Moments(N_k, shift, second - jnp.sum(outer(S, offset) + outer(offset, shift), axis=0))
 
-    def common(x: Float[Array, "n D"]) -> Float[Array, " n"]:
-        return leading(heights) - jnp.sum(jnp.matmul(x, inverse[0].T, precision=EXACT) ** 2, axis=1) / 2
+    def common(phi: tuple[Array]) -> Float[Array, " n"]:
+        white = jnp.matmul(phi[0], inverse_and_zero.T, precision=EXACT)
+        return leading(heights) - jnp.sum(white**2, axis=1) / 2
 
-    form = linear(theta, geometry, slope, intercept, features=lambda x: x - c, finish=finish, common=leading(heights))
+    form = linear(theta, geometry, (eta,), features=lambda x: (and_one(x - c),), finish=finish, common=leading(heights))
     return form._replace(common=common, pooled=sums)
 
 

@@ -41,6 +41,11 @@ def leading(heights: Float[Array, " K"]) -> Float[Array, ""]:
     return lax.stop_gradient(jnp.max(heights))
 
 
+def sum_and_count(sums: Float[Array, "K F"]) -> tuple[Array, Float[Array, " K"]]:
+    """Σγ(x − c) and Σγ, of Σγ(x − c, 1)."""
+    return sums[:, :-1], sums[:, -1]
+
+
 def divide_where_occupied(sums: Array, N_k: Float[Array, " K"], otherwise: Array | float = 0.0) -> Array:
     """sums / N_k, and `otherwise` for an empty component, whose parameters F does not depend on."""
     column = jnp.reshape(N_k, N_k.shape + (1,) * (sums.ndim - 1))

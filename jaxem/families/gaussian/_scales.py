@@ -19,7 +19,7 @@ from jaxem._mixture import Mixture
 from jaxem._model import Theta
 from jaxem._products import Pool, Products
 from jaxem.families import _exponential_family as ef
-from jaxem.families.gaussian._accuracy import EXACT, centre, linear, recentre
+from jaxem.families.gaussian._accuracy import EXACT, and_one, centre, linear, recentre
 from jaxem.families.gaussian._moments import (
     Moments,
     centred,
@@ -30,6 +30,7 @@ from jaxem.families.gaussian._moments import (
     log_weights,
     squared_distances,
     step_weights_and_means,
+    sum_and_count,
     update_weights_and_means,
 )
 
@@ -108,65 +109,74 @@ def diagonal_statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array
 
 
 def diagonal_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
-    """φ = (x², x),  η_k = (−1/2σ_k², (μ_k − c)/σ_k²)."""
+    """φ = x², (x, 1),  η_k = −1/2σ_k², ((μ_k − c)/σ_k², ℓ at c)."""
     c = centre(theta)
     offset = theta["mu"] - c
-    num_features = offset.shape[1]
-    slope, intercept = slope_and_intercept(theta, offset)
-    eta = jnp.concatenate([-1 / (2 * theta["sigma"] ** 2), slope], axis=1)
-
-    def finish(sums: tuple[Array, Array]) -> Moments:
-        N_k, S = sums
-        shift = S[:, num_features:] - N_k[:, None] * offset
-        # Σγ(x − μ)² = Σγ(x − c)² − δ(Σγ(x − c) + Σγ(x − μ)),  δ = μ − c
-        return Moments(N_k, shift, S[:, :num_features] - offset * (S[:, num_features:] + shift))
-
-    def features(x: Float[Array, "n D"]) -> Float[Array, "n F"]:
-        return jnp.concatenate([(x - c) ** 2, x - c], axis=1)
-
-    return linear(theta, geometry, eta, intercept, features=features, finish=finish, common=constant(theta))
-
-
-def round_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
-    """φ = x and its square ‖x‖²,  η_k = (μ_k − c)/σ_k² and −1/2σ_k², the same for every k if σ is."""
-    c = centre(theta)
-    offset, sigma = theta["mu"] - c, theta["sigma"]
-    is_shared = sigma.ndim == 0
-    slope, intercept = slope_and_intercept(theta, offset)
-    quadratic = -1 / (2 * sigma**2)
+    eta = (-1 / (2 * theta["sigma"] ** 2), slope_and_intercept(theta, offset))
 
     def features(x: Float[Array, "n D"]) -> tuple[Array, Array]:
-        x = x - c
-        return x, jnp.matmul(x**2, jnp.ones(x.shape[1], x.dtype), precision=EXACT)  # faster than a sum along the row
+        return (x - c) ** 2, and_one(x - c)
 
-    def table(phi: tuple[Array, Array]) -> Float[Array, "K n"]:
-        x, square = phi
-        ell = jnp.matmul(slope, x.T, precision=EXACT) + intercept[:, None]
-        return ell if is_shared else ell + quadratic[:, None] * square[None]
-
-    def sums(phi: tuple[Array, Array], weights: Array, pool: Pool) -> tuple[Array, Array, Array]:
-        x, square = phi
-        if is_shared:
-            return *pool(x), weights * square
-        N_k, S = pool(jnp.concatenate([x, square[:, None]], axis=1))
-        return N_k, S[:, :-1], S[:, -1]
-
-    def finish(sums: tuple[Array, Array, Array]) -> Moments:
-        N_k, S, squares = sums
+    def finish(sums: tuple[Array, Array]) -> Moments:
+        squares, (S, N_k) = sums[0], sum_and_count(sums[1])
         shift = S - N_k[:, None] * offset
-        squares = jnp.sum(squares) if is_shared else squares
-        return Moments(N_k, shift, squares - pooled(offset * (S + shift), sigma))  # as for the diagonal
+        # Σγ(x − μ)² = Σγ(x − c)² − δ(Σγ(x − c) + Σγ(x − μ)),  δ = μ − c
+        return Moments(N_k, shift, squares - offset * (S + shift))
 
-    common = constant(theta)
-    form = linear(theta, geometry, slope, intercept, features=features, finish=finish, common=common)
-    with_square = (lambda phi: quadratic * phi[1] + common) if is_shared else form.common
-    return form._replace(table=table, common=with_square, pooled=sums)
+    return linear(theta, geometry, eta, features=features, finish=finish, common=constant(theta))
 
 
-def slope_and_intercept(theta: Theta, offset: Float[Array, "K D"]) -> tuple[Array, Array]:
-    """(μ_k − c)/σ_k², and ℓ at c less `constant`."""
+def spherical_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
+    """φ = ‖x‖², (x, 1),  η_k = −1/2σ_k², ((μ_k − c)/σ_k², ℓ at c)."""
+    c = centre(theta)
+    offset = theta["mu"] - c
+    eta = (-1 / (2 * theta["sigma"][:, None] ** 2), slope_and_intercept(theta, offset))
+
+    def features(x: Float[Array, "n D"]) -> tuple[Array, Array]:
+        return squares_of(x - c)[:, None], and_one(x - c)
+
+    def finish(sums: tuple[Array, Array]) -> Moments:
+        squares, (S, N_k) = sums[0][:, 0], sum_and_count(sums[1])
+        shift = S - N_k[:, None] * offset
+        return Moments(N_k, shift, squares - jnp.sum(offset * (S + shift), axis=1))  # as for the diagonal
+
+    return linear(theta, geometry, eta, features=features, finish=finish, common=constant(theta))
+
+
+def isotropic_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
+    """φ = (x, 1),  η_k = ((μ_k − c)/σ², ℓ at c), beside −‖x‖²/2σ², which is common to all components."""
+    c = centre(theta)
+    offset = theta["mu"] - c
+
+    def features(x: Float[Array, "n D"]) -> tuple[Array, Array]:
+        return and_one(x - c), squares_of(x - c)
+
+    def common(phi: tuple[Array, Array]) -> Float[Array, " n"]:
+        return constant(theta) - phi[1] / (2 * theta["sigma"] ** 2)
+
+    def sums(phi: tuple[Array, Array], weights: Array, pool: Pool) -> tuple[Array, Array]:
+        return pool(phi[0]), weights * phi[1]
+
+    def finish(sums: tuple[Array, Array]) -> Moments:
+        S, N_k = sum_and_count(sums[0])
+        shift = S - N_k[:, None] * offset
+        return Moments(N_k, shift, jnp.sum(sums[1]) - jnp.sum(offset * (S + shift)))
+
+    eta = (slope_and_intercept(theta, offset),)
+    form = linear(theta, geometry, eta, features=features, finish=finish, common=constant(theta))
+    return form._replace(common=common, pooled=sums)
+
+
+def squares_of(x: Float[Array, "n D"]) -> Float[Array, " n"]:
+    """‖x_n‖², by a product: faster than a sum along the row."""
+    return jnp.matmul(x**2, jnp.ones(x.shape[1], x.dtype), precision=EXACT)
+
+
+def slope_and_intercept(theta: Theta, offset: Float[Array, "K D"]) -> Float[Array, "K D+1"]:
+    """((μ_k − c)/σ_k², ℓ at c less `constant`)."""
     sigma = by_feature(theta["sigma"], offset)
-    return offset / sigma**2, relative_heights(theta) - jnp.sum((offset / sigma) ** 2 / 2, axis=1)
+    intercept = relative_heights(theta) - jnp.sum((offset / sigma) ** 2 / 2, axis=1)
+    return jnp.concatenate([offset / sigma**2, intercept[:, None]], axis=1)
 
 
 def geometry(theta: Theta) -> tuple[Array, Array]:
@@ -256,7 +266,7 @@ isotropic = Mixture(
     update=update,
     guess=isotropic_guess,
     gradient_form=gradient_form,
-    products=round_products,
+    products=isotropic_products,
     recentre=partial(recentre, geometry=geometry, squares=True),
     scale="sigma",
     condition=condition,
@@ -271,7 +281,7 @@ spherical = Mixture(
     update=update,
     guess=spherical_guess,
     gradient_form=gradient_form,
-    products=round_products,
+    products=spherical_products,
     recentre=partial(recentre, geometry=geometry, squares=True),
     scale="sigma",
     condition=condition,
