@@ -144,11 +144,9 @@ def replicated(tree: Any, mesh: Mesh | None) -> Any:
     if all(getattr(leaf, "sharding", None) == everywhere for leaf in jax.tree.leaves(tree)) or being_traced():
         return tree
 
-    def put(leaf: Array) -> Array:
-        # other processes' devices cannot take an array from here, only its value
-        return jax.device_put(np.asarray(leaf) if mesh.is_multi_process else leaf, everywhere)
-
-    return jax.tree.map(put, tree)
+    # other processes' devices cannot take an array from here, only its value
+    values = jax.tree.map(np.asarray, tree) if mesh.is_multi_process else tree
+    return jax.device_put(values, everywhere)
 
 
 def spread_rows(data: Data, mesh: Mesh | None) -> Data:

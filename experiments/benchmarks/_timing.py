@@ -66,6 +66,7 @@ def measure(f: Callable, *arguments: Any, repeats: int = 7, warm_up: bool = True
 
 
 PAUSE = 0.1  # seconds before a measurement
+BRIEF = 1.0  # seconds of a call that is made twice, the second one timed
 
 
 def interleaved(
@@ -75,9 +76,10 @@ def interleaved(
 
     Each call follows a pause, in which the threads of the program before it stop spinning: OpenMP's and OpenBLAS's
     wait for more work in a busy loop, for milliseconds, on the cores that the next program needs. So nothing has to
-    be set that forbids it (OMP_WAIT_POLICY), and every program runs as it comes. After one call to warm up, a program
-    is repeated as often as `budget` seconds allow, at least `least` and at most `repeats` times. What raises, unless it
-    is the first program, is left out; its exception is returned.
+    be set that forbids it (OMP_WAIT_POLICY), and every program runs as it comes. Cores that rested take tens of
+    milliseconds to come back to speed, so a call of less than BRIEF seconds follows another one that is not timed. After
+    one call to warm up, a program is repeated as often as `budget` seconds allow, at least `least` and at most `repeats`
+    times. What raises, unless it is the first program, is left out; its exception is returned.
     """
     done: dict[str, Timing | Exception] = {}
     first: dict[str, float] = {}
@@ -94,7 +96,8 @@ def interleaved(
     for turn in range(max(times.values())):
         for name in (name for name in first if turn < times[name]):
             time.sleep(pause)
-            values[name], (seconds, *_), _ = measure(calls[name], repeats=1, warm_up=False)
+            brief = min([first[name], *taken[name]]) < BRIEF
+            values[name], (seconds, *_), _ = measure(calls[name], repeats=1, warm_up=brief)
             taken[name].append(seconds)
     for name, seconds in taken.items():
         done[name] = Timing(values[name], seconds, max(first[name] - float(np.median(seconds)), 0.0))
