@@ -162,12 +162,15 @@ run_leg = jax.jit(ascend, static_argnames="stop")
 def run_in_legs(
     m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop, *, steps_a_leg: int
 ) -> Fit:
-    """The same fit by several calls of the loop, each of at most so many steps."""
+    """The same fit by several calls of the loop, each of at most so many steps.
+
+    A call is made before the one before it has ended, so that the devices need not wait; past the end it does nothing.
+    """
     climb, last, done = begin_legs(m, theta, data), int(max_steps), 0
     while True:
-        done = min(done + steps_a_leg, last)
-        climb = run_leg(m, climb, data, tol, np.int32(done), stop)  # NumPy: in every process
-        if done == last or int(climb.state.status) != Status.MAX_STEPS:
+        before, done = climb, min(done + steps_a_leg, last)
+        climb = run_leg(m, before, data, tol, np.int32(done), stop)  # NumPy: in every process
+        if done == last or int(before.state.status) != Status.MAX_STEPS:
             return fit_of(climb.state)
 
 
