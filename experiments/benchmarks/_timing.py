@@ -77,9 +77,9 @@ def interleaved(
     Each call follows a pause, in which the threads of the program before it stop spinning: OpenMP's and OpenBLAS's
     wait for more work in a busy loop, for milliseconds, on the cores that the next program needs. So nothing has to
     be set that forbids it (OMP_WAIT_POLICY), and every program runs as it comes. Cores that rested take tens of
-    milliseconds to come back to speed, so a call of less than BRIEF seconds follows another one that is not timed. After
-    one call to warm up, a program is repeated as often as `budget` seconds allow, at least `least` and at most `repeats`
-    times. What raises, unless it is the first program, is left out; its exception is returned.
+    milliseconds to come back to speed, so a call of less than BRIEF seconds follows another one that is not timed.
+    After one call to warm up, a program is repeated as often as `budget` seconds allow, at least `least` and at most
+    `repeats` times. What raises, unless it is the first program, is left out; its exception is returned.
     """
     done: dict[str, Timing | Exception] = {}
     first: dict[str, float] = {}

@@ -39,6 +39,7 @@ from jaxem.families.gaussian._moments import (
     log_weights,
     step_weights_and_means,
     sum_and_count,
+    sum_of_squares,
     update_weights_and_means,
 )
 
@@ -109,11 +110,6 @@ def statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "K n"])
     weighted = gamma[:, None] * difference
     spread = products_of(weighted, difference)
     return Moments(jnp.sum(gamma, axis=1), jnp.sum(weighted, axis=2), pooled(spread, theta["Sigma"]))
-
-
-def sum_of_squares(white: Float[Array, "K D n"]) -> Float[Array, "K n"]:
-    """Σ_d white_kdn², in one pass: XLA's reduction would put the squares in memory first."""
-    return sum(white[:, d] ** 2 for d in range(1, white.shape[1])) + white[:, 0] ** 2
 
 
 def products_of(a: Float[Array, "K D n"], b: Float[Array, "K D n"]) -> Float[Array, "K D D"]:

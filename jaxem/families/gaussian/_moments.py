@@ -9,6 +9,8 @@ from jaxtyping import Array, Float
 from jaxem._model import Theta
 from jaxem.families import _exponential_family as ef
 
+SPELLED_OUT = 32  # features, at most
+
 
 class Moments(NamedTuple):
     """Additive statistics about the means μ_k at which the E-step was done."""
@@ -20,7 +22,16 @@ class Moments(NamedTuple):
 
 def squared_distances(x: Float[Array, "n D"], mu: Float[Array, "K D"]) -> Float[Array, "K n"]:
     """d_nk = ‖x_n − μ_k‖², component-major, by differences: exact where the expanded square cancels."""
-    return jnp.sum(differences(x, mu) ** 2, axis=1)
+    return sum_of_squares(differences(x, mu))
+
+
+def sum_of_squares(difference: Float[Array, "K D n"]) -> Float[Array, "K n"]:
+    """Σ_d of their squares; spelled out where D is small, for XLA would put the squares in memory and then add them."""
+    num_features = difference.shape[1]
+    if num_features > SPELLED_OUT:
+        return jnp.sum(difference**2, axis=1)
+    squares = [difference[:, d] ** 2 for d in range(num_features)]
+    return sum(squares[1:], squares[0])
 
 
 def differences(x: Float[Array, "n D"], mu: Float[Array, "K D"]) -> Float[Array, "K D n"]:

@@ -31,6 +31,7 @@ from jaxem.families.gaussian._moments import (
     squared_distances,
     step_weights_and_means,
     sum_and_count,
+    sum_of_squares,
     update_weights_and_means,
 )
 
@@ -85,13 +86,13 @@ def round_statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "
     return Moments(
         N_k=jnp.sum(gamma, axis=1),
         shift=jnp.einsum("kn,kdn->kd", gamma, difference),
-        spread=pooled(jnp.sum(gamma * jnp.sum(difference**2, axis=1), axis=1), theta["sigma"]),
+        spread=pooled(jnp.sum(gamma * sum_of_squares(difference), axis=1), theta["sigma"]),
     )
 
 
 def diagonal_table(theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K n"]:
     """ℓ_nk = log π_k − Σ_d (x_nd − μ_kd)² / 2σ_kd² − Σ_d log σ_kd − (D/2) log 2π, less `constant`."""
-    quadratic = jnp.sum((differences(x, theta["mu"]) / theta["sigma"][:, :, None]) ** 2, axis=1) / 2
+    quadratic = sum_of_squares(differences(x, theta["mu"]) / theta["sigma"][:, :, None]) / 2
     return relative_heights(theta)[:, None] - quadratic
 
 
