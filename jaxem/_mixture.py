@@ -10,7 +10,6 @@ and the closed-form M-step.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -23,8 +22,8 @@ from numpyro.distributions import Distribution, biject_to, constraints
 
 from jaxem._free_energy import assign, row_free_energy, weighted
 from jaxem._model import Data, Expectation, Model, Theta
-from jaxem._products import Products, pooled_by_winner, pooled_softly
-from jaxem._reduce import fits_one_chunk, sum_over_rows
+from jaxem._products import Products
+from jaxem._reduce import fits_one_chunk, plus, sum_over_rows
 
 
 def closed_form(m: "Mixture", statistics: Any, theta: Theta, data: Data) -> Theta:
@@ -225,27 +224,19 @@ class Mixture(Model):
     def expect_by_products(self, products: Products, theta: Theta, data: Data) -> Expectation:
         """The same sums by products."""
 
-        def chunk(rows: tuple[Array, Array | None], weights: Array) -> Expectation:
+        def chunk(so_far: Expectation | None, rows: tuple[Array, Array | None], weights: Array) -> Expectation:
             x, labels = rows
+            old = None if so_far is None else so_far.statistics
             phi = products.features(x)
             table = exclude(products.table(phi), labels)
-            if products.pooled is None:
-                gamma, value = assign(table, data.temperature, axis=0)
-                assert products.statistics is not None
-                statistics = products.statistics(phi, gamma * weights[None])
-            else:
-                sums = partial(products.pooled, phi, weights)
-                statistics, value = lax.cond(
-                    data.temperature > 0,
-                    lambda: pooled_softly(sums, table, weights, data.temperature),
-                    lambda: pooled_by_winner(sums, table, weights),
-                )
-            return expectation(statistics, value + products.common(phi), weights)
+            sums, value = products.sums(old, phi, table, weights, data.temperature)
+            new = expectation(None, value + products.common(phi), weights)
+            return plus(so_far and so_far._replace(statistics=None), new)._replace(statistics=sums)
 
         def finish(total: Expectation) -> Expectation:
             return summed(total)._replace(statistics=products.finish(total.statistics))
 
-        return self.sum_over_rows(chunk, theta, data, width=products.width, then=finish)
+        return self.sum_over_rows(chunk, theta, data, width=products.width, folds=True, then=finish)
 
     def maximize(self, statistics: Any, theta: Theta, data: Data) -> Theta:
         """The M-step (eq:M): θ⁺ = argmax_θ Σ γ ℓ(θ), held entries as they are."""
@@ -270,7 +261,7 @@ class Mixture(Model):
         """A mixture's parameters have no prior."""
         return 0.0
 
-    def sum_over_rows(self, chunk: Callable[[Any, Array], Any], theta: Theta, data: Data, **options: Any) -> Any:
+    def sum_over_rows(self, chunk: Callable[..., Any], theta: Theta, data: Data, **options: Any) -> Any:
         """Σ over chunks of the rows (x, labels), in θ's precision."""
         pi = theta["pi"]
         return sum_over_rows(

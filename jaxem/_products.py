@@ -5,16 +5,18 @@ differences to every μ_k, and right where their cancellations leave enough digi
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxem._free_energy import assign_hard, assign_soft
+from jaxem._free_energy import assign, assign_hard, assign_soft
+from jaxem._reduce import plus
 
-# φ → Σγφ (K, F) of a chunk: a matrix product, or at T = 0 a scatter-add
-Pool = Callable[[Float[Array, "n F"]], Float[Array, "K F"]]
+# (sums so far or None, φ, ℓ (K, n), weights (n,), T) → those with a chunk's, and the rows' terms of eq:bound
+Sums = Callable[[Any, Any, Array, Array, Array], tuple[Any, Array]]
 
 
 class Products(NamedTuple):
@@ -24,31 +26,59 @@ class Products(NamedTuple):
     features: Callable[[Array], Any]  # x (n, D) → φ, arrays of leading axis n
     table: Callable[[Any], Array]  # φ → ℓ, (K, n), up to a term common to all components
     common: Callable[[Any], Array | float]  # φ → that term, (n,)
-    statistics: Callable[[Any, Array], Any] | None  # (φ, γ (K, n) times weights) → additive sums …
-    pooled: Callable[[Any, Array, Pool], Any] | None  # … or (φ, weights (n,), pool) → such sums, γ only pooled
-    finish: Callable[[Any], Any]  # those sums → the statistics that `update` takes, linearly
+    sums: Sums  # `by_gamma` or `by_pooling`
+    finish: Callable[[Any], Any]  # such sums → the statistics that `update` takes, linearly
     # do its cancellations keep enough digits at this θ, for soft assignments, and for hard ones, which is asked of the
     # statistics they led to? None where the family sees to it chunk by chunk, and is right everywhere.
     accurate: Array | None
     accurate_when_hard: Callable[[Any], Array] | None
 
 
-def pooled_softly(sums: Callable[[Pool], Any], table: Array, weights: Array, temperature: Array) -> tuple[Any, Array]:
-    """`sums` over γ for T > 0, a matrix product, and eq:bound row by row."""
+def by_gamma(statistics: Callable[[Any, Array], Any]) -> Sums:
+    """Any sums over γ times weights: (φ, γ (K, n)) → sums."""
+
+    def sums(so_far: Any, phi: Any, table: Array, weights: Array, temperature: Array) -> tuple[Any, Array]:
+        gamma, value = assign(table, temperature, axis=0)
+        return plus(so_far, statistics(phi, gamma * weights[None])), value
+
+    return sums
+
+
+def by_pooling(
+    pooled: Callable[[Any], tuple[Array, ...]],
+    beside: Callable[[Any, Array], Any] = lambda phi, weights: (),
+) -> Sums:
+    """(Σγφ_i (K, F_i) of the arrays φ → (φ_1, …), and beside those the sums (φ, weights) that need no γ)."""
+
+    def sums(so_far: Any, phi: Any, table: Array, weights: Array, temperature: Array) -> tuple[Any, Array]:
+        parts, others = pooled(phi), beside(phi, weights)
+        if so_far is None:
+            old = tuple(jnp.zeros((len(table), part.shape[1]), part.dtype) for part in parts)
+        else:
+            old, others = so_far[0], plus(so_far[1], others)
+        new, value = lax.cond(
+            temperature > 0,
+            partial(pooled_softly, old, parts, table, weights, temperature),
+            partial(pooled_by_winner, old, parts, table, weights),
+        )
+        return (new, others), value
+
+    return sums
+
+
+def pooled_softly(
+    old: tuple[Array, ...], parts: tuple[Array, ...], table: Array, weights: Array, temperature: Array
+) -> tuple[tuple[Float[Array, "K _"], ...], Array]:
+    """For T > 0, by matrix products."""
     gamma, value = assign_soft(table, temperature, axis=0)
     gamma = gamma * weights[None]
-
-    def pool(phi: Float[Array, "n F"]) -> Float[Array, "K F"]:
-        return jnp.matmul(gamma, phi, precision=lax.Precision.HIGHEST)
-
-    return sums(pool), value
+    exact = lax.Precision.HIGHEST
+    return tuple(sums + jnp.matmul(gamma, phi, precision=exact) for sums, phi in zip(old, parts, strict=True)), value
 
 
-def pooled_by_winner(sums: Callable[[Pool], Any], table: Array, weights: Array) -> tuple[Any, Array]:
-    """The same at T = 0: a row's features go to its component, and γ is never made."""
+def pooled_by_winner(
+    old: tuple[Array, ...], parts: tuple[Array, ...], table: Array, weights: Array
+) -> tuple[tuple[Float[Array, "K _"], ...], Array]:
+    """At T = 0: a row's features are added to its component's, in place, and γ is never made."""
     winner, value = assign_hard(table, axis=0)
-
-    def pool(phi: Float[Array, "n F"]) -> Float[Array, "K F"]:
-        return jnp.zeros((table.shape[0], phi.shape[1]), phi.dtype).at[winner].add(weights[:, None] * phi)
-
-    return sums(pool), value
+    return tuple(sums.at[winner].add(weights[:, None] * phi) for sums, phi in zip(old, parts, strict=True)), value

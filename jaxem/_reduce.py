@@ -64,6 +64,11 @@ def fits_one_chunk(num_rows: int, num_components: int) -> bool:
     return chunk_rows(num_rows, num_components) == num_rows
 
 
+def plus(so_far: Any, term: Any) -> Any:
+    """Sums with those of another chunk."""
+    return term if so_far is None else jax.tree.map(jnp.add, so_far, term)
+
+
 def compensated(total: Any, error: Any, term: Any) -> tuple[Any, Any]:
     """total + term, and the rounding error of that, which the next addition takes into account (Kahan 1965)."""
     term = jax.tree.map(jnp.subtract, term, error)
@@ -73,22 +78,24 @@ def compensated(total: Any, error: Any, term: Any) -> tuple[Any, Any]:
 
 
 def sum_over_rows(
-    f: Callable[[Any, Array], Any],
+    f: Callable[..., Any],
     rows: Any,
     weights: Array | None,
     *,
     num_components: int,
     dtype: jnp.dtype,
     width: int = 0,
+    folds: bool = False,
     shards: Shards | None = None,
     then: Callable[[Any], Any] = lambda total: total,
 ) -> Any:
     """Σ over chunks of f(rows[chunk], weights[chunk]), where f returns any pytree of sums over rows.
 
+    If it `folds`, f(so far, rows[chunk], weights[chunk]) adds those to the sums so far itself, None at first.
     `then` is linear, and done on each device to its own sum. `rows` is any pytree of arrays with the data's leading
     axis; what else f needs it closes over. The body is rematerialised under reverse-mode differentiation.
     """
-    chunked = partial(_sum_over_chunks, f, num_components=num_components, dtype=dtype, width=width)
+    chunked = partial(_sum_over_chunks, f, num_components=num_components, dtype=dtype, width=width, folds=folds)
     if shards is None:
         return then(chunked(rows, weights, jnp.zeros(1, jnp.int32)))
     axes, each = shards.layout.axes, shards.layout.rows
@@ -103,7 +110,7 @@ def sum_over_rows(
 
 
 def _sum_over_chunks(
-    f: Callable[[Any, Array], Any],
+    f: Callable[..., Any],
     rows: Any,
     weights: Array | None,
     skip: Array,
@@ -111,6 +118,7 @@ def _sum_over_chunks(
     num_components: int,
     dtype: jnp.dtype,
     width: int,
+    folds: bool,
 ) -> Any:
     """The sums of one device's rows, but its first `skip`.
 
@@ -123,7 +131,7 @@ def _sum_over_chunks(
     group = min(GROUP, num_chunks)
 
     @jax.checkpoint
-    def chunk(index: Array) -> Any:
+    def chunk(so_far: Any, index: Array) -> Any:
         first = index * size
         start = jnp.minimum(first, num_rows - size)
 
@@ -131,20 +139,22 @@ def _sum_over_chunks(
             return lax.dynamic_slice_in_dim(leaf, start, size)
 
         own = (start + jnp.arange(size) >= jnp.maximum(first, skip[0])).astype(dtype)
-        return f(jax.tree.map(part, rows), own if weights is None else own * part(weights))
+        of_chunk = jax.tree.map(part, rows), own if weights is None else own * part(weights)
+        return f(so_far, *of_chunk) if folds else f(*of_chunk)
 
+    first_chunk = partial(chunk, None)
     if num_chunks == 1:
-        return chunk(jnp.zeros((), jnp.int32))
+        return first_chunk(jnp.zeros((), jnp.int32))
 
     def add_chunk(total: Any, index: Array) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, chunk(index)), None
+        return (chunk(total, index) if folds else plus(total, first_chunk(index))), None
 
     def add_group(carry: tuple[Any, Any], first: Array) -> tuple[tuple[Any, Any], None]:
         term, _ = lax.scan(add_chunk, zeros, first + jnp.arange(group))
         return compensated(*carry, term), None
 
     nothing = skip[0] * 0  # a zero that differs between devices, as far as `shard_map` can know
-    shapes = jax.eval_shape(chunk, jnp.zeros((), jnp.int32))
+    shapes = jax.eval_shape(first_chunk, jnp.zeros((), jnp.int32))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype) + nothing.astype(s.dtype), shapes)
     (total, _), _ = lax.scan(add_group, (zeros, zeros), jnp.arange(0, num_chunks, group))
     return total

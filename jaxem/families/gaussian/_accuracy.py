@@ -27,7 +27,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jaxem._model import Theta
-from jaxem._products import Products
+from jaxem._products import Products, by_pooling
 from jaxem.families.gaussian._moments import Moments
 
 LIMIT = 256.0  # an expanded form may cost eight bits
@@ -105,8 +105,7 @@ def linear(
         features=features,
         table=table,
         common=lambda phi: common,
-        statistics=None,
-        pooled=lambda phi, weights, pool: tuple(map(pool, phi)),
+        sums=by_pooling(lambda phi: phi),
         finish=finish,
         accurate=is_accurate(theta, geometry),
         accurate_when_hard=partial(is_accurate_when_hard, theta, geometry),

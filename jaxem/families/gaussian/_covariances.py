@@ -18,7 +18,7 @@ from numpyro.distributions import constraints
 
 from jaxem._mixture import Mixture
 from jaxem._model import Theta
-from jaxem._products import Pool, Products
+from jaxem._products import Products, by_gamma, by_pooling
 from jaxem.families.gaussian._accuracy import (
     EXACT,
     LIMIT,
@@ -176,8 +176,7 @@ def full_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Produ
         features=features,
         table=table,
         common=lambda x: leading(heights),
-        statistics=statistics,
-        pooled=None,
+        sums=by_gamma(statistics),
         finish=finish,
         accurate=None,
         accurate_when_hard=None,
@@ -197,11 +196,11 @@ def tied_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Produ
     eta = jnp.concatenate([slope, intercept[:, None]], axis=1)
     inverse_and_zero = jnp.pad(inverse[0], ((0, 0), (0, 1)))
 
-    def sums(phi: tuple[Array], weights: Array, pool: Pool) -> tuple[Array, Array]:
-        return pool(phi[0]), jnp.matmul(phi[0].T, weights[:, None] * phi[0], precision=EXACT)
+    def second_moment(phi: tuple[Array], weights: Float[Array, " n"]) -> Float[Array, "F F"]:
+        return jnp.matmul(phi[0].T, weights[:, None] * phi[0], precision=EXACT)
 
-    def finish(sums: tuple[Array, Array]) -> Moments:
-        (S, N_k), second = sum_and_count(sums[0]), sums[1][:-1, :-1]
+    def finish(sums: tuple[tuple[Array], Array]) -> Moments:
+        (S, N_k), second = sum_and_count(sums[0][0]), sums[1][:-1, :-1]
         shift = S - N_k[:, None] * offset
         # Σγ(x − c)(x − c)ᵀ − Σγ(x − μ)(x − μ)ᵀ = Σγ(x − c) δᵀ + δ Σγ(x − μ)ᵀ,  δ = μ − c
         return Moments(N_k, shift, second - jnp.sum(outer(S, offset) + outer(offset, shift), axis=0))
@@ -211,7 +210,7 @@ def tied_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Produ
         return leading(heights) - jnp.sum(white**2, axis=1) / 2
 
     form = linear(theta, geometry, (eta,), features=lambda x: (and_one(x - c),), finish=finish, common=leading(heights))
-    return form._replace(common=common, pooled=sums)
+    return form._replace(common=common, sums=by_pooling(lambda phi: phi, second_moment))
 
 
 def geometry(theta: Theta) -> tuple[Array, Array]:

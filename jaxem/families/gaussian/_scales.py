@@ -7,6 +7,7 @@ Tables and statistics come twice: by differences, and by matrix products in natu
 """
 
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +18,7 @@ from numpyro.distributions import constraints
 
 from jaxem._mixture import Mixture
 from jaxem._model import Theta
-from jaxem._products import Pool, Products
+from jaxem._products import Products, by_pooling
 from jaxem.families import _exponential_family as ef
 from jaxem.families.gaussian._accuracy import EXACT, and_one, centre, linear, recentre
 from jaxem.families.gaussian._moments import (
@@ -118,8 +119,8 @@ def diagonal_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> P
     def features(x: Float[Array, "n D"]) -> tuple[Array, Array]:
         return (x - c) ** 2, and_one(x - c)
 
-    def finish(sums: tuple[Array, Array]) -> Moments:
-        squares, (S, N_k) = sums[0], sum_and_count(sums[1])
+    def finish(sums: tuple[tuple[Array, Array], Any]) -> Moments:
+        squares, (S, N_k) = sums[0][0], sum_and_count(sums[0][1])
         shift = S - N_k[:, None] * offset
         # Σγ(x − μ)² = Σγ(x − c)² − δ(Σγ(x − c) + Σγ(x − μ)),  δ = μ − c
         return Moments(N_k, shift, squares - offset * (S + shift))
@@ -136,8 +137,8 @@ def spherical_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> 
     def features(x: Float[Array, "n D"]) -> tuple[Array, Array]:
         return squares_of(x - c)[:, None], and_one(x - c)
 
-    def finish(sums: tuple[Array, Array]) -> Moments:
-        squares, (S, N_k) = sums[0][:, 0], sum_and_count(sums[1])
+    def finish(sums: tuple[tuple[Array, Array], Any]) -> Moments:
+        squares, (S, N_k) = sums[0][0][:, 0], sum_and_count(sums[0][1])
         shift = S - N_k[:, None] * offset
         return Moments(N_k, shift, squares - jnp.sum(offset * (S + shift), axis=1))  # as for the diagonal
 
@@ -155,17 +156,17 @@ def isotropic_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> 
     def common(phi: tuple[Array, Array]) -> Float[Array, " n"]:
         return constant(theta) - phi[1] / (2 * theta["sigma"] ** 2)
 
-    def sums(phi: tuple[Array, Array], weights: Array, pool: Pool) -> tuple[Array, Array]:
-        return pool(phi[0]), weights * phi[1]
+    def squares(phi: tuple[Array, Array], weights: Float[Array, " n"]) -> Float[Array, " n"]:
+        return weights * phi[1]
 
-    def finish(sums: tuple[Array, Array]) -> Moments:
-        S, N_k = sum_and_count(sums[0])
+    def finish(sums: tuple[tuple[Array], Array]) -> Moments:
+        S, N_k = sum_and_count(sums[0][0])
         shift = S - N_k[:, None] * offset
         return Moments(N_k, shift, jnp.sum(sums[1]) - jnp.sum(offset * (S + shift)))
 
     eta = (slope_and_intercept(theta, offset),)
     form = linear(theta, geometry, eta, features=features, finish=finish, common=constant(theta))
-    return form._replace(common=common, pooled=sums)
+    return form._replace(common=common, sums=by_pooling(lambda phi: phi[:1], squares))
 
 
 def squares_of(x: Float[Array, "n D"]) -> Float[Array, " n"]:
