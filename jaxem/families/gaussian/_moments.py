@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from jaxem._model import Theta
 from jaxem.families import _exponential_family as ef
 
-SPELLED_OUT = 32  # features, at most
+SPELLED_OUT = 16  # features, at most
 
 
 class Moments(NamedTuple):
