@@ -149,7 +149,7 @@ def full_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Produ
             lambda: jnp.matmul(affine, centred_and_one.T, precision=EXACT).reshape(K, D, -1),
             lambda: whitened(inverse, differences(x, theta["mu"])),
         )
-        return relative - sum_of_squares(white) / 2
+        return relative - sum_of_squares(white, spelled_out=32) / 2
 
     def statistics(phi: tuple[Array, Array], gamma: Float[Array, "K n"]) -> tuple[Array, Array]:
         x, centred_and_one = phi

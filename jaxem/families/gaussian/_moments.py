@@ -9,8 +9,6 @@ from jaxtyping import Array, Float
 from jaxem._model import Theta
 from jaxem.families import _exponential_family as ef
 
-SPELLED_OUT = 16  # features, at most
-
 
 class Moments(NamedTuple):
     """Additive statistics about the means μ_k at which the E-step was done."""
@@ -25,10 +23,13 @@ def squared_distances(x: Float[Array, "n D"], mu: Float[Array, "K D"]) -> Float[
     return sum_of_squares(differences(x, mu))
 
 
-def sum_of_squares(difference: Float[Array, "K D n"]) -> Float[Array, "K n"]:
-    """Σ_d of their squares; spelled out where D is small, for XLA would put the squares in memory and then add them."""
+def sum_of_squares(difference: Float[Array, "K D n"], spelled_out: int = 8) -> Float[Array, "K n"]:
+    """Σ_d of their squares, spelled out for so many features at most: XLA would put the squares in memory first.
+
+    Of differences that are not in memory more terms cost more time to compile, and tens of megabytes.
+    """
     num_features = difference.shape[1]
-    if num_features > SPELLED_OUT:
+    if num_features > spelled_out:
         return jnp.sum(difference**2, axis=1)
     squares = [difference[:, d] ** 2 for d in range(num_features)]
     return sum(squares[1:], squares[0])
