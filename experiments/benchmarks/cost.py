@@ -57,6 +57,7 @@ def sweep(family: str, axis: str, options: argparse.Namespace, devices: int) -> 
     values = [base[axis], 2 * base[axis]] if options.quick else SWEEPS[axis]
     programs, rows, remarks = list(_peers.of(family)), [], []
     for value in values:
+        print(f"cost: {NAMES[family]}, {axis} = {value:,}", file=sys.stderr)  # all of it takes a quarter of an hour
         size = base | {axis: value}
         case = Case(size["N"], size["D"], size["K"], 2 if options.quick else STEPS[family])
         for name in programs[1:]:
