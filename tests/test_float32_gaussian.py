@@ -290,6 +290,8 @@ def test_the_two_forms_agree_at_the_edge_of_the_rule(name):
         ell = table(*(np.asarray(theta[key], np.float64) for key in ("pi", "mu")), covariances(theta), np.asarray(x))
         expected = logsumexp(ell, axis=1).sum()
         assert abs(float(fast.free_energy) - expected) / len(x) < EPS32 * 2 * LIMIT
+        for one, two in zip(fast.statistics, slow.statistics, strict=True):  # sums over all of the rows
+            assert np.allclose(one, two, rtol=0, atol=8 * EPS32 * LIMIT * len(x))
         new, other = (m.maximize(e.statistics, theta, data) for e in (fast, slow))
         assert np.allclose(covariances(new), covariances(other), atol=8 * EPS32 * LIMIT)
         assert np.allclose(new["mu"], other["mu"], atol=EPS32 * LIMIT)
