@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxem._free_energy import assign, assign_hard, assign_soft
 from jaxem._reduce import plus
+
+FEW = 16  # rows of a chunk to a component, of which `GROUP` chunks may be added one by one
 
 # (sums so far or None, φ, ℓ (K, n), weights (n,), T) → those with a chunk's, and the rows' terms of eq:bound
 Sums = Callable[[Any, Any, Array, Array, Array], tuple[Any, Array]]
@@ -79,6 +81,14 @@ def pooled_softly(
 def pooled_by_winner(
     old: tuple[Array, ...], parts: tuple[Array, ...], table: Array, weights: Array
 ) -> tuple[tuple[Float[Array, "K _"], ...], Array]:
-    """At T = 0: a row's features are added to its component's, in place, and γ is never made."""
+    """At T = 0: a row's features are added to its component's, and γ is never made."""
     winner, value = assign_hard(table, axis=0)
-    return tuple(sums.at[winner].add(weights[:, None] * phi) for sums, phi in zip(old, parts, strict=True)), value
+    return tuple(added(sums, winner, weights[:, None] * phi) for sums, phi in zip(old, parts, strict=True)), value
+
+
+def added(sums: Float[Array, "K F"], winner: Int[Array, " n"], phi: Float[Array, "n F"]) -> Float[Array, "K F"]:
+    """Σφ by component, added in place where that is few rows each; many lose fewer digits if summed apart first."""
+    if len(phi) > FEW * len(sums):
+        # behind a barrier: XLA would add them in place
+        return sums + lax.optimization_barrier(jnp.zeros_like(sums).at[winner].add(phi))
+    return sums.at[winner].add(phi)

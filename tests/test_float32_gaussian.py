@@ -241,6 +241,18 @@ def test_kmeans_does_not_depend_on_the_unit_of_x(num_rows, unit):
     assert np.array_equal(*labels)
 
 
+@pytest.mark.parametrize("num_components", [2, 64])
+def test_means_of_many_rows_keep_their_digits(num_components):
+    """A step of k-means, to a few roundings of the data: thousands of rows are not added to one sum one by one."""
+    rng = np.random.default_rng(0)
+    mu = np.stack([np.arange(num_components), -np.arange(num_components)], axis=1) / num_components
+    z = rng.integers(num_components, size=2**19)
+    x = (mu[z] + rng.uniform(-0.4, 0.4, size=(len(z), 2)) / num_components).astype(np.float32)
+    means = np.stack([x[z == k].mean(axis=0, dtype=np.float64) for k in range(num_components)])
+    fit = jaxem.kmeans(x, mu.astype(np.float32), max_steps=1)
+    assert np.abs(fit.theta["mu"] - means).max() < 4 * EPS32
+
+
 @each_family
 def test_statistics_are_never_taken_anew_for_a_scale_that_is_held(name):
     m = getattr(gaussian, name)
