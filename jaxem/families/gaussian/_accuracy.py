@@ -89,11 +89,13 @@ def linear(
     *,
     features: Callable[[Array], Any],
     finish: Callable[[Any], Moments],
-    common: Float[Array, ""],
+    common: Callable[[Any], Array],
+    beside: Callable[[Any, Array], Any] = lambda phi, weights: (),
 ) -> Products:
-    """ℓ = Σ_i η_i φ_iᵀ + common in natural parameters, statistics γ φ_i; a family replaces what it has shorter.
+    """ℓ = Σ_i η_i φ_iᵀ + common in natural parameters, statistics γ φ_i, and what needs no γ beside them.
 
-    The φ_i are several arrays, and not the columns of one, since XLA joins columns slowly.
+    The φ_i are several arrays, and not the columns of one, since XLA joins columns slowly; those after the last η_i
+    are for `common` and `beside`.
     """
 
     def table(phi: tuple[Array, ...]) -> Float[Array, "K n"]:
@@ -104,8 +106,8 @@ def linear(
         width=sum(eta_i.shape[1] for eta_i in eta),
         features=features,
         table=table,
-        common=lambda phi: common,
-        sums=by_pooling(lambda phi: phi),
+        common=common,
+        sums=by_pooling(lambda phi: phi[: len(eta)], beside),
         finish=finish,
         accurate=is_accurate(theta, geometry),
         accurate_when_hard=partial(is_accurate_when_hard, theta, geometry),

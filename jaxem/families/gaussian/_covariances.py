@@ -18,7 +18,7 @@ from numpyro.distributions import constraints
 
 from jaxem._mixture import Mixture
 from jaxem._model import Theta
-from jaxem._products import Products, by_gamma, by_pooling
+from jaxem._products import Products, by_gamma
 from jaxem.families.gaussian._accuracy import (
     EXACT,
     LIMIT,
@@ -196,6 +196,9 @@ def tied_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Produ
     eta = jnp.concatenate([slope, intercept[:, None]], axis=1)
     inverse_and_zero = jnp.pad(inverse[0], ((0, 0), (0, 1)))
 
+    def features(x: Float[Array, "n D"]) -> tuple[Array]:
+        return (and_one(x - c),)
+
     def second_moment(phi: tuple[Array], weights: Float[Array, " n"]) -> Float[Array, "F F"]:
         return jnp.matmul(phi[0].T, weights[:, None] * phi[0], precision=EXACT)
 
@@ -209,8 +212,7 @@ def tied_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Produ
         white = jnp.matmul(phi[0], inverse_and_zero.T, precision=EXACT)
         return leading(heights) - jnp.sum(white**2, axis=1) / 2
 
-    form = linear(theta, geometry, (eta,), features=lambda x: (and_one(x - c),), finish=finish, common=leading(heights))
-    return form._replace(common=common, sums=by_pooling(lambda phi: phi, second_moment))
+    return linear(theta, geometry, (eta,), features=features, finish=finish, common=common, beside=second_moment)
 
 
 def geometry(theta: Theta) -> tuple[Array, Array]:

@@ -18,7 +18,7 @@ from numpyro.distributions import constraints
 
 from jaxem._mixture import Mixture
 from jaxem._model import Theta
-from jaxem._products import Products, by_pooling
+from jaxem._products import Products
 from jaxem.families import _exponential_family as ef
 from jaxem.families.gaussian._accuracy import EXACT, and_one, centre, linear, recentre
 from jaxem.families.gaussian._moments import (
@@ -125,7 +125,8 @@ def diagonal_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> P
         # Σγ(x − μ)² = Σγ(x − c)² − δ(Σγ(x − c) + Σγ(x − μ)),  δ = μ − c
         return Moments(N_k, shift, squares - offset * (S + shift))
 
-    return linear(theta, geometry, eta, features=features, finish=finish, common=constant(theta))
+    height = constant(theta)
+    return linear(theta, geometry, eta, features=features, finish=finish, common=lambda phi: height)
 
 
 def spherical_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
@@ -142,19 +143,22 @@ def spherical_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> 
         shift = S - N_k[:, None] * offset
         return Moments(N_k, shift, squares - jnp.sum(offset * (S + shift), axis=1))  # as for the diagonal
 
-    return linear(theta, geometry, eta, features=features, finish=finish, common=constant(theta))
+    height = constant(theta)
+    return linear(theta, geometry, eta, features=features, finish=finish, common=lambda phi: height)
 
 
 def isotropic_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
     """φ = (x, 1),  η_k = ((μ_k − c)/σ², ℓ at c), beside −‖x‖²/2σ², which is common to all components."""
     c = centre(theta)
     offset = theta["mu"] - c
+    eta = (slope_and_intercept(theta, offset),)
+    height = constant(theta)
 
     def features(x: Float[Array, "n D"]) -> tuple[Array, Array]:
         return and_one(x - c), squares_of(x - c)
 
     def common(phi: tuple[Array, Array]) -> Float[Array, " n"]:
-        return constant(theta) - phi[1] / (2 * theta["sigma"] ** 2)
+        return height - phi[1] / (2 * theta["sigma"] ** 2)
 
     def squares(phi: tuple[Array, Array], weights: Float[Array, " n"]) -> Float[Array, " n"]:
         return weights * phi[1]
@@ -164,9 +168,7 @@ def isotropic_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> 
         shift = S - N_k[:, None] * offset
         return Moments(N_k, shift, jnp.sum(sums[1]) - jnp.sum(offset * (S + shift)))
 
-    eta = (slope_and_intercept(theta, offset),)
-    form = linear(theta, geometry, eta, features=features, finish=finish, common=constant(theta))
-    return form._replace(common=common, sums=by_pooling(lambda phi: phi[:1], squares))
+    return linear(theta, geometry, eta, features=features, finish=finish, common=common, beside=squares)
 
 
 def squares_of(x: Float[Array, "n D"]) -> Float[Array, " n"]:
