@@ -10,6 +10,7 @@ and the closed-form M-step.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from numpyro.distributions import Distribution, biject_to, constraints
 
 from jaxem._free_energy import assign, row_free_energy, weighted
 from jaxem._model import Data, Expectation, Model, Theta
-from jaxem._products import Products
+from jaxem._products import Products, Rows, Sums
 from jaxem._reduce import fits_one_chunk, plus, sum_over_rows
 
 
@@ -224,19 +225,26 @@ class Mixture(Model):
     def expect_by_products(self, products: Products, theta: Theta, data: Data) -> Expectation:
         """The same sums by products."""
 
-        def chunk(so_far: Expectation | None, rows: tuple[Array, Array | None], weights: Array) -> Expectation:
-            x, labels = rows
+        def chunk(
+            add: Sums, so_far: Expectation | None, of_x: tuple[Array, Array | None], weights: Array
+        ) -> Expectation:
+            x, labels = of_x
             old = None if so_far is None else so_far.statistics
             phi = products.features(x)
             table = exclude(products.table(phi), labels)
-            sums, value = products.sums(old, phi, table, weights, data.temperature)
+            sums, value = add(old, phi, table, Rows(weights, data.weights is None, data.temperature))
             new = expectation(None, value + products.common(phi), weights)
             return plus(so_far and so_far._replace(statistics=None), new)._replace(statistics=sums)
 
         def finish(total: Expectation) -> Expectation:
             return summed(total)._replace(statistics=products.finish(total.statistics))
 
-        return self.sum_over_rows(chunk, theta, data, width=products.width, folds=True, then=finish)
+        def over_chunks(add: Sums) -> Expectation:
+            return self.sum_over_rows(partial(chunk, add), theta, data, width=products.width, folds=True, then=finish)
+
+        if products.hard is None:
+            return over_chunks(products.sums)
+        return lax.cond(data.temperature > 0, partial(over_chunks, products.sums), partial(over_chunks, products.hard))
 
     def maximize(self, statistics: Any, theta: Theta, data: Data) -> Theta:
         """The M-step (eq:M): θ⁺ = argmax_θ Σ γ ℓ(θ), held entries as they are."""

@@ -5,7 +5,6 @@ differences to every μ_k, and right where their cancellations leave enough digi
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -17,8 +16,17 @@ from jaxem._reduce import plus
 
 FEW = 16  # rows of a chunk to a component, of which `GROUP` chunks may be added one by one
 
-# (sums so far or None, φ, ℓ (K, n), weights (n,), T) → those with a chunk's, and the rows' terms of eq:bound
-Sums = Callable[[Any, Any, Array, Array, Array], tuple[Any, Array]]
+
+class Rows(NamedTuple):
+    """How a chunk's rows count, and at which temperature they are assigned."""
+
+    weights: Float[Array, " n"]
+    counted: bool  # are those 1 or 0: in or out?
+    temperature: Array
+
+
+# (sums so far or None, φ, ℓ (K, n), rows) → those with a chunk's, and the rows' terms of eq:bound
+Sums = Callable[[Any, Any, Array, Rows], tuple[Any, Array]]
 
 
 class Products(NamedTuple):
@@ -29,6 +37,7 @@ class Products(NamedTuple):
     table: Callable[[Any], Array]  # φ → ℓ, (K, n), up to a term common to all components
     common: Callable[[Any], Array | float]  # φ → that term, (n,)
     sums: Sums  # `by_gamma` or `by_pooling`
+    hard: Sums | None  # the same at T = 0, where a loop over chunks without the choice is faster: else `sums` chooses
     finish: Callable[[Any], Any]  # such sums → the statistics that `update` takes, linearly
     # do its cancellations keep enough digits at this θ, for soft assignments, and for hard ones, which is asked of the
     # statistics they led to? None where the family sees to it chunk by chunk, and is right everywhere.
@@ -39,51 +48,52 @@ class Products(NamedTuple):
 def by_gamma(statistics: Callable[[Any, Array], Any]) -> Sums:
     """Any sums over γ times weights: (φ, γ (K, n)) → sums."""
 
-    def sums(so_far: Any, phi: Any, table: Array, weights: Array, temperature: Array) -> tuple[Any, Array]:
-        gamma, value = assign(table, temperature, axis=0)
-        return plus(so_far, statistics(phi, gamma * weights[None])), value
+    def sums(so_far: Any, phi: Any, table: Array, rows: Rows) -> tuple[Any, Array]:
+        gamma, value = assign(table, rows.temperature, axis=0)
+        return plus(so_far, statistics(phi, gamma * rows.weights[None])), value
 
     return sums
 
 
 def by_pooling(
     pooled: Callable[[Any], tuple[Array, ...]],
-    beside: Callable[[Any, Array], Any] = lambda phi, weights: (),
+    beside: Callable[[Any, Array], Any],
+    add: Callable[[tuple[Array, ...], tuple[Array, ...], Array, Rows], tuple[tuple[Array, ...], Array]],
 ) -> Sums:
     """(Σγφ_i (K, F_i) of the arrays φ → (φ_1, …), and beside those the sums (φ, weights) that need no γ)."""
 
-    def sums(so_far: Any, phi: Any, table: Array, weights: Array, temperature: Array) -> tuple[Any, Array]:
-        parts, others = pooled(phi), beside(phi, weights)
+    def sums(so_far: Any, phi: Any, table: Array, rows: Rows) -> tuple[Any, Array]:
+        parts, others = pooled(phi), beside(phi, rows.weights)
         if so_far is None:
             old = tuple(jnp.zeros((len(table), part.shape[1]), part.dtype) for part in parts)
         else:
             old, others = so_far[0], plus(so_far[1], others)
-        new, value = lax.cond(
-            temperature > 0,
-            partial(pooled_softly, old, parts, table, weights, temperature),
-            partial(pooled_by_winner, old, parts, table, weights),
-        )
+        new, value = add(old, parts, table, rows)
         return (new, others), value
 
     return sums
 
 
-def pooled_softly(
-    old: tuple[Array, ...], parts: tuple[Array, ...], table: Array, weights: Array, temperature: Array
+def softly(
+    old: tuple[Array, ...], parts: tuple[Array, ...], table: Array, rows: Rows
 ) -> tuple[tuple[Float[Array, "K _"], ...], Array]:
     """For T > 0, by matrix products."""
-    gamma, value = assign_soft(table, temperature, axis=0)
-    gamma = gamma * weights[None]
+    gamma, value = assign_soft(table, rows.temperature, axis=0)
+    gamma = gamma * rows.weights[None]
     exact = lax.Precision.HIGHEST
     return tuple(sums + jnp.matmul(gamma, phi, precision=exact) for sums, phi in zip(old, parts, strict=True)), value
 
 
-def pooled_by_winner(
-    old: tuple[Array, ...], parts: tuple[Array, ...], table: Array, weights: Array
+def by_winner(
+    old: tuple[Array, ...], parts: tuple[Array, ...], table: Array, rows: Rows
 ) -> tuple[tuple[Float[Array, "K _"], ...], Array]:
     """At T = 0: a row's features are added to its component's, and γ is never made."""
     winner, value = assign_hard(table, axis=0)
-    return tuple(added(sums, winner, weights[:, None] * phi) for sums, phi in zip(old, parts, strict=True)), value
+    if rows.counted:  # a row that is not counted goes to no component
+        winner = jnp.where(rows.weights > 0, winner, len(table))
+    else:
+        parts = tuple(rows.weights[:, None] * phi for phi in parts)
+    return tuple(added(sums, winner, phi) for sums, phi in zip(old, parts, strict=True)), value
 
 
 def added(sums: Float[Array, "K F"], winner: Int[Array, " n"], phi: Float[Array, "n F"]) -> Float[Array, "K F"]:

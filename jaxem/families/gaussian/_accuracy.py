@@ -27,7 +27,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jaxem._model import Theta
-from jaxem._products import Products, by_pooling
+from jaxem._products import Products, by_pooling, by_winner, softly
 from jaxem.families.gaussian._moments import Moments
 
 LIMIT = 256.0  # an expanded form may cost eight bits
@@ -102,12 +102,16 @@ def linear(
         products = [jnp.matmul(eta_i, phi_i.T, precision=EXACT) for eta_i, phi_i in zip(eta, phi, strict=False)]
         return sum(products[1:], products[0])
 
+    def pooled(phi: tuple[Array, ...]) -> tuple[Array, ...]:
+        return phi[: len(eta)]
+
     return Products(
         width=sum(eta_i.shape[1] for eta_i in eta),
         features=features,
         table=table,
         common=common,
-        sums=by_pooling(lambda phi: phi[: len(eta)], beside),
+        sums=by_pooling(pooled, beside, softly),
+        hard=by_pooling(pooled, beside, by_winner),
         finish=finish,
         accurate=is_accurate(theta, geometry),
         accurate_when_hard=partial(is_accurate_when_hard, theta, geometry),

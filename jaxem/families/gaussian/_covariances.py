@@ -177,6 +177,7 @@ def full_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Produ
         table=table,
         common=lambda x: leading(heights),
         sums=by_gamma(statistics),
+        hard=None,
         finish=finish,
         accurate=None,
         accurate_when_hard=None,
