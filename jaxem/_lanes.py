@@ -46,6 +46,7 @@ def run_lanes(
     temperatures = jnp.broadcast_to(data.temperature, (lanes,))
 
     def here(args: tuple[Theta, Array], data: Data, tol: Array, max_steps: Array) -> Fit:
+        data = m.once(jax.tree.map(lambda leaf: leaf[0], args[0]), data)
         if slots > 1:
             return _in_slots(m, args, data, tol, max_steps, stop, slots)
 

@@ -142,6 +142,7 @@ def advance(
 @partial(jax.jit, static_argnames="stop")
 def run(m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Fit:
     """The one loop: step until a status is reached or max_steps are done."""
+    data = m.once(theta, data)
     return fit_of(ascend(m, unstarted(m, theta, data), data, tol, max_steps, stop).state)
 
 
@@ -155,6 +156,7 @@ def ascend(m: Model, climb: Climb, data: Data, tol: Array, max_steps: Array, sto
     )
 
 
+once = jax.jit(lambda m, theta, data: m.once(theta, data).norms)
 begin_legs = jax.jit(unstarted)
 run_leg = jax.jit(ascend, static_argnames="stop")
 
@@ -166,6 +168,7 @@ def run_in_legs(
 
     A call is made before the one before it has ended, so that the devices need not wait; past the end it does nothing.
     """
+    data = data._replace(norms=once(m, theta, data))
     climb, last, done = begin_legs(m, theta, data), int(max_steps), 0
     while True:
         before, done = climb, min(done + steps_a_leg, last)

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,9 @@ from numpyro import handlers
 from numpyro.distributions import Distribution, biject_to, constraints
 
 from jaxem._free_energy import assign, row_free_energy, weighted
-from jaxem._model import Data, Expectation, Model, Theta
-from jaxem._products import Products, Rows, Sums
-from jaxem._reduce import fits_one_chunk, plus, sum_over_rows
+from jaxem._model import Data, Expectation, Model, Norms, Theta
+from jaxem._products import Counts, Products, Sums
+from jaxem._reduce import fits_one_chunk, norms_of_rows, plus, sum_over_rows
 
 
 def closed_form(m: "Mixture", statistics: Any, theta: Theta, data: Data) -> Theta:
@@ -37,6 +37,14 @@ def closed_form(m: "Mixture", statistics: Any, theta: Theta, data: Data) -> Thet
         return m.update(m.expect_by_kernel(reference, theta, data).statistics, reference, m.held)
 
     return lax.cond(lost, again, lambda: new)
+
+
+class Rows(NamedTuple):
+    """What lies along the rows."""
+
+    x: Array
+    labels: Array | None
+    squares: Array | None  # of `Data.norms`
 
 
 @jax.tree_util.register_static
@@ -60,8 +68,9 @@ class Mixture(Model):
             assignments do not depend on the unit of x. None is 0.
         gradient_form: (θ, ∇L, N_k) → θ⁺, the M-step written as a step along the likelihood's gradient
             (eq:XuJordan), for certificate C6; None where no such form is known.
-        products: (θ, the θ about whose means statistics may be, may digits cancel?) → `Products`, the faster E-step for
-            data of more than one chunk, used where it is accurate.
+        products: (θ, the θ about whose means statistics may be, may digits cancel?, c or None) → `Products`, the faster
+            E-step for data of more than one chunk, used where it is accurate.
+        squares: do those take ‖x_n − c‖², which a fit then computes once?
         recentre: (θ, θ⁺) → (θ at which the statistics keep their digits, are those at θ too inexact?); None where
             they never are.
         scale: the name that this is for; where it is held, statistics are never too inexact.
@@ -82,7 +91,8 @@ class Mixture(Model):
     kernel: Callable[[Theta, Array], Array] | None = None
     constant: Callable[[Theta], Array] | None = None
     gradient_form: Callable[[Theta, Theta, Array, frozenset[str]], Theta] | None = None
-    products: Callable[[Theta, Theta, Array | bool], Products] | None = None
+    products: Callable[[Theta, Theta, Array | bool, Array | None], Products] | None = None
+    squares: bool = False
     recentre: Callable[[Theta, Theta], tuple[Theta, Array]] | None = None
     scale: str = ""
     rounding: Callable[[Theta, Any, frozenset[str]], tuple[Any, Any]] | None = None
@@ -182,6 +192,13 @@ class Mixture(Model):
         new = self.update(statistics, about, self.held)
         return new, *self.recentre(about, new)
 
+    def once(self, theta: Theta, data: Data) -> Data:
+        """With ‖x_n − c‖² about a point c amid the rows; not where statistics may be taken about another point."""
+        one_chunk = fits_one_chunk(data.x.shape[0], theta["pi"].shape[0])
+        if not self.squares or self.recentres or one_chunk or data.norms is not None:
+            return data
+        return data._replace(norms=Norms(*norms_of_rows(data.x, data.weights, shards=data.shards)))
+
     def expect(self, theta: Theta, data: Data) -> Expectation:
         """The E-step (eq:E): statistics of γ(θ) and F_T at θ, in one pass over the rows."""
         return self.expect_about(theta, theta, data, anew=False)
@@ -195,7 +212,7 @@ class Mixture(Model):
         if self.products is None or fits_one_chunk(data.x.shape[0], theta["pi"].shape[0]):
             return by_kernel()
         is_hard = data.temperature == 0
-        products = self.products(theta, about, jnp.logical_not(anew | is_hard))
+        products = self.products(theta, about, jnp.logical_not(anew | is_hard), data.norms and data.norms.c)
 
         def by_products() -> Expectation:
             return self.expect_by_products(products, theta, data)
@@ -214,10 +231,10 @@ class Mixture(Model):
     def expect_by_kernel(self, reference: Theta, theta: Theta, data: Data) -> Expectation:
         """The E-step at θ by differences, its statistics about the means of another θ."""
 
-        def chunk(rows: tuple[Array, Array | None], weights: Array) -> Expectation:
-            x, labels = rows
-            gamma, value = assign(exclude(self.relative_table(theta, x), labels), data.temperature, axis=0)
-            return expectation(self.statistics(reference, x, gamma * weights[None]), value + common, weights)
+        def chunk(rows: Rows, weights: Array) -> Expectation:
+            table = exclude(self.relative_table(theta, rows.x), rows.labels)
+            gamma, value = assign(table, data.temperature, axis=0)
+            return expectation(self.statistics(reference, rows.x, gamma * weights[None]), value + common, weights)
 
         common = self.common(theta)
         return self.sum_over_rows(chunk, theta, data, then=summed)
@@ -225,14 +242,11 @@ class Mixture(Model):
     def expect_by_products(self, products: Products, theta: Theta, data: Data) -> Expectation:
         """The same sums by products."""
 
-        def chunk(
-            add: Sums, so_far: Expectation | None, of_x: tuple[Array, Array | None], weights: Array
-        ) -> Expectation:
-            x, labels = of_x
+        def chunk(add: Sums, so_far: Expectation | None, rows: Rows, weights: Array) -> Expectation:
             old = None if so_far is None else so_far.statistics
-            phi = products.features(x)
-            table = exclude(products.table(phi), labels)
-            sums, value = add(old, phi, table, Rows(weights, data.weights is None, data.temperature))
+            phi = products.features(rows.x, rows.squares)
+            table = exclude(products.table(phi), rows.labels)
+            sums, value = add(old, phi, table, Counts(weights, data.weights is None, data.temperature))
             new = expectation(None, value + products.common(phi), weights)
             return plus(so_far and so_far._replace(statistics=None), new)._replace(statistics=sums)
 
@@ -257,8 +271,8 @@ class Mixture(Model):
     def objective(self, theta: Theta, old: Theta, data: Data) -> Array:
         """F_T(θ, γ(θ_old)): the surface that the M-step climbs."""
 
-        def chunk(rows: tuple[Array, Array | None], weights: Array) -> Array:
-            x, labels = rows
+        def chunk(rows: Rows, weights: Array) -> Array:
+            x, labels, _ = rows
             gamma, _ = assign(exclude(self.relative_table(old, x), labels), data.temperature, axis=0)
             value = row_free_energy(exclude(self.table(theta, x), labels), gamma, data.temperature, axis=0)
             return jnp.sum(weighted(value, weights))
@@ -270,11 +284,11 @@ class Mixture(Model):
         return 0.0
 
     def sum_over_rows(self, chunk: Callable[..., Any], theta: Theta, data: Data, **options: Any) -> Any:
-        """Σ over chunks of the rows (x, labels), in θ's precision."""
+        """Σ over chunks of the `Rows`, in θ's precision."""
         pi = theta["pi"]
         return sum_over_rows(
             chunk,
-            (data.x, data.labels),
+            Rows(data.x, data.labels, data.norms and data.norms.squares),
             data.weights,
             num_components=pi.shape[0],
             dtype=pi.dtype,

@@ -17,6 +17,13 @@ Theta = dict[str, Array]
 ThetaLike = Any  # what a user passes for θ: any mapping from names to numbers; `_validate` makes it a Theta
 
 
+class Norms(NamedTuple):
+    """‖x_n − c‖² of every row about one point, which no step of a fit changes."""
+
+    c: Array  # (1, D)
+    squares: Array  # (N,)
+
+
 class Data(NamedTuple):
     """What a fit holds fixed: the rows, their weights (None: all 1), the temperature, and known labels."""
 
@@ -25,6 +32,7 @@ class Data(NamedTuple):
     temperature: Array
     labels: Array | None = None  # (N,): the component of a row where it is known, −1 where not
     shards: Shards | None = None  # how the rows lie on several devices
+    norms: Norms | None = None  # where a fit computes them once, before its first step
 
 
 class Expectation(NamedTuple):
@@ -46,6 +54,10 @@ class Model:
 
     def get_ready(self, theta: Theta, data: Data) -> None:
         """Work out, before anything is compiled, what does not depend on values."""
+
+    def once(self, theta: Theta, data: Data) -> Data:
+        """The data with what the steps of a fit need of them, and none changes."""
+        return data
 
     def expect(self, theta: Theta, data: Data) -> Expectation:
         """The E-step (eq:E): statistics of γ(θ), and F_T at θ."""

@@ -17,7 +17,7 @@ from jaxem._reduce import plus
 FEW = 16  # rows of a chunk to a component, of which `GROUP` chunks may be added one by one
 
 
-class Rows(NamedTuple):
+class Counts(NamedTuple):
     """How a chunk's rows count, and at which temperature they are assigned."""
 
     weights: Float[Array, " n"]
@@ -25,15 +25,15 @@ class Rows(NamedTuple):
     temperature: Array
 
 
-# (sums so far or None, φ, ℓ (K, n), rows) → those with a chunk's, and the rows' terms of eq:bound
-Sums = Callable[[Any, Any, Array, Rows], tuple[Any, Array]]
+# (sums so far or None, φ, ℓ (K, n), counts) → those with a chunk's, and the rows' terms of eq:bound
+Sums = Callable[[Any, Any, Array, Counts], tuple[Any, Array]]
 
 
 class Products(NamedTuple):
     """An E-step by matrix products about one centre for all components; what depends on θ alone is closed over."""
 
     width: int  # numbers made for a row, beside its table
-    features: Callable[[Array], Any]  # x (n, D) → φ, arrays of leading axis n
+    features: Callable[[Array, Array | None], Any]  # x (n, D), ‖x − c‖² (n,) if known → φ, arrays of leading axis n
     table: Callable[[Any], Array]  # φ → ℓ, (K, n), up to a term common to all components
     common: Callable[[Any], Array | float]  # φ → that term, (n,)
     sums: Sums  # `by_gamma` or `by_pooling`
@@ -48,9 +48,9 @@ class Products(NamedTuple):
 def by_gamma(statistics: Callable[[Any, Array], Any]) -> Sums:
     """Any sums over γ times weights: (φ, γ (K, n)) → sums."""
 
-    def sums(so_far: Any, phi: Any, table: Array, rows: Rows) -> tuple[Any, Array]:
-        gamma, value = assign(table, rows.temperature, axis=0)
-        return plus(so_far, statistics(phi, gamma * rows.weights[None])), value
+    def sums(so_far: Any, phi: Any, table: Array, counts: Counts) -> tuple[Any, Array]:
+        gamma, value = assign(table, counts.temperature, axis=0)
+        return plus(so_far, statistics(phi, gamma * counts.weights[None])), value
 
     return sums
 
@@ -58,41 +58,41 @@ def by_gamma(statistics: Callable[[Any, Array], Any]) -> Sums:
 def by_pooling(
     pooled: Callable[[Any], tuple[Array, ...]],
     beside: Callable[[Any, Array], Any],
-    add: Callable[[tuple[Array, ...], tuple[Array, ...], Array, Rows], tuple[tuple[Array, ...], Array]],
+    add: Callable[[tuple[Array, ...], tuple[Array, ...], Array, Counts], tuple[tuple[Array, ...], Array]],
 ) -> Sums:
     """(Σγφ_i (K, F_i) of the arrays φ → (φ_1, …), and beside those the sums (φ, weights) that need no γ)."""
 
-    def sums(so_far: Any, phi: Any, table: Array, rows: Rows) -> tuple[Any, Array]:
-        parts, others = pooled(phi), beside(phi, rows.weights)
+    def sums(so_far: Any, phi: Any, table: Array, counts: Counts) -> tuple[Any, Array]:
+        parts, others = pooled(phi), beside(phi, counts.weights)
         if so_far is None:
             old = tuple(jnp.zeros((len(table), part.shape[1]), part.dtype) for part in parts)
         else:
             old, others = so_far[0], plus(so_far[1], others)
-        new, value = add(old, parts, table, rows)
+        new, value = add(old, parts, table, counts)
         return (new, others), value
 
     return sums
 
 
 def softly(
-    old: tuple[Array, ...], parts: tuple[Array, ...], table: Array, rows: Rows
+    old: tuple[Array, ...], parts: tuple[Array, ...], table: Array, counts: Counts
 ) -> tuple[tuple[Float[Array, "K _"], ...], Array]:
     """For T > 0, by matrix products."""
-    gamma, value = assign_soft(table, rows.temperature, axis=0)
-    gamma = gamma * rows.weights[None]
+    gamma, value = assign_soft(table, counts.temperature, axis=0)
+    gamma = gamma * counts.weights[None]
     exact = lax.Precision.HIGHEST
     return tuple(sums + jnp.matmul(gamma, phi, precision=exact) for sums, phi in zip(old, parts, strict=True)), value
 
 
 def by_winner(
-    old: tuple[Array, ...], parts: tuple[Array, ...], table: Array, rows: Rows
+    old: tuple[Array, ...], parts: tuple[Array, ...], table: Array, counts: Counts
 ) -> tuple[tuple[Float[Array, "K _"], ...], Array]:
     """At T = 0: a row's features are added to its component's, and γ is never made."""
     winner, value = assign_hard(table, axis=0)
-    if rows.counted:  # a row that is not counted goes to no component
-        winner = jnp.where(rows.weights > 0, winner, len(table))
+    if counts.counted:  # a row that is not counted goes to no component
+        winner = jnp.where(counts.weights > 0, winner, len(table))
     else:
-        parts = tuple(rows.weights[:, None] * phi for phi in parts)
+        parts = tuple(counts.weights[:, None] * phi for phi in parts)
     return tuple(added(sums, winner, phi) for sums, phi in zip(old, parts, strict=True)), value
 
 

@@ -23,6 +23,7 @@ ROW_ENTRIES = 131_072  # numbers made for the rows of a chunk beside the table, 
 FEWEST = 64  # rows of a chunk, whatever K
 ACCELERATOR = 128  # times as much where the backend is no CPU: enough rows to fill it (a plan, not yet measured)
 VECTOR = 16  # numbers that a CPU computes at once
+SAMPLE = 4_096  # rows of a device, whose mean is near enough to that of all
 GROUP = 16  # chunks added plainly; only the sums of groups are compensated
 
 
@@ -107,6 +108,40 @@ def sum_over_rows(
         on_this_device, mesh=shards.layout.mesh, in_specs=(each, each, each), out_specs=PartitionSpec()
     )
     return spread(rows, weights, shards.skip)
+
+
+def norms_of_rows(x: Array, weights: Array | None, *, shards: Shards | None = None) -> tuple[Array, Array]:
+    """c (1, D), about the mean of the rows, and ‖x_n − c‖² (N,) of every row."""
+    if shards is None:
+        return _norms_here(x, weights, lambda sums: sums)
+    axes, each = shards.layout.axes, shards.layout.rows
+    on_this_device = partial(_norms_here, over_devices=lambda sums: lax.psum(sums, axes))
+    spread = jax.shard_map(
+        on_this_device, mesh=shards.layout.mesh, in_specs=(each, each), out_specs=(PartitionSpec(), each)
+    )
+    return spread(x, weights)
+
+
+def _norms_here(x: Array, weights: Array | None, over_devices: Callable[[Any], Any]) -> tuple[Array, Array]:
+    """The same of one device's rows; a chunk past the last row is moved back to end there."""
+    num_rows, width = x.shape
+    every = -(-num_rows // SAMPLE) if weights is None else 1  # those sampled might weigh nothing
+    w = jnp.ones_like(x[::every, 0]) if weights is None else weights[::every]
+    size, total = over_devices((jnp.sum(w), w @ x[::every]))
+    c = lax.stop_gradient(total / jnp.where(size > 0, size, 1))[None]
+    rows = chunk_rows(num_rows, 1, 4 * width)
+
+    def put(index: Array, squares: Array) -> Array:
+        start = jnp.minimum(index * rows, num_rows - rows)
+        new = squared_norms(lax.dynamic_slice_in_dim(x, start, rows) - c)
+        return lax.dynamic_update_slice_in_dim(squares, new, start, 0)
+
+    return c, lax.fori_loop(0, -(-num_rows // rows), put, jnp.zeros_like(x, shape=num_rows))
+
+
+def squared_norms(x: Array) -> Array:
+    """‖x_n‖², by a product: faster than a sum along the row."""
+    return jnp.matmul(x**2, jnp.ones(x.shape[1], x.dtype), precision=lax.Precision.HIGHEST)
 
 
 def _sum_over_chunks(

@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxem
-from jaxem import _devices, _lanes, _loop
+from jaxem import _devices, _lanes, _loop, _reduce
 
 from cases import CASES, KINDS, cast, tolerance
 from conftest import AS_A_USER
@@ -68,6 +68,22 @@ def test_the_stopping_rule_counts_rows_once():
     weights = jnp.arange(9.0).astype(x.dtype)
     weighted = _devices.spread_rows(data._replace(weights=weights), mesh_of(4))
     assert float(M.size(weighted)) == 36
+
+
+@pytest.mark.parametrize("num_rows", [5, 4099, 20_011])  # fewer than a chunk; shares and chunks that do not divide
+def test_norms_are_those_of_every_row(num_rows):
+    """About a point amid the rows that weigh, wherever they lie."""
+    rng = np.random.default_rng(0)
+    x, weights = cast(3 + rng.normal(size=(num_rows, 7))), cast(rng.uniform(size=num_rows))
+    x = x.at[::2].add(1e3)
+    weights = weights.at[::2].set(0)
+    data = jaxem._model.Data(x, weights, cast(1.0))
+    for mesh in [None, mesh_of(2), mesh_of(2, 2)]:
+        spread = _devices.spread_rows(data, mesh)
+        c, squares = _reduce.norms_of_rows(spread.x, spread.weights, shards=spread.shards)
+        assert np.abs(np.asarray(c) - 3).max() < 2
+        expected = ((np.asarray(spread.x, float) - np.asarray(c, float)) ** 2).sum(axis=1)
+        assert np.allclose(squares, expected, rtol=tolerance(1e-12, 1e-5))
 
 
 def test_rows_on_cpu_devices_are_not_copied():

@@ -4,12 +4,14 @@ The oracle is EM in float64 NumPy, written here from the textbook, on the same f
 """
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats as st
+from jax.sharding import Mesh
 from scipy.special import logsumexp
 
 import jaxem
@@ -251,6 +253,31 @@ def test_means_of_many_rows_keep_their_digits(num_components):
     means = np.stack([x[z == k].mean(axis=0, dtype=np.float64) for k in range(num_components)])
     fit = jaxem.kmeans(x, mu.astype(np.float32), max_steps=1)
     assert np.abs(fit.theta["mu"] - means).max() < 4 * EPS32
+
+
+@pytest.mark.parametrize("name", ["isotropic", "spherical"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("on", [None, 2])
+def test_norms_computed_once_are_those_of_every_step(name, temperature, on):
+    """σ held, far from 0: F is that of the θ it ends at, and θ that of the plain path."""
+    rng = np.random.default_rng(1)
+    K, D, N = 16, 5, 20_011
+    mu = 100 + 3 * rng.normal(size=(K, D))
+    x = (mu[rng.integers(K, size=N)] + rng.normal(size=(N, D))).astype(np.float32)
+    sigma = np.float32(1) if name == "isotropic" else np.linspace(1, 1.1, K, dtype=np.float32)
+    start = jax.tree.map(jnp.float32, {"pi": np.full(K, 1 / K), "mu": x[:K] + 2, "sigma": sigma})
+    m = getattr(gaussian, name).hold("pi", "sigma")
+    mesh = on and Mesh(np.array(jax.devices("cpu")[:on]), ("rows",))
+    run = partial(jaxem.em, temperature=temperature, tol=0.0, max_steps=3, mesh=mesh)
+    fit, plain = run(m, start, x), run(replace(m, squares=False), start, x)
+    data = m.once(start, Data(jnp.asarray(x), None, jnp.float32(temperature)))
+    wrong = data._replace(norms=data.norms._replace(squares=2 * data.norms.squares))
+    assert m.expect(fit.theta, wrong).free_energy < 1.1 * m.expect(fit.theta, data).free_energy  # they are used
+    assert np.allclose(fit.theta["mu"], plain.theta["mu"], atol=1e-3)
+    pi, means = (np.asarray(fit.theta[key], np.float64) for key in ("pi", "mu"))
+    ell = table(pi, means, covariances(fit.theta), x.astype(np.float64))
+    expected = ell.max(axis=1) if temperature == 0 else logsumexp(ell, axis=1)
+    assert abs(float(fit.free_energy) / expected.sum() - 1) < 16 * EPS32
 
 
 @each_family

@@ -8,7 +8,7 @@ distance along feature d of the data from r; their rounding is what is left of d
 It does not depend on the units of the features, and is about eps·spread²/λ_min(Σ_k) in the isotropic case. Where
 only the vector is expanded and then squared, L⁻¹(x − r) − L⁻¹(μ − r), that is its root: eps·spread/√λ_min.
 
-1. The E-step by products (`Mixture.products`) expands about c = Σ_k π_k μ_k. It is used where
+1. The E-step by products (`Mixture.products`) expands about c = Σ_k π_k μ_k, or a point amid the rows. It is used where
    max_k loss_k ≤ LIMIT (of a vector: √loss_k), with reach the farthest that any component reaches from c; else
    differences are. Hard assignments know no nats, only which component is nearer: there the loss is measured by the
    mean quadratic form q̄ of a row about its own component, max_k loss_k ≤ LIMIT·q̄, with reach that of the means;
@@ -53,19 +53,21 @@ def vector_loss(reach: Float[Array, "K D"], inverse: Float[Array, "K D D"]) -> F
     return jnp.sqrt(jnp.mean(jnp.einsum("kde,ke->kd", jnp.abs(inverse), reach) ** 2, axis=1))
 
 
-def farthest(theta: Theta, deviation: Float[Array, "K D"]) -> Float[Array, "K D"]:
+def farthest(theta: Theta, c: Float[Array, "1 D"], deviation: Float[Array, "K D"]) -> Float[Array, "K D"]:
     """How far any component reaches from c, the same for every k."""
-    reach = jnp.abs(theta["mu"] - centre(theta)) + deviation
+    reach = jnp.abs(theta["mu"] - c) + deviation
     return jnp.broadcast_to(jnp.max(reach, axis=0, keepdims=True), reach.shape)
 
 
-def is_accurate(theta: Theta, geometry: Geometry) -> Bool[Array, ""]:
+def is_accurate(theta: Theta, c: Float[Array, "1 D"], geometry: Geometry) -> Bool[Array, ""]:
     """Rule 1 at θ; False for a θ that is not finite."""
     deviation, precision = geometry(theta)
-    return jnp.all(loss(farthest(theta, deviation), precision) <= LIMIT)
+    return jnp.all(loss(farthest(theta, c, deviation), precision) <= LIMIT)
 
 
-def is_accurate_when_hard(theta: Theta, geometry: Geometry, moments: Moments) -> Bool[Array, ""]:
+def is_accurate_when_hard(
+    theta: Theta, c: Float[Array, "1 D"], geometry: Geometry, moments: Moments
+) -> Bool[Array, ""]:
     """Rule 1 for T = 0, with q̄ = Σγ(x − μ_k)ᵀP_k(x − μ_k) / DΣγ from the moments that it gave."""
     _, precision = geometry(theta)
     spread = moments.spread  # pooled where Σ is shared, and there P is the same
@@ -74,7 +76,7 @@ def is_accurate_when_hard(theta: Theta, geometry: Geometry, moments: Moments) ->
     else:
         own = precision[(slice(None),) * spread.ndim + (0,) * (2 - spread.ndim)]
     mean = jnp.maximum(jnp.sum(own * spread) / (jnp.sum(moments.N_k) * theta["mu"].shape[1]), 0)
-    return jnp.all(loss(farthest(theta, jnp.zeros_like(theta["mu"])), precision) <= LIMIT * mean)
+    return jnp.all(loss(farthest(theta, c, jnp.zeros_like(theta["mu"])), precision) <= LIMIT * mean)
 
 
 def and_one(x: Float[Array, "n D"]) -> Float[Array, "n D+1"]:
@@ -84,10 +86,11 @@ def and_one(x: Float[Array, "n D"]) -> Float[Array, "n D+1"]:
 
 def linear(
     theta: Theta,
+    c: Float[Array, "1 D"],
     geometry: Geometry,
     eta: tuple[Float[Array, "K _"], ...],
     *,
-    features: Callable[[Array], Any],
+    features: Callable[[Array, Array | None], Any],
     finish: Callable[[Any], Moments],
     common: Callable[[Any], Array],
     beside: Callable[[Any, Array], Any] = lambda phi, weights: (),
@@ -113,8 +116,8 @@ def linear(
         sums=by_pooling(pooled, beside, softly),
         hard=by_pooling(pooled, beside, by_winner),
         finish=finish,
-        accurate=is_accurate(theta, geometry),
-        accurate_when_hard=partial(is_accurate_when_hard, theta, geometry),
+        accurate=is_accurate(theta, c, geometry),
+        accurate_when_hard=partial(is_accurate_when_hard, theta, c, geometry),
     )
 
 
@@ -125,7 +128,8 @@ def recentre(theta: Theta, new: Theta, *, geometry: Geometry, squares: bool) -> 
     """
     reference = theta["mu"]
     if squares:
-        reference = jnp.where(is_accurate(theta, geometry), centre(theta), reference)
+        c = centre(theta)
+        reference = jnp.where(is_accurate(theta, c, geometry), c, reference)
     deviation, precision = geometry(new)
     reach = jnp.abs(new["mu"] - reference) + deviation
     kept = jnp.all(loss(reach, precision) <= LIMIT * loss(deviation, precision))

@@ -125,21 +125,21 @@ def pooled(sums: Float[Array, "K ..."], like: Array) -> Array:
 # ---- the same by matrix products, about c
 
 
-def full_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
+def full_products(theta: Theta, about: Theta, may_cancel: Array | bool, c: Array | None = None) -> Products:
     """ℓ from L_k⁻¹(x − c) − L_k⁻¹(μ_k − c), for all k one product; Σγ(x − m_k)(x − c)ᵀ for all k another.
 
     m are the means of `about`. No square is expanded: (m_k − c) stands on one side only, and Σγ(x − m_k)(m_k − c)ᵀ is
     small where the fit is good. Where even that costs too much, a chunk is done by differences.
     """
-    c, m = centre(theta), about["mu"]
+    c, m = centre(theta) if c is None else c, about["mu"]
     K, D = m.shape
     inverse, heights = whiteners_and_heights(theta)
     relative = (heights - leading(heights))[:, None]
     offset = jnp.einsum("kde,ke->kd", inverse, theta["mu"] - c, precision=EXACT)
     affine = jnp.concatenate([inverse, -offset[:, :, None]], axis=2).reshape(K * D, D + 1)
-    cancels = may_cancel & jnp.all(vector_loss(farthest(theta, geometry(theta)[0]), inverse) <= LIMIT)
+    cancels = may_cancel & jnp.all(vector_loss(farthest(theta, c, geometry(theta)[0]), inverse) <= LIMIT)
 
-    def features(x: Float[Array, "n D"]) -> tuple[Array, Array]:
+    def features(x: Float[Array, "n D"], squares: Array | None = None) -> tuple[Array, Array]:
         return x, and_one(x - c)
 
     def table(phi: tuple[Array, Array]) -> Float[Array, "K n"]:
@@ -184,12 +184,12 @@ def full_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Produ
     )
 
 
-def tied_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
+def tied_products(theta: Theta, about: Theta, may_cancel: Array | bool, c: Array | None = None) -> Products:
     """In natural parameters, φ = (x, 1),  η_k = (P(μ_k − c), ℓ at c), beside what is common to all components.
 
     xᵀPx is, and Σ_k Σγxxᵀ = Σ_n x_n x_nᵀ needs no γ.
     """
-    c = centre(theta)
+    c = centre(theta) if c is None else c
     offset = theta["mu"] - c
     inverse, heights = whiteners_and_heights(theta)
     slope = jnp.einsum("kde,ke->kd", geometry(theta)[1], offset, precision=EXACT)
@@ -197,7 +197,7 @@ def tied_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Produ
     eta = jnp.concatenate([slope, intercept[:, None]], axis=1)
     inverse_and_zero = jnp.pad(inverse[0], ((0, 0), (0, 1)))
 
-    def features(x: Float[Array, "n D"]) -> tuple[Array]:
+    def features(x: Float[Array, "n D"], squares: Array | None = None) -> tuple[Array]:
         return (and_one(x - c),)
 
     def second_moment(phi: tuple[Array], weights: Float[Array, " n"]) -> Float[Array, "F F"]:
@@ -213,7 +213,7 @@ def tied_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Produ
         white = jnp.matmul(phi[0], inverse_and_zero.T, precision=EXACT)
         return leading(heights) - jnp.sum(white**2, axis=1) / 2
 
-    return linear(theta, geometry, (eta,), features=features, finish=finish, common=common, beside=second_moment)
+    return linear(theta, c, geometry, (eta,), features=features, finish=finish, common=common, beside=second_moment)
 
 
 def geometry(theta: Theta) -> tuple[Array, Array]:

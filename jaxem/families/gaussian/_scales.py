@@ -19,8 +19,9 @@ from numpyro.distributions import constraints
 from jaxem._mixture import Mixture
 from jaxem._model import Theta
 from jaxem._products import Products
+from jaxem._reduce import squared_norms
 from jaxem.families import _exponential_family as ef
-from jaxem.families.gaussian._accuracy import EXACT, and_one, centre, linear, recentre
+from jaxem.families.gaussian._accuracy import and_one, centre, linear, recentre
 from jaxem.families.gaussian._moments import (
     Moments,
     centred,
@@ -110,13 +111,13 @@ def diagonal_statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array
 # ---- the same in natural parameters, about c
 
 
-def diagonal_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
+def diagonal_products(theta: Theta, about: Theta, may_cancel: Array | bool, c: Array | None = None) -> Products:
     """φ = x², (x, 1),  η_k = −1/2σ_k², ((μ_k − c)/σ_k², ℓ at c)."""
-    c = centre(theta)
+    c = centre(theta) if c is None else c
     offset = theta["mu"] - c
     eta = (-1 / (2 * theta["sigma"] ** 2), slope_and_intercept(theta, offset))
 
-    def features(x: Float[Array, "n D"]) -> tuple[Array, Array]:
+    def features(x: Float[Array, "n D"], squares: Array | None = None) -> tuple[Array, Array]:
         return (x - c) ** 2, and_one(x - c)
 
     def finish(sums: tuple[tuple[Array, Array], Any]) -> Moments:
@@ -126,17 +127,17 @@ def diagonal_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> P
         return Moments(N_k, shift, squares - offset * (S + shift))
 
     height = constant(theta)
-    return linear(theta, geometry, eta, features=features, finish=finish, common=lambda phi: height)
+    return linear(theta, c, geometry, eta, features=features, finish=finish, common=lambda phi: height)
 
 
-def spherical_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
+def spherical_products(theta: Theta, about: Theta, may_cancel: Array | bool, c: Array | None = None) -> Products:
     """φ = ‖x‖², (x, 1),  η_k = −1/2σ_k², ((μ_k − c)/σ_k², ℓ at c)."""
-    c = centre(theta)
+    c = centre(theta) if c is None else c
     offset = theta["mu"] - c
     eta = (-1 / (2 * theta["sigma"][:, None] ** 2), slope_and_intercept(theta, offset))
 
-    def features(x: Float[Array, "n D"]) -> tuple[Array, Array]:
-        return squares_of(x - c)[:, None], and_one(x - c)
+    def features(x: Float[Array, "n D"], squares: Array | None = None) -> tuple[Array, Array]:
+        return (squared_norms(x - c) if squares is None else squares)[:, None], and_one(x - c)
 
     def finish(sums: tuple[tuple[Array, Array], Any]) -> Moments:
         squares, (S, N_k) = sums[0][0][:, 0], sum_and_count(sums[0][1])
@@ -144,23 +145,23 @@ def spherical_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> 
         return Moments(N_k, shift, squares - jnp.sum(offset * (S + shift), axis=1))  # as for the diagonal
 
     height = constant(theta)
-    return linear(theta, geometry, eta, features=features, finish=finish, common=lambda phi: height)
+    return linear(theta, c, geometry, eta, features=features, finish=finish, common=lambda phi: height)
 
 
-def isotropic_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
+def isotropic_products(theta: Theta, about: Theta, may_cancel: Array | bool, c: Array | None = None) -> Products:
     """φ = (x, 1),  η_k = ((μ_k − c)/σ², ℓ at c), beside −‖x‖²/2σ², which is common to all components."""
-    c = centre(theta)
+    c = centre(theta) if c is None else c
     offset = theta["mu"] - c
     eta = (slope_and_intercept(theta, offset),)
     height = constant(theta)
 
-    def features(x: Float[Array, "n D"]) -> tuple[Array, Array]:
-        return and_one(x - c), squares_of(x - c)
+    def features(x: Float[Array, "n D"], squares: Array | None = None) -> tuple[Array, Array]:
+        return and_one(x - c), squared_norms(x - c) if squares is None else squares
 
     def common(phi: tuple[Array, Array]) -> Float[Array, " n"]:
         return height - phi[1] / (2 * theta["sigma"] ** 2)
 
-    def squares(phi: tuple[Array, Array], weights: Float[Array, " n"]) -> Float[Array, " n"]:
+    def weighted_squares(phi: tuple[Array, Array], weights: Float[Array, " n"]) -> Float[Array, " n"]:
         return weights * phi[1]
 
     def finish(sums: tuple[tuple[Array], Array]) -> Moments:
@@ -168,12 +169,7 @@ def isotropic_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> 
         shift = S - N_k[:, None] * offset
         return Moments(N_k, shift, jnp.sum(sums[1]) - jnp.sum(offset * (S + shift)))
 
-    return linear(theta, geometry, eta, features=features, finish=finish, common=common, beside=squares)
-
-
-def squares_of(x: Float[Array, "n D"]) -> Float[Array, " n"]:
-    """‖x_n‖², by a product: faster than a sum along the row."""
-    return jnp.matmul(x**2, jnp.ones(x.shape[1], x.dtype), precision=EXACT)
+    return linear(theta, c, geometry, eta, features=features, finish=finish, common=common, beside=weighted_squares)
 
 
 def slope_and_intercept(theta: Theta, offset: Float[Array, "K D"]) -> Float[Array, "K D+1"]:
@@ -271,6 +267,7 @@ isotropic = Mixture(
     guess=isotropic_guess,
     gradient_form=gradient_form,
     products=isotropic_products,
+    squares=True,
     recentre=partial(recentre, geometry=geometry, squares=True),
     scale="sigma",
     condition=condition,
@@ -286,6 +283,7 @@ spherical = Mixture(
     guess=spherical_guess,
     gradient_form=gradient_form,
     products=spherical_products,
+    squares=True,
     recentre=partial(recentre, geometry=geometry, squares=True),
     scale="sigma",
     condition=condition,
