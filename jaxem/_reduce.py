@@ -123,7 +123,7 @@ def norms_of_rows(x: Array, weights: Array | None, *, shards: Shards | None = No
 
 
 def _norms_here(x: Array, weights: Array | None, over_devices: Callable[[Any], Any]) -> tuple[Array, Array]:
-    """The same of one device's rows; a chunk past the last row is moved back to end there."""
+    """The same of one device's rows; JAX moves a slice that is past the last row back to end there."""
     num_rows, width = x.shape
     every = -(-num_rows // SAMPLE) if weights is None else 1  # those sampled might weigh nothing
     w = jnp.ones_like(x[::every, 0]) if weights is None else weights[::every]
@@ -132,7 +132,7 @@ def _norms_here(x: Array, weights: Array | None, over_devices: Callable[[Any], A
     rows = chunk_rows(num_rows, 1, 4 * width)
 
     def put(index: Array, squares: Array) -> Array:
-        start = jnp.minimum(index * rows, num_rows - rows)
+        start = index * rows
         new = squared_norms(lax.dynamic_slice_in_dim(x, start, rows) - c)
         return lax.dynamic_update_slice_in_dim(squares, new, start, 0)
 

@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxem
 from jaxem import _devices, _lanes, _loop, _reduce
+from jaxem.families import gaussian
 
 from cases import CASES, KINDS, cast, tolerance
 from conftest import AS_A_USER
@@ -58,6 +59,28 @@ def test_every_row_counts_once(temperature):
         fit = jaxem.em(M, theta, x, temperature=temperature, max_steps=1, mesh=mesh)
         same(fit, whole)
         assert float(jnp.sum(fit.theta["pi"])) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", ["isotropic", "diagonal"])
+def test_hard_sums_over_many_chunks_count_every_row_as_it_weighs(name, weighted):
+    """A step of hard EM against sums over argmax, in chunks and shares that do not divide."""
+    rng = np.random.default_rng(0)
+    num_rows, num_components = 20_011, 16
+    x = 3 * rng.normal(size=(num_components, 3))[rng.integers(num_components, size=num_rows)]
+    x = cast(x + rng.normal(size=x.shape))
+    weights = cast(rng.integers(0, 4, size=num_rows)) if weighted else None
+    m = getattr(gaussian, name).hold("sigma")
+    theta = {"pi": cast(np.full(num_components, 1 / num_components)), "mu": x[:num_components]}
+    theta["sigma"] = cast(1.0) if name == "isotropic" else jnp.ones_like(theta["mu"])
+    winner = np.asarray(m.table(theta, x)).argmax(axis=0)
+    w = np.ones(num_rows) if weights is None else np.asarray(weights, float)
+    N_k = np.bincount(winner, w)
+    means = np.stack([np.bincount(winner, w * np.asarray(x[:, d], float)) for d in range(3)], axis=1) / N_k[:, None]
+    for mesh in [None, mesh_of(2), mesh_of(3)]:
+        fit = jaxem.em(m, theta, x, weights=weights, temperature=0.0, max_steps=1, mesh=mesh)
+        assert np.allclose(fit.theta["pi"], N_k / N_k.sum(), rtol=tolerance(1e-12, 1e-5))
+        assert np.allclose(fit.theta["mu"], means, atol=tolerance(1e-12, 1e-5))
 
 
 def test_the_stopping_rule_counts_rows_once():
