@@ -27,7 +27,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jaxem._model import Theta
-from jaxem._products import Products, by_pooling, by_winner, softly
+from jaxem._products import Products, by_pooling, by_winner, in_fours, softly
 from jaxem.families.gaussian._moments import Moments
 
 LIMIT = 256.0  # an expanded form may cost eight bits
@@ -108,14 +108,21 @@ def linear(
     def pooled(phi: tuple[Array, ...]) -> tuple[Array, ...]:
         return phi[: len(eta)]
 
+    def pooled_in_fours(phi: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(map(in_fours, pooled(phi)))
+
+    def finish_both(sums: tuple[tuple[Array, ...], Any]) -> Moments:
+        parts = tuple(part[:, : eta_i.shape[1]] for part, eta_i in zip(sums[0], eta, strict=True))
+        return finish((parts, sums[1]))
+
     return Products(
         width=sum(eta_i.shape[1] for eta_i in eta),
         features=features,
         table=table,
         common=common,
         sums=by_pooling(pooled, beside, softly),
-        hard=by_pooling(pooled, beside, by_winner),
-        finish=finish,
+        hard=by_pooling(pooled_in_fours, beside, by_winner),
+        finish=finish_both,
         accurate=is_accurate(theta, c, geometry),
         accurate_when_hard=partial(is_accurate_when_hard, theta, c, geometry),
     )
