@@ -3,6 +3,7 @@
 The loop is `_loop.py`, many lanes of it `_lanes.py`, where its rows lie `_devices.py`.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -248,7 +249,7 @@ def kmeans(x: ArrayLike, mu: ArrayLike, *, max_steps: ArrayLike = 1000, mesh: Me
     if mu.ndim != 2 or mu.shape[0] < 1:
         raise ValueError(f"mu: must be (K, D) with K ≥ 1, got shape {mu.shape}; one centre per row")
     theta = {"pi": jnp.full(mu.shape[0], 1 / mu.shape[0]), "mu": mu, "sigma": jnp.array(1.0)}
-    m = gaussian.isotropic.hold("pi", "sigma")
+    m = replace(gaussian.isotropic.hold("pi", "sigma"), hard=True)
     run = _prepare_run(m, theta, x, temperature=0.0, tol=0.0, max_steps=max_steps)
     return _fit(m, run, centres_at_rest, mesh)
 

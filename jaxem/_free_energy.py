@@ -9,6 +9,8 @@ Public tables are (N, K). Kernels hold them component-major, (K, N), so every fu
 axis as `axis`. Temperature is data: one compiled program serves T = 1, an annealing schedule and T = 0.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -72,12 +74,8 @@ def assign(log_joint: Array, temperature: ArrayLike, axis: int) -> tuple[Array, 
     component) and the value −∞.
     """
     temperature = jnp.asarray(temperature, log_joint.dtype)
-
-    def hard(table: Array) -> tuple[Array, Array]:
-        winner, rows = assign_hard(table, axis)
-        return jax.nn.one_hot(winner, table.shape[axis], dtype=table.dtype, axis=axis), rows
-
-    return lax.cond(temperature > 0, lambda table: assign_soft(table, temperature, axis), hard, log_joint)
+    soft, hard = partial(assign_soft, temperature=temperature, axis=axis), partial(assign_one_hot, axis=axis)
+    return lax.cond(temperature > 0, soft, hard, log_joint)
 
 
 def assign_soft(log_joint: Array, temperature: Array, axis: int) -> tuple[Array, Array]:
@@ -91,6 +89,12 @@ def assign_soft(log_joint: Array, temperature: Array, axis: int) -> tuple[Array,
     gamma = relative * jnp.where(jnp.isnan(peak), jnp.nan, 1 / total)  # NaN in, NaN out
     rows = peak + t * jnp.where(possible, jnp.log(total), 0)  # eq:bound
     return gamma, jnp.squeeze(rows, axis)
+
+
+def assign_one_hot(log_joint: Array, axis: int) -> tuple[Array, Array]:
+    """The same at T = 0."""
+    winner, rows = assign_hard(log_joint, axis)
+    return jax.nn.one_hot(winner, log_joint.shape[axis], dtype=log_joint.dtype, axis=axis), rows
 
 
 def assign_hard(log_joint: Array, axis: int) -> tuple[Array, Array]:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from numpyro import handlers
 from numpyro.distributions import Distribution, biject_to, constraints
 
-from jaxem._free_energy import assign, row_free_energy, weighted
+from jaxem._free_energy import assign, assign_one_hot, row_free_energy, weighted
 from jaxem._model import Data, Expectation, Model, Norms, Theta
 from jaxem._products import Counts, Products, Sums
 from jaxem._reduce import fits_one_chunk, norms_of_rows, plus, sum_over_rows
@@ -80,6 +80,7 @@ class Mixture(Model):
             z, a NumPyro distribution of batch shape (K, n) or (K, 1); for `jaxem.condition`.
         check_support: (x, θ) → what is wrong with x's values, or None; numpy arrays, called on concrete x.
         held: names of θ that are never updated; see `hold`.
+        hard: is T known to be 0, as in k-means? Otherwise it is data.
         maximizer: how the M-step is done: `closed_form`, or what `jaxem.gradient_m_step` puts here.
     """
 
@@ -99,6 +100,7 @@ class Mixture(Model):
     condition: Callable[[Theta, Array, np.ndarray], tuple[Array, Distribution]] | None = None
     check_support: Callable[[np.ndarray, dict[str, np.ndarray]], str | None] | None = None
     held: frozenset[str] = frozenset()
+    hard: bool = False
     maximizer: Callable[["Mixture", Any, Theta, Data], Theta] = closed_form
 
     @property
@@ -211,7 +213,7 @@ class Mixture(Model):
 
         if self.products is None or fits_one_chunk(data.x.shape[0], theta["pi"].shape[0]):
             return by_kernel()
-        is_hard = data.temperature == 0
+        is_hard = jnp.asarray(True) if self.hard else data.temperature == 0
         products = self.products(theta, about, jnp.logical_not(anew | is_hard), data.norms and data.norms.c)
 
         def by_products() -> Expectation:
@@ -233,7 +235,7 @@ class Mixture(Model):
 
         def chunk(rows: Rows, weights: Array) -> Expectation:
             table = exclude(self.relative_table(theta, rows.x), rows.labels)
-            gamma, value = assign(table, data.temperature, axis=0)
+            gamma, value = assign_one_hot(table, axis=0) if self.hard else assign(table, data.temperature, axis=0)
             return expectation(self.statistics(reference, rows.x, gamma * weights[None]), value + common, weights)
 
         common = self.common(theta)
@@ -253,12 +255,9 @@ class Mixture(Model):
         def finish(total: Expectation) -> Expectation:
             return summed(total)._replace(statistics=products.finish(total.statistics))
 
-        def over_chunks(add: Sums) -> Expectation:
-            return self.sum_over_rows(partial(chunk, add), theta, data, width=products.width, folds=True, then=finish)
-
-        if products.hard is None:
-            return over_chunks(products.sums)
-        return lax.cond(data.temperature > 0, partial(over_chunks, products.sums), partial(over_chunks, products.hard))
+        add = products.hard if self.hard and products.hard else products.sums
+        f = partial(chunk, add)
+        return self.sum_over_rows(f, theta, data, width=products.width, folds=True, then=finish)
 
     def maximize(self, statistics: Any, theta: Theta, data: Data) -> Theta:
         """The M-step (eq:M): θ⁺ = argmax_θ Σ γ ℓ(θ), held entries as they are."""

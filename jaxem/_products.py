@@ -5,6 +5,7 @@ differences to every μ_k, and right where their cancellations leave enough digi
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ class Products(NamedTuple):
     table: Callable[[Any], Array]  # φ → ℓ, (K, n), up to a term common to all components
     common: Callable[[Any], Array | float]  # φ → that term, (n,)
     sums: Sums  # `by_gamma` or `by_pooling`
-    hard: Sums | None  # the same at T = 0, where a loop over chunks without the choice is faster: else `sums` chooses
+    hard: Sums | None  # the same where T is known to be 0, if that is faster
     finish: Callable[[Any], Any]  # such sums → the statistics that `update` takes, linearly
     # do its cancellations keep enough digits at this θ, for soft assignments, and for hard ones, which is asked of the
     # statistics they led to? None where the family sees to it chunk by chunk, and is right everywhere.
@@ -76,6 +77,14 @@ def by_pooling(
     return sums
 
 
+def by_temperature(
+    old: tuple[Array, ...], parts: tuple[Array, ...], table: Array, counts: Counts
+) -> tuple[tuple[Float[Array, "K _"], ...], Array]:
+    """Softly or by the winner."""
+    branches = (partial(add, old, parts, table, counts) for add in (softly, by_winner))
+    return lax.cond(counts.temperature > 0, *branches)
+
+
 def softly(
     old: tuple[Array, ...], parts: tuple[Array, ...], table: Array, counts: Counts
 ) -> tuple[tuple[Float[Array, "K _"], ...], Array]:
@@ -89,10 +98,7 @@ def softly(
 def by_winner(
     old: tuple[Array, ...], parts: tuple[Array, ...], table: Array, counts: Counts
 ) -> tuple[tuple[Float[Array, "K _"], ...], Array]:
-    """At T = 0: a row's features are added to its component's, and γ is never made.
-
-    Both are `in_fours`.
-    """
+    """At T = 0: a row's features are added to its component's, and γ is never made."""
     winner, value = assign_hard(table, axis=0)
     if counts.counted:  # a row that is not counted goes to no component
         winner = jnp.where(counts.weights > 0, winner, len(table))

@@ -27,7 +27,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jaxem._model import Theta
-from jaxem._products import Products, by_pooling, by_winner, in_fours, softly
+from jaxem._products import Products, by_pooling, by_temperature, by_winner, in_fours
 from jaxem.families.gaussian._moments import Moments
 
 LIMIT = 256.0  # an expanded form may cost eight bits
@@ -120,7 +120,7 @@ def linear(
         features=features,
         table=table,
         common=common,
-        sums=by_pooling(pooled, beside, softly),
+        sums=by_pooling(pooled, beside, by_temperature),
         hard=by_pooling(pooled_in_fours, beside, by_winner),
         finish=finish_both,
         accurate=is_accurate(theta, c, geometry),
