@@ -92,7 +92,7 @@ def assign_soft(log_joint: Array, temperature: Array, axis: int) -> tuple[Array,
 
 
 def assign_one_hot(log_joint: Array, axis: int) -> tuple[Array, Array]:
-    """The same at T = 0."""
+    """`assign` at T = 0."""
     winner, rows = assign_hard(log_joint, axis)
     return jax.nn.one_hot(winner, log_joint.shape[axis], dtype=log_joint.dtype, axis=axis), rows
 

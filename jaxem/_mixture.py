@@ -68,9 +68,9 @@ class Mixture(Model):
             assignments do not depend on the unit of x. None is 0.
         gradient_form: (θ, ∇L, N_k) → θ⁺, the M-step written as a step along the likelihood's gradient
             (eq:XuJordan), for certificate C6; None where no such form is known.
-        products: (θ, the θ about whose means statistics may be, may digits cancel?, c or None) → `Products`, the faster
-            E-step for data of more than one chunk, used where it is accurate.
-        squares: do those take ‖x_n − c‖², which a fit then computes once?
+        products: (θ, the θ about whose means statistics may be, may digits cancel?) → `Products`, the faster E-step for
+            data of more than one chunk, used where it is accurate.
+        squares: do those take ‖x_n − c‖², which a fit then computes once? Then `products` takes that c too.
         recentre: (θ, θ⁺) → (θ at which the statistics keep their digits, are those at θ too inexact?); None where
             they never are.
         scale: the name that this is for; where it is held, statistics are never too inexact.
@@ -92,7 +92,7 @@ class Mixture(Model):
     kernel: Callable[[Theta, Array], Array] | None = None
     constant: Callable[[Theta], Array] | None = None
     gradient_form: Callable[[Theta, Theta, Array, frozenset[str]], Theta] | None = None
-    products: Callable[[Theta, Theta, Array | bool, Array | None], Products] | None = None
+    products: Callable[..., Products] | None = None
     squares: bool = False
     recentre: Callable[[Theta, Theta], tuple[Theta, Array]] | None = None
     scale: str = ""
@@ -214,7 +214,8 @@ class Mixture(Model):
         if self.products is None or fits_one_chunk(data.x.shape[0], theta["pi"].shape[0]):
             return by_kernel()
         is_hard = jnp.asarray(True) if self.hard else data.temperature == 0
-        products = self.products(theta, about, jnp.logical_not(anew | is_hard), data.norms and data.norms.c)
+        about_c = () if data.norms is None else (data.norms.c,)
+        products = self.products(theta, about, jnp.logical_not(anew | is_hard), *about_c)
 
         def by_products() -> Expectation:
             return self.expect_by_products(products, theta, data)
@@ -271,9 +272,9 @@ class Mixture(Model):
         """F_T(θ, γ(θ_old)): the surface that the M-step climbs."""
 
         def chunk(rows: Rows, weights: Array) -> Array:
-            x, labels, _ = rows
-            gamma, _ = assign(exclude(self.relative_table(old, x), labels), data.temperature, axis=0)
-            value = row_free_energy(exclude(self.table(theta, x), labels), gamma, data.temperature, axis=0)
+            gamma, _ = assign(exclude(self.relative_table(old, rows.x), rows.labels), data.temperature, axis=0)
+            table = exclude(self.table(theta, rows.x), rows.labels)
+            value = row_free_energy(table, gamma, data.temperature, axis=0)
             return jnp.sum(weighted(value, weights))
 
         return self.sum_over_rows(chunk, theta, data)

@@ -125,13 +125,13 @@ def pooled(sums: Float[Array, "K ..."], like: Array) -> Array:
 # ---- the same by matrix products, about c
 
 
-def full_products(theta: Theta, about: Theta, may_cancel: Array | bool, c: Array | None = None) -> Products:
+def full_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
     """ℓ from L_k⁻¹(x − c) − L_k⁻¹(μ_k − c), for all k one product; Σγ(x − m_k)(x − c)ᵀ for all k another.
 
     m are the means of `about`. No square is expanded: (m_k − c) stands on one side only, and Σγ(x − m_k)(m_k − c)ᵀ is
     small where the fit is good. Where even that costs too much, a chunk is done by differences.
     """
-    c, m = centre(theta) if c is None else c, about["mu"]
+    c, m = centre(theta), about["mu"]
     K, D = m.shape
     inverse, heights = whiteners_and_heights(theta)
     relative = (heights - leading(heights))[:, None]
@@ -184,12 +184,12 @@ def full_products(theta: Theta, about: Theta, may_cancel: Array | bool, c: Array
     )
 
 
-def tied_products(theta: Theta, about: Theta, may_cancel: Array | bool, c: Array | None = None) -> Products:
+def tied_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
     """In natural parameters, φ = (x, 1),  η_k = (P(μ_k − c), ℓ at c), beside what is common to all components.
 
     xᵀPx is, and Σ_k Σγxxᵀ = Σ_n x_n x_nᵀ needs no γ.
     """
-    c = centre(theta) if c is None else c
+    c = centre(theta)
     offset = theta["mu"] - c
     inverse, heights = whiteners_and_heights(theta)
     slope = jnp.einsum("kde,ke->kd", geometry(theta)[1], offset, precision=EXACT)

@@ -111,9 +111,9 @@ def diagonal_statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array
 # ---- the same in natural parameters, about c
 
 
-def diagonal_products(theta: Theta, about: Theta, may_cancel: Array | bool, c: Array | None = None) -> Products:
+def diagonal_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
     """φ = x², (x, 1),  η_k = −1/2σ_k², ((μ_k − c)/σ_k², ℓ at c)."""
-    c = centre(theta) if c is None else c
+    c = centre(theta)
     offset = theta["mu"] - c
     eta = (-1 / (2 * theta["sigma"] ** 2), slope_and_intercept(theta, offset))
 
