@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxem import _fused
 from jaxem._free_energy import assign, assign_hard, assign_soft
 from jaxem._reduce import plus
 
@@ -46,6 +47,14 @@ class Products(NamedTuple):
     # statistics they led to? None where the family sees to it chunk by chunk, and is right everywhere.
     accurate: Array | None
     accurate_when_hard: Callable[[Any], Array] | None
+    fused: "Fused | None" = None
+
+
+class Fused(NamedTuple):
+    """The same E-step for `_fused`, and its sums as those of `sums`."""
+
+    ell: _fused.Quadratic
+    unpack: Callable[[_fused.Sums], Any]
 
 
 def by_gamma(statistics: Callable[[Any, Array], Any]) -> Sums:

@@ -21,7 +21,8 @@ from jaxtyping import Array, Int
 TABLE_ENTRIES = 32_768
 ROW_ENTRIES = 131_072  # numbers made for the rows of a chunk beside the table, likewise
 FEWEST = 64  # rows of a chunk, whatever K
-ACCELERATOR = 128  # times as much where the backend is no CPU: enough rows to fill it (a plan, not yet measured)
+ACCELERATOR = 128  # times as much where the backend is no CPU, to fill it, and …
+LONGEST = 8_192  # … no more rows: a sum over 65,536 that are made on the way took XLA's autotuner minutes to compile
 VECTOR = 16  # numbers that a CPU computes at once
 SAMPLE = 4_096  # rows of a device, whose mean is near enough to that of all
 GROUP = 16  # chunks added plainly; only the sums of groups are compensated
@@ -50,8 +51,8 @@ class Shards(NamedTuple):
 
 def chunk_rows(num_rows: int, num_components: int, width: int = 0) -> int:
     """Rows in a chunk: what the limits allow, at least 64; spread evenly over groups of chunks, in whole vectors."""
-    larger = 1 if jax.default_backend() == "cpu" else ACCELERATOR
-    most = larger * TABLE_ENTRIES // num_components
+    larger, longest = (1, num_rows) if jax.default_backend() == "cpu" else (ACCELERATOR, LONGEST)
+    most = min(larger * TABLE_ENTRIES // num_components, longest)
     if width:
         most = min(most, larger * ROW_ENTRIES // width)
     num_chunks = -(-num_rows // max(most, FEWEST))
@@ -87,16 +88,20 @@ def sum_over_rows(
     dtype: jnp.dtype,
     width: int = 0,
     folds: bool = False,
+    whole: bool = False,
     shards: Shards | None = None,
     then: Callable[[Any], Any] = lambda total: total,
 ) -> Any:
     """Σ over chunks of f(rows[chunk], weights[chunk]), where f returns any pytree of sums over rows.
 
     If it `folds`, f(so far, rows[chunk], weights[chunk]) adds those to the sums so far itself, None at first.
-    `then` is linear, and done on each device to its own sum. `rows` is any pytree of arrays with the data's leading
-    axis; what else f needs it closes over. The body is rematerialised under reverse-mode differentiation.
+    A device's rows are one chunk if they are taken `whole`. `then` is linear, and done on each device to its own sum.
+    `rows` is any pytree of arrays with the data's leading axis; what else f needs it closes over. The body is
+    rematerialised under reverse-mode differentiation.
     """
-    chunked = partial(_sum_over_chunks, f, num_components=num_components, dtype=dtype, width=width, folds=folds)
+    chunked = partial(
+        _sum_over_chunks, f, num_components=num_components, dtype=dtype, width=width, folds=folds, whole=whole
+    )
     if shards is None:
         return then(chunked(rows, weights, jnp.zeros(1, jnp.int32)))
     axes, each = shards.layout.axes, shards.layout.rows
@@ -105,7 +110,11 @@ def sum_over_rows(
         return lax.psum(then(chunked(rows, weights, skip)), axes)
 
     spread = jax.shard_map(
-        on_this_device, mesh=shards.layout.mesh, in_specs=(each, each, each), out_specs=PartitionSpec()
+        on_this_device,
+        mesh=shards.layout.mesh,
+        in_specs=(each, each, each),
+        out_specs=PartitionSpec(),
+        check_vma=not whole,  # what takes them whole is a kernel, which does not tell how its outputs vary
     )
     return spread(rows, weights, shards.skip)
 
@@ -154,6 +163,7 @@ def _sum_over_chunks(
     dtype: jnp.dtype,
     width: int,
     folds: bool,
+    whole: bool,
 ) -> Any:
     """The sums of one device's rows, but its first `skip`.
 
@@ -161,7 +171,7 @@ def _sum_over_chunks(
     get weight zero. So one body is compiled, nothing is padded, and the data are never copied.
     """
     num_rows = jax.tree.leaves(rows)[0].shape[0]
-    size = chunk_rows(num_rows, num_components, width)
+    size = num_rows if whole else chunk_rows(num_rows, num_components, width)
     num_chunks = -(-num_rows // size)
     group = min(GROUP, num_chunks)
 

@@ -27,7 +27,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jaxem._model import Theta
-from jaxem._products import Products, by_pooling, by_temperature, by_winner, in_fours
+from jaxem._products import Fused, Products, by_pooling, by_temperature, by_winner, in_fours
 from jaxem.families.gaussian._moments import Moments
 
 LIMIT = 256.0  # an expanded form may cost eight bits
@@ -94,6 +94,7 @@ def linear(
     finish: Callable[[Any], Moments],
     common: Callable[[Any], Array],
     beside: Callable[[Any, Array], Any] = lambda phi, weights: (),
+    fused: Fused | None = None,
 ) -> Products:
     """ℓ = Σ_i η_i φ_iᵀ + common in natural parameters, statistics γ φ_i, and what needs no γ beside them.
 
@@ -125,6 +126,7 @@ def linear(
         finish=finish_both,
         accurate=is_accurate(theta, c, geometry),
         accurate_when_hard=partial(is_accurate_when_hard, theta, c, geometry),
+        fused=fused,
     )
 
 

@@ -16,9 +16,10 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
+from jaxem._fused import Quadratic, Sums
 from jaxem._mixture import Mixture
 from jaxem._model import Theta
-from jaxem._products import Products
+from jaxem._products import Fused, Products
 from jaxem._reduce import squared_norms
 from jaxem.families import _exponential_family as ef
 from jaxem.families.gaussian._accuracy import and_one, centre, linear, recentre
@@ -127,7 +128,16 @@ def diagonal_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> P
         return Moments(N_k, shift, squares - offset * (S + shift))
 
     height = constant(theta)
-    return linear(theta, c, geometry, eta, features=features, finish=finish, common=lambda phi: height)
+    return linear(
+        theta,
+        c,
+        geometry,
+        eta,
+        features=features,
+        finish=finish,
+        common=lambda phi: height,
+        fused=fused(c, eta, height),
+    )
 
 
 def spherical_products(theta: Theta, about: Theta, may_cancel: Array | bool, c: Array | None = None) -> Products:
@@ -145,7 +155,16 @@ def spherical_products(theta: Theta, about: Theta, may_cancel: Array | bool, c: 
         return Moments(N_k, shift, squares - jnp.sum(offset * (S + shift), axis=1))  # as for the diagonal
 
     height = constant(theta)
-    return linear(theta, c, geometry, eta, features=features, finish=finish, common=lambda phi: height)
+    return linear(
+        theta,
+        c,
+        geometry,
+        eta,
+        features=features,
+        finish=finish,
+        common=lambda phi: height,
+        fused=fused(c, eta, height),
+    )
 
 
 def isotropic_products(theta: Theta, about: Theta, may_cancel: Array | bool, c: Array | None = None) -> Products:
@@ -169,7 +188,27 @@ def isotropic_products(theta: Theta, about: Theta, may_cancel: Array | bool, c: 
         shift = S - N_k[:, None] * offset
         return Moments(N_k, shift, jnp.sum(sums[1]) - jnp.sum(offset * (S + shift)))
 
-    return linear(theta, c, geometry, eta, features=features, finish=finish, common=common, beside=weighted_squares)
+    return linear(
+        theta, c, geometry, eta, features=features, finish=finish, common=common, beside=weighted_squares,
+        fused=fused(c, eta, height, -1 / (2 * theta["sigma"] ** 2)),
+    )  # fmt: skip
+
+
+def fused(c: Float[Array, "1 D"], eta: tuple[Array, ...], height: Array, a_square: Array | float = 0.0) -> Fused:
+    """The same for a GPU: η of x² (or of ‖x‖²) and of (x, 1); the term common to all, and what ‖x‖² adds to it."""
+    *of_squares, affine = eta
+    slope, intercept = affine[:, :-1], affine[:, -1]
+    squares = jnp.broadcast_to(of_squares[0], slope.shape) if of_squares else None
+    common = jnp.stack([height, jnp.asarray(a_square, height.dtype)])
+
+    def unpack(sums: Sums) -> tuple[tuple[Array, ...], Any]:
+        pooled = jnp.concatenate([sums.x, sums.N_k[:, None]], axis=1)
+        if sums.squares is None:
+            return (pooled,), sums.norms
+        is_norm = of_squares[0].shape[1] == 1 and slope.shape[1] > 1
+        return (jnp.sum(sums.squares, axis=1, keepdims=True) if is_norm else sums.squares, pooled), ()
+
+    return Fused(Quadratic(c[0], squares, slope, intercept, common), unpack)
 
 
 def slope_and_intercept(theta: Theta, offset: Float[Array, "K D"]) -> Float[Array, "K D+1"]:
