@@ -152,7 +152,6 @@ def kernel(
         here = first + start + jnp.arange(tile) < num_rows
         rows = pl.ds(start, tile)
         x = triton.load(along[0].at[rows, pl.ds(0, F)], mask=features & here[:, None], other=0.0) - c
-        x = jnp.where(here[:, None], x, 0)
         w = here.astype(x.dtype) if len(along) == 1 else triton.load(along[1].at[rows], mask=here, other=0.0)
         phi = (x, x * x)[:parts]
         table = intercept

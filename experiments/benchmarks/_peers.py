@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
+from shutil import which
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -191,6 +192,44 @@ def faiss_kmeans(family: str, theta: Theta, x: np.ndarray, steps: int) -> Progra
     return Program(fit, outcome)
 
 
+def flash_kmeans(family: str, theta: Theta, x: np.ndarray, steps: int) -> Program:
+    """flash-kmeans, Triton kernels under torch, whose products are of TF32."""
+    need("flash_kmeans", "flash-kmeans")
+    from flash_kmeans import batch_kmeans_Euclid
+
+    rows, mu = (tensor[None] for tensor in on_gpu(x, theta["mu"]))
+
+    def fit() -> Any:
+        _, centroids, count = batch_kmeans_Euclid(
+            rows, len(mu[0]), max_iters=steps, tol=-1.0, init_centroids=mu.clone()
+        )
+        return centroids[0].cpu().numpy(), count
+
+    return Program(fit, lambda result: Outcome(int(result[1]), {"mu": result[0]}, "products of TF32"))
+
+
+def fast_pytorch_kmeans(family: str, theta: Theta, x: np.ndarray, steps: int) -> Program:
+    need("fast_pytorch_kmeans", "fast-pytorch-kmeans")
+    from fast_pytorch_kmeans import KMeans
+
+    rows, mu = on_gpu(x, theta["mu"])
+
+    def fit() -> Any:
+        kmeans = KMeans(n_clusters=len(mu), max_iter=steps, tol=-1.0)
+        kmeans.fit_predict(rows, centroids=mu.clone())
+        return kmeans.centroids.cpu().numpy()
+
+    return Program(fit, lambda centroids: Outcome(steps, {"mu": centroids}, "does not say how many iterations it made"))
+
+
+def on_gpu(*arrays: np.ndarray) -> list[Any]:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise Absent("skipped: torch sees no GPU")
+    return [torch.from_numpy(np.ascontiguousarray(array)).cuda() for array in arrays]
+
+
 def threads() -> str:
     """How many the loaded libraries of linear algebra and OpenMP use."""
     from threadpoolctl import threadpool_info
@@ -211,8 +250,16 @@ KMEANS: dict[str, Maker] = {
     "oneDAL KMeans": onedal_kmeans,
     "faiss Kmeans": faiss_kmeans,
 }
-ALL = EM | KMEANS
+KMEANS_ON_GPU: dict[str, Maker] = {
+    "jaxem.kmeans": jaxem_kmeans,
+    "flash-kmeans": flash_kmeans,
+    "fast-pytorch-kmeans": fast_pytorch_kmeans,
+}
+ALL = EM | KMEANS | KMEANS_ON_GPU
 
 
 def of(family: str) -> dict[str, Maker]:
-    return KMEANS if family == "kmeans" else EM
+    """jaxem's first; on a machine with an NVIDIA GPU, its peers there."""
+    if family != "kmeans":
+        return EM
+    return KMEANS_ON_GPU if which("nvidia-smi") else KMEANS
