@@ -80,13 +80,17 @@ def _prepare_run(
 def _fit(m: Model, run: Run, stop: Stop, mesh: Mesh | None) -> Fit:
     """One fit, its rows spread over the mesh of the call."""
     mesh = _devices.mesh_for_rows(m, run.data, mesh)
-    theta, tol, max_steps = _devices.replicated((run.theta, run.tol, run.max_steps), mesh)
     processes = _devices.num_processes(mesh)
     with _devices.joined(processes):
         data = _devices.spread_rows(run.data, mesh)
-        steps = _devices.steps_a_leg(mesh, (theta, data, tol, max_steps))
-        how = _loop.run if steps is None else partial(_loop.run_in_legs, steps_a_leg=steps)
-        fit = how(m, theta, data, tol, max_steps, stop)
+        values = (run.theta, run.tol, run.max_steps)
+        steps = _devices.steps_a_leg(mesh, (values, data))
+        if steps is None or int(run.max_steps) <= steps:
+            theta, tol, max_steps = _devices.for_one_call(values, mesh)
+            fit = _loop.run(m, theta, data, tol, max_steps, stop)
+        else:
+            theta, tol, max_steps = _devices.replicated(values, mesh)
+            fit = _loop.run_in_legs(m, theta, data, tol, max_steps, stop, steps_a_leg=steps)
         if processes > 1:
             jax.block_until_ready(fit)  # a lost process is an error of this call, not of a later one
     _validate.blame_x(run.data.x, fit.free_energy)
