@@ -35,6 +35,7 @@ from jaxem.families.gaussian._moments import (
     differences,
     divide_where_occupied,
     equal_weights_at,
+    in_small_batches,
     leading,
     log_weights,
     step_weights_and_means,
@@ -56,11 +57,14 @@ def outer(a: Float[Array, "K D"], b: Float[Array, "K D"]) -> Float[Array, "K D D
 
 def whiteners(theta: Theta) -> tuple[Float[Array, "K D D"], Float[Array, " K"]]:
     """L_k⁻¹ and log det L_k, of Σ_k = L_k L_kᵀ (Cholesky); NaN where Σ_k is not positive definite."""
-    Sigma = theta["Sigma"]
-    factor = jnp.linalg.cholesky(Sigma)
-    identity = jnp.broadcast_to(jnp.eye(Sigma.shape[-1], dtype=Sigma.dtype), Sigma.shape)
-    inverse = lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
-    log_det = jnp.sum(jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)), axis=-1)
+
+    def whiten(Sigma: Float[Array, "*k D D"]) -> tuple[Float[Array, "*k D D"], Float[Array, "*k"]]:
+        factor = jnp.linalg.cholesky(Sigma)
+        identity = jnp.broadcast_to(jnp.eye(Sigma.shape[-1], dtype=Sigma.dtype), Sigma.shape)
+        inverse = lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
+        return inverse, jnp.sum(jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)), axis=-1)
+
+    inverse, log_det = in_small_batches(whiten, theta["Sigma"], cubes=1)
     return by_component(inverse, theta["mu"]), jnp.broadcast_to(log_det, theta["pi"].shape)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxem import _validate
 from jaxem._mixture import Mixture
 from jaxem._model import Theta
+from jaxem.families.gaussian._moments import in_small_batches
 
 
 def with_floor(m: Mixture, variance: float) -> Mixture:
@@ -65,7 +66,7 @@ class Floored:
         value = theta[self.scale]
         if self.scale == "sigma":
             return theta | {"sigma": jnp.maximum(value, jnp.sqrt(jnp.asarray(self.variance, value.dtype)))}
-        values, vectors = jnp.linalg.eigh(value)
+        values, vectors = in_small_batches(lambda S: tuple(jnp.linalg.eigh(S)), value, cubes=25)
         clipped = jnp.maximum(values, self.variance)
         bounded = jnp.einsum("...de,...e,...fe->...df", vectors, clipped, vectors)
         bounded = (bounded + jnp.swapaxes(bounded, -1, -2)) / 2

@@ -1,6 +1,7 @@
 """What every Gaussian family shares: moments about the current means, and the updates of π and μ."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -8,6 +9,8 @@ from jaxtyping import Array, Float
 
 from jaxem._model import Theta
 from jaxem.families import _exponential_family as ef
+
+LAPACK_ALONE = 100_000  # operations of a batch of matrices
 
 
 class Moments(NamedTuple):
@@ -38,6 +41,18 @@ def sum_of_squares(difference: Float[Array, "K D n"], spelled_out: int = 8) -> F
 def differences(x: Float[Array, "n D"], mu: Float[Array, "K D"]) -> Float[Array, "K D n"]:
     """x_n − μ_k."""
     return x.T[None] - mu[:, :, None]
+
+
+def in_small_batches(f: Callable[[Array], Any], matrices: Float[Array, "*k D D"], cubes: int) -> Any:
+    """f of each matrix, a LAPACK routine of some `cubes` · D³ operations, few enough at a time to be done where asked.
+
+    More than 200,000 jaxlib 0.10 shares out among threads, and waits on one of them: where each of several CPU devices
+    does, no thread is left to do what they wait for.
+    """
+    at_a_time = max(1, LAPACK_ALONE // (cubes * matrices.shape[-1] ** 3))
+    if matrices.ndim == 2 or matrices.shape[0] <= at_a_time:
+        return f(matrices)
+    return lax.map(f, matrices, batch_size=at_a_time)
 
 
 def log_weights(pi: Float[Array, " K"]) -> Float[Array, " K"]:
