@@ -40,6 +40,11 @@ class Quadratic(NamedTuple):
     intercept: Float[Array, " K"]  # h
     common: Float[Array, "2"]  # of F_n, α + β‖x_n‖²
 
+    @property
+    def etas(self) -> tuple[Float[Array, "K D"], ...]:
+        """Of x and, where a ≠ 0, of x²."""
+        return (self.slope,) if self.squares is None else (self.slope, self.squares)
+
 
 class Sums(NamedTuple):
     """Over rows that weigh w: γ stands for wγ."""
@@ -68,8 +73,8 @@ def padded(size: int) -> int:
 
 def fits(ell: Quadratic) -> bool:
     """Can the kernel do it?"""
-    (K, D), parts = ell.slope.shape, 1 if ell.squares is None else 2
-    return ell.slope.dtype == jnp.float32 and parts * padded(K) * padded(D) <= MOST
+    K, D = ell.slope.shape
+    return ell.slope.dtype == jnp.float32 and len(ell.etas) * padded(K) * padded(D) <= MOST
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4, 5))
@@ -81,7 +86,7 @@ def sums(
     from jax.experimental.pallas import triton
 
     num_rows, D = x.shape
-    K, parts = len(ell.intercept), 1 if ell.squares is None else 2
+    K, parts = len(ell.intercept), len(ell.etas)
     F, C = padded(D), padded(K)
     tile = min(max(TABLE // C, LEAST), LONGEST)
     share = min(TILES, -(-num_rows // (tile * PROGRAMS))) * tile
@@ -90,13 +95,12 @@ def sums(
     def columns(eta: Float[Array, "K D"]) -> Float[Array, "F C"]:
         return jnp.pad(eta.T, ((0, F - D), (0, C - K)))
 
-    etas = (ell.slope,) if ell.squares is None else (ell.slope, ell.squares)
     scalars = jnp.concatenate([ell.common, jnp.reshape(temperature, 1), jnp.zeros(1, x.dtype)])  # four: a power of two
     whole = (
         scalars,
         jnp.pad(ell.c, (0, F - D)),
         jnp.pad(ell.intercept, (0, C - K), constant_values=-jnp.inf),
-        *map(columns, etas),
+        *map(columns, ell.etas),
     )
     along = (x,) if weights is None else (x, weights)
 

@@ -127,17 +127,7 @@ def diagonal_products(theta: Theta, about: Theta, may_cancel: Array | bool) -> P
         # Σγ(x − μ)² = Σγ(x − c)² − δ(Σγ(x − c) + Σγ(x − μ)),  δ = μ − c
         return Moments(N_k, shift, squares - offset * (S + shift))
 
-    height = constant(theta)
-    return linear(
-        theta,
-        c,
-        geometry,
-        eta,
-        features=features,
-        finish=finish,
-        common=lambda phi: height,
-        fused=fused(c, eta, height),
-    )
+    return at_height(theta, c, eta, features=features, finish=finish)
 
 
 def spherical_products(theta: Theta, about: Theta, may_cancel: Array | bool, c: Array | None = None) -> Products:
@@ -154,17 +144,13 @@ def spherical_products(theta: Theta, about: Theta, may_cancel: Array | bool, c: 
         shift = S - N_k[:, None] * offset
         return Moments(N_k, shift, squares - jnp.sum(offset * (S + shift), axis=1))  # as for the diagonal
 
+    return at_height(theta, c, eta, features=features, finish=finish)
+
+
+def at_height(theta: Theta, c: Float[Array, "1 D"], eta: tuple[Array, ...], **options: Any) -> Products:
+    """Of a family whose only term common to all components is `constant`."""
     height = constant(theta)
-    return linear(
-        theta,
-        c,
-        geometry,
-        eta,
-        features=features,
-        finish=finish,
-        common=lambda phi: height,
-        fused=fused(c, eta, height),
-    )
+    return linear(theta, c, geometry, eta, common=lambda phi: height, fused=fused(c, eta, height), **options)
 
 
 def isotropic_products(theta: Theta, about: Theta, may_cancel: Array | bool, c: Array | None = None) -> Products:
@@ -205,7 +191,7 @@ def fused(c: Float[Array, "1 D"], eta: tuple[Array, ...], height: Array, a_squar
         pooled = jnp.concatenate([sums.x, sums.N_k[:, None]], axis=1)
         if sums.squares is None:
             return (pooled,), sums.norms
-        is_norm = of_squares[0].shape[1] == 1 and slope.shape[1] > 1
+        is_norm = of_squares[0].shape[1] == 1
         return (jnp.sum(sums.squares, axis=1, keepdims=True) if is_norm else sums.squares, pooled), ()
 
     return Fused(Quadratic(c[0], squares, slope, intercept, common), unpack)
