@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxem import _devices, _lanes, _loop, _validate
+from jaxem._compile import compiled
 from jaxem._loop import Fit, State, Status, Stop, gain_is_small
 from jaxem._model import Data, Model, Theta, ThetaLike
 from jaxem.families import gaussian
@@ -195,7 +196,7 @@ def em_batch(
     return fits
 
 
-@partial(jax.jit, static_argnames="num_steps")
+@partial(compiled, static_argnames="num_steps")
 def _path(m: Model, theta: Theta, data: Data, num_steps: int) -> Path:
     def body(theta: Theta, _: None) -> tuple[Theta, Path]:
         expectation = m.expect(theta, data)

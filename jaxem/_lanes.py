@@ -15,6 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
+from jaxem._compile import compiled
 from jaxem._loop import Climb, Fit, Status, Stop, fit_of, renewed, run, step, unstarted
 from jaxem._model import Data, Model, Theta
 
@@ -27,7 +28,7 @@ def slots_here() -> int:
     return SLOTS.get(jax.default_backend(), MANY)
 
 
-@partial(jax.jit, static_argnames=("stop", "mesh", "slots"))
+@partial(compiled, static_argnames=("stop", "mesh", "slots"))
 def run_lanes(
     m: Model,
     thetas: Theta,

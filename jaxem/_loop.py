@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxem._compile import compiled
 from jaxem._model import Data, Expectation, Model, Theta
 
 
@@ -139,7 +140,7 @@ def advance(
     return kept._replace(status=status)
 
 
-@partial(jax.jit, static_argnames="stop")
+@partial(compiled, static_argnames="stop")
 def run(m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Fit:
     """The one loop: step until a status is reached or max_steps are done."""
     data = m.once(theta, data)
@@ -156,9 +157,9 @@ def ascend(m: Model, climb: Climb, data: Data, tol: Array, max_steps: Array, sto
     )
 
 
-once = jax.jit(lambda m, theta, data: m.once(theta, data).norms)
+once = compiled(lambda m, theta, data: m.once(theta, data).norms)
 begin_legs = jax.jit(unstarted)
-run_leg = jax.jit(ascend, static_argnames="stop")
+run_leg = compiled(ascend, static_argnames="stop")
 
 
 def run_in_legs(

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxem import _batches, _devices, _validate
+from jaxem._compile import compiled
 from jaxem._mixture import Mixture
 from jaxem._model import Data, Theta, ThetaLike
 
@@ -28,7 +29,7 @@ class OnlineFit(NamedTuple):
     num_rows: int
 
 
-@jax.jit
+@compiled
 def _online(
     m: Mixture, theta: Theta, reference: Theta, data: Data, s: Any, rate: Array, move: Array
 ) -> tuple[Theta, Any, Array]:

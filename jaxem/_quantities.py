@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Num
 
 from jaxem import _validate
+from jaxem._compile import compiled
 from jaxem._free_energy import assign, row_free_energy, weighted
 from jaxem._model import Data, Model, Theta, ThetaLike
 from jaxem._reduce import sum_over_rows
@@ -135,7 +136,7 @@ def _gamma(m: Model, theta: Theta, data: Data) -> Array:
     return assign(m.relative_table(theta, data.x), data.temperature, axis=0)[0].T
 
 
-@jax.jit
+@compiled
 def _log_likelihood(m: Model, theta: Theta, data: Data) -> Array:
     return m.expect(theta, data).free_energy - m.log_prior(theta, data)
 

@@ -23,6 +23,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxem import _batches, _checkpoint, _devices, _validate
+from jaxem._compile import compiled
 from jaxem._loop import Fit, State, Status, advance, begin, fit_of, gain_is_small
 from jaxem._mixture import Mixture
 from jaxem._model import Data, Expectation, Theta, ThetaLike
@@ -36,7 +37,7 @@ class Sums(NamedTuple):
     error: Expectation
 
 
-@jax.jit
+@compiled
 def _add(m: Mixture, theta: Theta, about: Theta, data: Data, sums: Sums, anew: Array | bool) -> Sums:
     """The sums so far and those of one batch, statistics about θ's own means or, taken anew, another's."""
     return Sums(*compensated(*sums, m.expect_about(about, theta, data, anew)))

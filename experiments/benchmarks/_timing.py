@@ -66,7 +66,8 @@ def measure(f: Callable, *arguments: Any, repeats: int = 7, warm_up: bool = True
 
 
 PAUSE = 0.1  # seconds before a measurement
-BRIEF = 1.0  # seconds of a call that is made twice, the second one timed
+BRIEF = 1.0  # seconds of a call that follows others, which are not timed, for SETTLED pauses
+SETTLED = 3
 
 
 def interleaved(
@@ -76,8 +77,8 @@ def interleaved(
 
     Each call follows a pause, in which the threads of the program before it stop spinning: OpenMP's and OpenBLAS's
     wait for more work in a busy loop, for milliseconds, on the cores that the next program needs. So nothing has to
-    be set that forbids it (OMP_WAIT_POLICY), and every program runs as it comes. Cores that rested take tens of
-    milliseconds to come back to speed, so a call of less than BRIEF seconds follows another one that is not timed.
+    be set that forbids it (OMP_WAIT_POLICY), and every program runs as it comes. Cores that rested take up to 0.2
+    seconds to come back to speed, so a call of less than BRIEF seconds follows others that are not timed.
     After one call to warm up, a program is repeated as often as `budget` seconds allow, at least `least` and at most
     `repeats` times. What raises, unless it is the first program, is left out; its exception is returned.
     """
@@ -96,12 +97,20 @@ def interleaved(
     for turn in range(max(times.values())):
         for name in (name for name in first if turn < times[name]):
             time.sleep(pause)
-            brief = min([first[name], *taken[name]]) < BRIEF
-            values[name], (seconds, *_), _ = measure(calls[name], repeats=1, warm_up=brief)
+            if min([first[name], *taken[name]]) < BRIEF:
+                settle(calls[name], SETTLED * pause)
+            values[name], (seconds, *_), _ = measure(calls[name], repeats=1, warm_up=False)
             taken[name].append(seconds)
     for name, seconds in taken.items():
         done[name] = Timing(values[name], seconds, max(first[name] - float(np.median(seconds)), 0.0))
     return {name: done[name] for name in calls}
+
+
+def settle(call: Callable[[], Any], least: float) -> None:
+    """Call it once, and on until so many seconds have passed."""
+    end = time.perf_counter() + least
+    while measure(call, repeats=1, warm_up=False) and time.perf_counter() < end:
+        pass
 
 
 def compiled(f: Callable, *arguments: Any) -> tuple[Callable, float]:

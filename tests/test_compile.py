@@ -1,0 +1,24 @@
+"""Programs of jaxem's own are compiled as it wishes, parts of a caller's as the caller does."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxem import _compile
+
+
+def test_options_are_for_programs_of_its_own(monkeypatch):
+    """An option that XLA does not know shows where it arrives: JAX lets no part of a program have any."""
+    monkeypatch.setattr(_compile, "WIDE", {"no_such_option": 1})
+    double = _compile.compiled(lambda x: 2 * x)
+    with pytest.raises(Exception, match="no_such_option"):
+        double(1.0)
+    assert jax.jit(double)(1.0) == 2
+    assert jax.jit(lambda: double(jnp.ones(())))() == 2  # nothing that it is given is traced
+    assert jax.grad(double)(1.0) == 2
+    assert jax.vmap(double)(jnp.ones(3)).tolist() == [2, 2, 2]
+
+
+def test_it_takes_the_options_of_jit():
+    power = _compile.compiled(lambda x, n: x**n, static_argnames="n")
+    assert power(3.0, n=2) == jax.jit(power, static_argnames="n")(3.0, n=2) == 9
