@@ -20,12 +20,12 @@ from jaxtyping import Array, Int
 # XLA's library for small products (YNNPACK, in jaxlib 0.10), which keeps those until the program returns
 TABLE_ENTRIES = 32_768
 ROW_ENTRIES = 131_072  # numbers made for the rows of a chunk beside the table, likewise
-FEWEST = 64  # rows of a chunk, whatever K
+FEWEST = 64  # rows of a chunk, whatever K, which has a multiple of so many: a product of others takes up to 17 % longer
+BESIDE = 16  # rows that take as long as what a chunk takes whatever its size
 ACCELERATOR = 128  # times as much where the backend is no CPU, to fill it, and …
 LONGEST = 8_192  # … no more rows: a sum over 65,536 that are made on the way took XLA's autotuner minutes to compile
-VECTOR = 16  # numbers that a CPU computes at once
 SAMPLE = 4_096  # rows of a device, whose mean is near enough to that of all
-GROUP = 16  # chunks added plainly; only the sums of groups are compensated
+GROUP = 16  # chunks added plainly, at most; only the sums of groups are compensated
 
 
 @jax.tree_util.register_static
@@ -50,15 +50,25 @@ class Shards(NamedTuple):
 
 
 def chunk_rows(num_rows: int, num_components: int, width: int = 0) -> int:
-    """Rows in a chunk: what the limits allow, at least 64; spread evenly over groups of chunks, in whole vectors."""
+    """Rows in a chunk: all, or of what the limits allow the number that costs least, with what its last group lacks."""
     larger, longest = (1, num_rows) if jax.default_backend() == "cpu" else (ACCELERATOR, LONGEST)
     most = min(larger * TABLE_ENTRIES // num_components, longest)
     if width:
         most = min(most, larger * ROW_ENTRIES // width)
-    num_chunks = -(-num_rows // max(most, FEWEST))
-    if num_chunks > GROUP:
-        num_chunks = -(-num_chunks // GROUP) * GROUP
-    return min(-(-num_rows // (num_chunks * VECTOR)) * VECTOR, num_rows)
+    most = max(most, FEWEST)
+    if num_rows <= most:
+        return num_rows
+
+    def cost(rows: int) -> int:
+        num_chunks = -(-num_rows // rows)
+        return (num_chunks + -num_chunks % grouped(num_chunks)) * (rows + BESIDE)
+
+    return min(range(most - most % FEWEST, most // 2, -FEWEST), key=cost)
+
+
+def grouped(num_chunks: int) -> int:
+    """Chunks in a group: as many, from half of GROUP on, as leave the last one with the fewest missing."""
+    return min(range(min(GROUP, num_chunks), min(GROUP, num_chunks) // 2, -1), key=lambda group: -num_chunks % group)
 
 
 def fits_one_chunk(num_rows: int, num_components: int) -> bool:
@@ -173,7 +183,7 @@ def _sum_over_chunks(
     num_rows = jax.tree.leaves(rows)[0].shape[0]
     size = num_rows if whole else chunk_rows(num_rows, num_components, width)
     num_chunks = -(-num_rows // size)
-    group = min(GROUP, num_chunks)
+    group = grouped(num_chunks)
     first_own = jnp.zeros((), jnp.int32) if skip is None else skip[0]
 
     @jax.checkpoint
