@@ -68,7 +68,8 @@ def chunk_rows(num_rows: int, num_components: int, width: int = 0) -> int:
 
 def grouped(num_chunks: int) -> int:
     """Chunks in a group: as many, from half of GROUP on, as leave the last one with the fewest missing."""
-    return min(range(min(GROUP, num_chunks), min(GROUP, num_chunks) // 2, -1), key=lambda group: -num_chunks % group)
+    most = min(GROUP, num_chunks)
+    return min(range(most, most // 2, -1), key=lambda group: -num_chunks % group)
 
 
 def fits_one_chunk(num_rows: int, num_components: int) -> bool:

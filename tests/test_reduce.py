@@ -31,7 +31,7 @@ def test_chunks_are_whole_tiles_within_their_limits(num_rows, num_components, wi
 @sizes
 @example(8_705, 64, 0)  # 18 chunks of 512 rows, just more than a group
 def test_few_rows_are_taken_for_nothing(num_rows, num_components, width):
-    """Of many chunks 1 % of the rows at most; of few, what half a tile in each comes to."""
+    """Of many chunks 2 % of the rows at most; of few, a tile in each."""
     rows = chunk_rows(num_rows, num_components, width)
     num_chunks = -(-num_rows // rows)
     assert taken(num_rows, rows) - num_rows <= max(0.02 * num_rows, num_chunks * FEWEST)
