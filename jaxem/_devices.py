@@ -8,6 +8,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -164,15 +165,15 @@ def spread_rows(data: Data, mesh: Mesh | None) -> Data:
     axes = _axes_of_rows(data.x)
     if axes and data.x.sharding.mesh == mesh:
         layout = Layout(mesh, axes)
-        skip = jnp.zeros(np.prod([mesh.shape[axis] for axis in axes]), jnp.int32)
-        shares = jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, layout.rows)), rows)
+        none = jnp.zeros(np.prod([mesh.shape[axis] for axis in axes]), jnp.int32)
+        put = partial(_put, sharding=NamedSharding(mesh, layout.rows))
+        shares, skip = jax.tree.map(put, rows), put(none)
     else:
         layout = Layout(mesh, tuple(mesh.axis_names))
         split = _traced_shares if is_traced(rows) or being_traced() else _concrete_shares
         shares, skip = split(rows, NamedSharding(mesh, layout.rows))
     x, weights, labels = shares
-    where = Shards(layout, _put(skip, NamedSharding(mesh, layout.rows)))
-    return Data(x, weights, replicated(data.temperature, mesh), labels, where)
+    return Data(x, weights, for_one_call(data.temperature, mesh), labels, Shards(layout, skip))
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> Array:
@@ -237,7 +238,7 @@ def _traced_shares(rows: Any, sharding: NamedSharding) -> tuple[Any, Any]:
     def shares(leaf: Array) -> Array:
         return _put(leaf if num_rows == size * num_shares else leaf[index], sharding)
 
-    return jax.tree.map(shares, rows), jnp.array([skip for _, skip in windows], jnp.int32)
+    return jax.tree.map(shares, rows), _put(jnp.array([skip for _, skip in windows], jnp.int32), sharding)
 
 
 def steps_a_leg(mesh: Mesh | None, run: tuple[Any, Data]) -> int | None:

@@ -55,8 +55,8 @@ class Run(NamedTuple):
 
     theta: Theta
     data: Data
-    tol: Array
-    max_steps: Array
+    tol: Array | np.ndarray
+    max_steps: Array | np.ndarray
 
 
 def _prepare_run(
@@ -75,7 +75,7 @@ def _prepare_run(
     _validate.non_negative("tol", tol, "0 stops at the floor of rounding")
     _validate.count("max_steps", max_steps, 0)
     m.get_ready(theta, data)
-    return Run(theta, data, jnp.asarray(tol, data.temperature.dtype), jnp.asarray(max_steps, jnp.int32))
+    return Run(theta, data, _validate.number(tol, data.temperature.dtype), _validate.number(max_steps, jnp.int32))
 
 
 def _fit(m: Model, run: Run, stop: Stop, mesh: Mesh | None) -> Fit:

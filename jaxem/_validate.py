@@ -14,7 +14,7 @@ from jaxtyping import Array
 from numpyro.distributions import constraints
 
 from jaxem._mixture import Mixture
-from jaxem._model import Data, Model, Theta, ThetaLike, is_concrete
+from jaxem._model import Data, Model, Theta, ThetaLike, is_concrete, is_traced
 from jaxem._program import Program
 from jaxem._read import Arguments
 
@@ -226,6 +226,11 @@ def non_negative(name: str, value: ArrayLike, remedy: str) -> None:
         value = np.asarray(value)
         if not (np.isfinite(value) & (value >= 0)).all():
             raise ValueError(f"{name}: must be finite and ≥ 0, got {value}; {remedy}")
+
+
+def number(value: ArrayLike, dtype: Any) -> Array | np.ndarray:
+    """A value that the loop takes: NumPy's where it is known, which JAX places in less time than it makes its own."""
+    return jnp.asarray(value, dtype) if is_traced(value) else np.asarray(value, dtype)
 
 
 def count(name: str, value: Any, least: int) -> None:

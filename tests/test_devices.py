@@ -173,6 +173,19 @@ def test_a_fit_in_legs_ends_where_f_falls_or_is_lost(monkeypatch):
         assert np.array_equal(fit.theta["sigma"], theta["sigma"])
 
 
+def test_a_theta_that_lies_on_the_mesh():
+    """As that of a fit does, and of each leg; so many covariances of so many features are whitened in batches."""
+    rng = np.random.default_rng(0)
+    theta = {"pi": cast(np.full(3, 1 / 3)), "mu": cast(rng.normal(size=(3, 60))), "Sigma": cast([np.eye(60)] * 3)}
+    x, mesh = cast(rng.normal(size=(65, 60))), mesh_of(2)
+    alone = jaxem.em(gaussian.full, theta, x, max_steps=0)
+    spread = jaxem.em(gaussian.full, theta, x, max_steps=0, mesh=mesh)
+    lying = jax.device_put(theta, NamedSharding(mesh, PartitionSpec()))
+    inside = jax.jit(lambda theta, x: jaxem.em(gaussian.full, theta, x, max_steps=0, mesh=mesh))(lying, x)
+    for fit in (spread, inside):
+        same(fit, alone)
+
+
 def test_kmeans_on_a_mesh():
     x = CASE.x(N=121)
     alone, spread = jaxem.kmeans(x, x[:5]), jaxem.kmeans(x, x[:5], mesh=mesh_of(4))

@@ -52,7 +52,7 @@ def in_small_batches(f: Callable[[Array], Any], matrices: Float[Array, "*k D D"]
     at_a_time = max(1, LAPACK_ALONE // (cubes * matrices.shape[-1] ** 3))
     if matrices.ndim == 2 or matrices.shape[0] <= at_a_time:
         return f(matrices)
-    return lax.map(f, matrices, batch_size=at_a_time)
+    return lax.map(f, 1 * matrices, batch_size=at_a_time)  # JAX 0.10 refuses in `shard_map` what a mesh held before it
 
 
 def log_weights(pi: Float[Array, " K"]) -> Float[Array, " K"]:
