@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
@@ -118,7 +119,7 @@ def sum_over_rows(
     axes, each = shards.layout.axes, shards.layout.rows
 
     def on_this_device(rows: Any, weights: Array | None, skip: Array) -> Any:
-        return lax.psum(then(chunked(rows, weights, skip)), axes)
+        return added(then(chunked(rows, weights, skip)), axes)
 
     spread = jax.shard_map(
         on_this_device,
@@ -130,12 +131,18 @@ def sum_over_rows(
     return spread(rows, weights, shards.skip)
 
 
+def added(sums: Any, axes: tuple[str, ...]) -> Any:
+    """Σ over devices, as one array: each would be a message of its own, for which all wait (60 µs on two cores)."""
+    flat, unravel = ravel_pytree(sums)
+    return unravel(lax.psum(flat, axes))
+
+
 def norms_of_rows(x: Array, weights: Array | None, *, shards: Shards | None = None) -> tuple[Array, Array]:
     """c (1, D), about the mean of the rows, and ‖x_n − c‖² (N,) of every row."""
     if shards is None:
         return _norms_here(x, weights, lambda sums: sums)
     axes, each = shards.layout.axes, shards.layout.rows
-    on_this_device = partial(_norms_here, over_devices=lambda sums: lax.psum(sums, axes))
+    on_this_device = partial(_norms_here, over_devices=partial(added, axes=axes))
     spread = jax.shard_map(
         on_this_device, mesh=shards.layout.mesh, in_specs=(each, each), out_specs=(PartitionSpec(), each)
     )

@@ -1,6 +1,7 @@
 """Rows and lanes over several devices: the same sums, to rounding, wherever the rows lie."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -110,6 +111,17 @@ def test_norms_are_those_of_every_row(num_rows):
         assert np.abs(np.asarray(c) - 3).max() < 2
         expected = ((np.asarray(spread.x, float) - np.asarray(c, float)) ** 2).sum(axis=1)
         assert np.allclose(squares, expected, rtol=tolerance(1e-12, 1e-5))
+
+
+@each_kind
+def test_devices_meet_once_a_pass(case):
+    """Their sums are added as one array: XLA's CPU devices wait for each other once for each, hosts send as often."""
+    theta, data = jaxem._validate.prepare(case.m, case.theta(), case.x(N=61))
+    spread = _devices.spread_rows(data, mesh_of(2))
+    program = jax.jit(lambda theta, data: case.m.expect(theta, data)).lower(theta, spread).compile().as_text()
+    added = [line for line in program.splitlines() if " all-reduce(" in line]
+    assert added
+    assert all(re.search(r"= \w+\[\d*\]\S* all-reduce\(", line) for line in added), added
 
 
 def test_rows_on_cpu_devices_are_not_copied():
