@@ -22,10 +22,10 @@ from numpyro import handlers
 from numpyro.distributions import Distribution, biject_to, constraints
 
 from jaxem import _fused
-from jaxem._free_energy import assign, assign_one_hot, row_free_energy, weighted
+from jaxem._free_energy import assign, assign_hard, assign_one_hot, row_free_energy, weighted
 from jaxem._model import Data, Expectation, Model, Norms, Theta
 from jaxem._products import Counts, Products, Sums
-from jaxem._reduce import fits_one_chunk, norms_of_rows, plus, sum_over_rows
+from jaxem._reduce import fits_one_chunk, norms_of_rows, plus, seen_here, sum_over_rows
 
 
 def closed_form(m: "Mixture", statistics: Any, theta: Theta, data: Data) -> Theta:
@@ -82,6 +82,7 @@ class Mixture(Model):
         check_support: (x, θ) → what is wrong with x's values, or None; numpy arrays, called on concrete x.
         held: names of θ that are never updated; see `hold`.
         hard: is T known to be 0, as in k-means? Otherwise it is data.
+        by_winner: (θ, x, argmax_k ℓ (n,), w (n,)) → `statistics` of the γ that says so, times w; None makes that γ.
         maximizer: how the M-step is done: `closed_form`, or what `jaxem.gradient_m_step` puts here.
     """
 
@@ -102,6 +103,7 @@ class Mixture(Model):
     check_support: Callable[[np.ndarray, dict[str, np.ndarray]], str | None] | None = None
     held: frozenset[str] = frozenset()
     hard: bool = False
+    by_winner: Callable[[Theta, Array, Array, Array], Any] | None = None
     maximizer: Callable[["Mixture", Any, Theta, Data], Theta] = closed_form
 
     @property
@@ -236,9 +238,15 @@ class Mixture(Model):
         """The E-step at θ by differences, its statistics about the means of another θ."""
 
         def chunk(rows: Rows, weights: Array) -> Expectation:
-            table = exclude(self.relative_table(theta, rows.x), rows.labels)
-            gamma, value = assign_one_hot(table, axis=0) if self.hard else assign(table, data.temperature, axis=0)
-            return expectation(self.statistics(reference, rows.x, gamma * weights[None]), value + common, weights)
+            here, about = seen_here((theta, reference))
+            table = exclude(self.relative_table(here, rows.x), rows.labels)
+            if self.hard and self.by_winner:
+                winner, value = assign_hard(table, axis=0)
+                statistics = self.by_winner(about, rows.x, winner, weights)
+            else:
+                gamma, value = assign_one_hot(table, axis=0) if self.hard else assign(table, data.temperature, axis=0)
+                statistics = self.statistics(about, rows.x, gamma * weights[None])
+            return expectation(statistics, value + common, weights)
 
         common = self.common(theta)
         return self.sum_over_rows(chunk, theta, data, then=summed)
@@ -291,8 +299,9 @@ class Mixture(Model):
         """F_T(θ, γ(θ_old)): the surface that the M-step climbs."""
 
         def chunk(rows: Rows, weights: Array) -> Array:
-            gamma, _ = assign(exclude(self.relative_table(old, rows.x), rows.labels), data.temperature, axis=0)
-            table = exclude(self.table(theta, rows.x), rows.labels)
+            new, before = seen_here((theta, old))
+            gamma, _ = assign(exclude(self.relative_table(before, rows.x), rows.labels), data.temperature, axis=0)
+            table = exclude(self.table(new, rows.x), rows.labels)
             value = row_free_energy(table, gamma, data.temperature, axis=0)
             return jnp.sum(weighted(value, weights))
 

@@ -87,6 +87,53 @@ def test_hard_sums_over_many_chunks_count_every_row_as_it_weighs(name, weighted)
             assert np.allclose(lloyd.theta["mu"], means, atol=tolerance(1e-12, 1e-5))
 
 
+@pytest.mark.parametrize("num_features", [1, 2, 9])
+@pytest.mark.parametrize("at", [0.0, 1e3])
+def test_sums_by_winner_are_those_of_one_hot_assignments(num_features, at):
+    """Also of rows far from 0, and of rows that weigh nothing."""
+    rng = np.random.default_rng(0)
+    num_rows, num_components = 200, 7
+    theta = {"mu": cast(at + rng.normal(size=(num_components, num_features))), "sigma": cast(1.0)}
+    theta["pi"] = cast(np.full(num_components, 1 / num_components))
+    x = cast(at + rng.normal(size=(num_rows, num_features)))
+    winner = jnp.asarray(rng.integers(num_components, size=num_rows))
+    weights = cast(rng.integers(3, size=num_rows).astype(float))
+    gamma = jax.nn.one_hot(winner, num_components, axis=0, dtype=x.dtype) * weights[None]
+    expected = gaussian.isotropic.statistics(theta, x, gamma)
+    for found, wanted in zip(gaussian.isotropic.by_winner(theta, x, winner, weights), expected, strict=True):
+        assert np.allclose(found, wanted, rtol=tolerance(1e-12, 1e-5), atol=tolerance(1e-12, 1e-4))
+
+
+@pytest.mark.parametrize("mesh", [None, 2])
+def test_kmeans_by_differences_is_lloyds(monkeypatch, mesh):
+    """Many centres on a line: an expanded square would not tell them apart, so rows are added to the nearest centre's.
+
+    γ is never made: a statistic of it would raise here.
+    """
+
+    def never(*arguments):
+        raise AssertionError("γ was made")
+
+    rng = np.random.default_rng(0)
+    num_components = 60
+    x = cast(np.sort(rng.uniform(size=(9_001, 1)) * 1e3, axis=0))
+    m = replace(gaussian.isotropic.hold("pi", "sigma"), hard=True, statistics=never)
+    monkeypatch.setattr(gaussian, "isotropic", replace(gaussian.isotropic, statistics=never))
+    mu = np.asarray(x[:: len(x) // num_components][:num_components], float)
+    theta = {"pi": cast(np.full(num_components, 1 / num_components)), "mu": cast(mu), "sigma": cast(1.0)}
+    _, data = jaxem._validate.prepare(m, theta, x, temperature=0.0)
+    spread = _devices.spread_rows(data, mesh and mesh_of(mesh))
+    found = m.expect_by_kernel(theta, theta, spread)
+    rows = np.asarray(x, float)
+    winner = np.argmin((rows - mu.T) ** 2, axis=1)
+    assert np.array_equal(found.statistics.N_k, np.bincount(winner, minlength=num_components))
+    square = ((rows - mu[winner]) ** 2).sum()
+    assert float(found.statistics.spread) == pytest.approx(square, rel=tolerance(1e-12, 1e-5))
+    fit = jaxem.kmeans(x, mu, max_steps=1, mesh=mesh and mesh_of(mesh))
+    means = np.bincount(winner, rows[:, 0]) / np.bincount(winner)
+    assert np.allclose(fit.theta["mu"][:, 0], means, rtol=tolerance(1e-12, 1e-6))
+
+
 def test_the_stopping_rule_counts_rows_once():
     """W in tol·W is the number of rows, not that of the rows with their overlap."""
     x, theta = CASE.x(N=9), CASE.theta()
@@ -185,17 +232,33 @@ def test_a_fit_in_legs_ends_where_f_falls_or_is_lost(monkeypatch):
         assert np.array_equal(fit.theta["sigma"], theta["sigma"])
 
 
-def test_a_theta_that_lies_on_the_mesh():
-    """As that of a fit does, and of each leg; so many covariances of so many features are whitened in batches."""
+def check_where_theta_lies(m, theta, x):
+    """Here, on the mesh, as that of a fit does and of each leg, and there inside a program."""
+    mesh = mesh_of(2)
+    alone = jaxem.em(m, theta, x, max_steps=0)
+    lying = jax.device_put(theta, NamedSharding(mesh, PartitionSpec()))
+    same(jaxem.em(m, lying, x, max_steps=0, mesh=mesh), alone)
+    same(jax.jit(lambda theta, x: jaxem.em(m, theta, x, max_steps=0, mesh=mesh))(lying, x), alone)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_a_theta_that_lies_on_the_mesh(case):
+    check_where_theta_lies(case.m, case.theta(), case.x(N=61))
+
+
+def test_many_covariances_that_lie_on_the_mesh():
+    """So many of so many features are whitened in batches."""
     rng = np.random.default_rng(0)
     theta = {"pi": cast(np.full(3, 1 / 3)), "mu": cast(rng.normal(size=(3, 60))), "Sigma": cast([np.eye(60)] * 3)}
-    x, mesh = cast(rng.normal(size=(65, 60))), mesh_of(2)
-    alone = jaxem.em(gaussian.full, theta, x, max_steps=0)
-    spread = jaxem.em(gaussian.full, theta, x, max_steps=0, mesh=mesh)
-    lying = jax.device_put(theta, NamedSharding(mesh, PartitionSpec()))
-    inside = jax.jit(lambda theta, x: jaxem.em(gaussian.full, theta, x, max_steps=0, mesh=mesh))(lying, x)
-    for fit in (spread, inside):
-        same(fit, alone)
+    check_where_theta_lies(gaussian.full, theta, cast(rng.normal(size=(65, 60))))
+
+
+def test_centres_that_lie_on_the_mesh():
+    """Those of k-means by differences are gathered."""
+    x, mesh = cast(np.random.default_rng(0).normal(size=(61, 2))), mesh_of(2)
+    lying = jax.device_put(x[:5], NamedSharding(mesh, PartitionSpec()))
+    inside = jax.jit(lambda x, mu: jaxem.kmeans(x, mu, max_steps=3, mesh=mesh))(x, lying)
+    same(inside, jaxem.kmeans(x, x[:5], max_steps=3))
 
 
 def test_kmeans_on_a_mesh():

@@ -335,3 +335,17 @@ def test_samples_have_the_models_moments(case):
         error = 5 * np.sqrt(np.max(covariance) / len(rows))  # five standard errors
         assert np.allclose(rows.mean(0), theta["mu"][k], atol=error)
         assert np.allclose(np.cov(rows.T), covariance, atol=2 * error * np.sqrt(np.max(covariance)))
+
+
+@pytest.mark.parametrize("num_features", [1, 3, 11])
+@pytest.mark.parametrize("name", ["isotropic", "spherical", "diagonal"])
+def test_large_tables_by_differences_are_the_programs(name, num_features):
+    """Of more entries than are spelled out feature by feature."""
+    rng = np.random.default_rng(0)
+    num_rows, num_components = 700, 30
+    m = getattr(gaussian, name)
+    theta = {"pi": rng.dirichlet(np.ones(num_components)), "mu": rng.normal(size=(num_components, num_features))}
+    sizes = {"isotropic": (), "spherical": num_components, "diagonal": (num_components, num_features)}
+    theta = jax.tree.map(jnp.asarray, theta | {"sigma": rng.uniform(0.5, 2, size=sizes[name])})
+    x = jnp.asarray(rng.normal(size=(num_rows, num_features)))
+    np.testing.assert_allclose(m.table(theta, x), m.traced_table(theta, x), rtol=1e-12)

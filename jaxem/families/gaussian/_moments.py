@@ -10,6 +10,8 @@ from jaxtyping import Array, Float
 from jaxem._model import Theta
 from jaxem.families import _exponential_family as ef
 
+SMALL_TABLE = 16_384  # entries, and …
+SPELLED_OUT = 8  # … features, of a table that is
 LAPACK_ALONE = 100_000  # operations of a batch of matrices
 
 
@@ -23,7 +25,26 @@ class Moments(NamedTuple):
 
 def squared_distances(x: Float[Array, "n D"], mu: Float[Array, "K D"]) -> Float[Array, "K n"]:
     """d_nk = ‖x_n − μ_k‖², component-major, by differences: exact where the expanded square cancels."""
-    return sum_of_squares(differences(x, mu))
+    return over_features(lambda x, mu: (x - mu) ** 2, x, mu)
+
+
+def over_features(term: Callable[..., Array], x: Float[Array, "n D"], *parameters: Float[Array, "K D"]) -> Array:
+    """Σ_d term(x_d (1, n), p_d (K, 1), …), (K, n): feature by feature, so that terms never lie in memory together.
+
+    A table that is small is spelled out. Of a large one XLA would read x against its order for every component: the
+    loop makes it turn x over first, and is up to seven times as fast.
+    """
+    small = len(parameters[0]) * len(x) <= SMALL_TABLE and x.shape[1] <= SPELLED_OUT
+    if small:
+        terms = [term(x[:, d][None], *(p[:, d][:, None] for p in parameters)) for d in range(x.shape[1])]
+        return sum(terms[1:], terms[0])
+
+    def add(total: Array, feature: tuple[Array, ...]) -> tuple[Array, None]:
+        x_d, *of_components = feature
+        return total + term(x_d[None], *(p_d[:, None] for p_d in of_components)), None
+
+    nothing = jnp.zeros_like(x, shape=(len(parameters[0]), len(x)), dtype=jnp.result_type(x, *parameters))
+    return lax.scan(add, nothing, (x.T, *(p.T for p in parameters)))[0]
 
 
 def sum_of_squares(difference: Float[Array, "K D n"], spelled_out: int = 8) -> Float[Array, "K n"]:
@@ -52,7 +73,7 @@ def in_small_batches(f: Callable[[Array], Any], matrices: Float[Array, "*k D D"]
     at_a_time = max(1, LAPACK_ALONE // (cubes * matrices.shape[-1] ** 3))
     if matrices.ndim == 2 or matrices.shape[0] <= at_a_time:
         return f(matrices)
-    return lax.map(f, 1 * matrices, batch_size=at_a_time)  # JAX 0.10 refuses in `shard_map` what a mesh held before it
+    return lax.map(f, matrices, batch_size=at_a_time)
 
 
 def log_weights(pi: Float[Array, " K"]) -> Float[Array, " K"]:

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from numpyro.distributions import constraints
 
 from jaxem._fused import Quadratic, Sums
 from jaxem._mixture import Mixture
 from jaxem._model import Theta
-from jaxem._products import Fused, Products
+from jaxem._products import Fused, Products, added, in_fours
 from jaxem._reduce import squared_norms
 from jaxem.families import _exponential_family as ef
 from jaxem.families.gaussian._accuracy import and_one, centre, linear, recentre
@@ -31,6 +31,7 @@ from jaxem.families.gaussian._moments import (
     equal_weights_at,
     leading,
     log_weights,
+    over_features,
     squared_distances,
     step_weights_and_means,
     sum_and_count,
@@ -93,10 +94,22 @@ def round_statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "
     )
 
 
+def round_statistics_by_winner(
+    theta: Theta, x: Float[Array, "n D"], winner: Int[Array, " n"], weights: Float[Array, " n"]
+) -> Moments:
+    """`isotropic`'s, where a row belongs to one component: its difference to that one's mean is all it needs."""
+    difference = x - theta["mu"][winner]
+    terms = weights[:, None] * and_one(difference)
+    num_components, num_features = theta["mu"].shape
+    sums = jnp.zeros_like(terms, shape=(num_components, in_fours(terms).shape[1]))
+    shift, N_k = sum_and_count(added(sums, winner, in_fours(terms))[:, : num_features + 1])
+    return Moments(N_k, shift, jnp.sum(terms[:, :-1] * difference))
+
+
 def diagonal_table(theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K n"]:
     """ℓ_nk = log π_k − Σ_d (x_nd − μ_kd)² / 2σ_kd² − Σ_d log σ_kd − (D/2) log 2π, less `constant`."""
-    quadratic = sum_of_squares(differences(x, theta["mu"]) / theta["sigma"][:, :, None]) / 2
-    return relative_heights(theta)[:, None] - quadratic
+    quadratic = over_features(lambda x, mu, sigma: ((x - mu) / sigma) ** 2, x, theta["mu"], theta["sigma"])
+    return relative_heights(theta)[:, None] - quadratic / 2
 
 
 def diagonal_statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "K n"]) -> Moments:
@@ -293,6 +306,7 @@ isotropic = Mixture(
     gradient_form=gradient_form,
     products=isotropic_products,
     squares=True,
+    by_winner=round_statistics_by_winner,
     recentre=partial(recentre, geometry=geometry, squares=True),
     scale="sigma",
     condition=condition,
