@@ -114,7 +114,7 @@ def in_turns(
     x, mu = _problems.blobs(Case(max(values), base["D"], base["K"], num_steps), options.seed, spread=0.3)
     theta, (make, *_) = _problems.start(family, mu), _peers.of(family).values()
     calls = {f"{n}": make(family, theta, x[:n], num_steps).fit for n in values}
-    limits = {"repeats": 1, "pause": 0.0} if options.quick else {"repeats": 9, "budget": 30.0, "least": 5}
+    limits = {"repeats": 1, "pause": 0.0} if options.quick else {"repeats": 25, "budget": 30.0, "least": 5}
     timings = interleaved(calls, **limits)
     return {n: timings[f"{n}"].median / num_steps for n in values}
 
