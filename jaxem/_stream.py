@@ -123,8 +123,9 @@ def em_stream(
         m: a family of `jaxem.families`, with its closed-form M-step.
         theta: where to start; it takes the precision of the first batch, if that is floating.
         batches: called once a pass, it returns a fresh iterator over the same batches: arrays (rows, D), anything
-            that `numpy.asarray` takes, or pairs (x, weights). Sizes may differ; equal ones are fastest. Rows that
-            nobody can write to, as of a file mapped for reading, are used as they lie; others are copied.
+            that `numpy.asarray` takes, or pairs (x, weights). Sizes may differ; equal ones are fastest, of
+            32 MiB or more where rows are narrow. Rows that nobody can write to, as of a file mapped for reading, are
+            used as they lie; others are copied.
         temperature, tol, max_steps: as in `em`. A step is one pass, and at times two.
         mesh: devices that share each batch, as in `em`. Over several processes each reads its own batches, and
             their sums are added once a pass.
