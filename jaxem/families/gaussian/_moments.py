@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 from jaxem._model import Theta
 from jaxem.families import _exponential_family as ef
 
-SMALL_TABLE = 16_384  # entries, and …
-SPELLED_OUT = 8  # … features, of a table that is
+SPELLED_OUT = 8  # features, at most, of a sum that is written term by term
+SMALL_TABLE = 16_384  # entries, at most, of a table made by such a sum over differences
 LAPACK_ALONE = 100_000  # operations of a batch of matrices
 
 
@@ -47,7 +47,7 @@ def over_features(term: Callable[..., Array], x: Float[Array, "n D"], *parameter
     return lax.scan(add, nothing, (x.T, *(p.T for p in parameters)))[0]
 
 
-def sum_of_squares(difference: Float[Array, "K D n"], spelled_out: int = 8) -> Float[Array, "K n"]:
+def sum_of_squares(difference: Float[Array, "K D n"], spelled_out: int = SPELLED_OUT) -> Float[Array, "K n"]:
     """Σ_d of their squares, spelled out for so many features at most: XLA would put the squares in memory first.
 
     Of differences that are not in memory more terms cost more time to compile, and tens of megabytes.

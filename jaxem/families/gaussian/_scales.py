@@ -99,11 +99,11 @@ def round_statistics_by_winner(
 ) -> Moments:
     """`isotropic`'s, where a row belongs to one component: its difference to that one's mean is all it needs."""
     difference = x - theta["mu"][winner]
-    terms = weights[:, None] * and_one(difference)
     num_components, num_features = theta["mu"].shape
-    sums = jnp.zeros_like(terms, shape=(num_components, in_fours(terms).shape[1]))
-    shift, N_k = sum_and_count(added(sums, winner, in_fours(terms))[:, : num_features + 1])
-    return Moments(N_k, shift, jnp.sum(terms[:, :-1] * difference))
+    terms = in_fours(weights[:, None] * and_one(difference))
+    sums = added(jnp.zeros_like(terms, shape=(num_components, terms.shape[1])), winner, terms)
+    shift, N_k = sum_and_count(sums[:, : num_features + 1])
+    return Moments(N_k, shift, jnp.sum(terms[:, :num_features] * difference))
 
 
 def diagonal_table(theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K n"]:
