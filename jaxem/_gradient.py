@@ -40,14 +40,14 @@ def gradient_m_step(m: Model, optimizer: optax.GradientTransformation | None = N
     """
     mixture = _validate.mixture_only("gradient_m_step", m)
     _validate.static_count("num_steps", num_steps, 1)
-    return replace(mixture, maximizer=GradientAscent(optax.lbfgs() if optimizer is None else optimizer, num_steps))
+    return replace(mixture, maximizer=GradientAscent(optimizer, num_steps))
 
 
 @dataclass(frozen=True)
 class GradientAscent:
     """A maximiser for `Mixture.maximizer`: `num_steps` steps of `optimizer` up F_T(·, γ(θ_old))."""
 
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformation | None
     num_steps: int
 
     def __call__(self, m: Mixture, statistics: Any, theta: Theta, data: Data) -> Theta:

@@ -26,6 +26,7 @@ from jaxem._free_energy import assign, assign_hard, assign_one_hot, row_free_ene
 from jaxem._model import Data, Expectation, Model, Norms, Theta
 from jaxem._products import Counts, Products, Sums
 from jaxem._reduce import fits_one_chunk, norms_of_rows, plus, seen_here, sum_over_rows
+from jaxem._values import settle
 
 
 def closed_form(m: "Mixture", statistics: Any, theta: Theta, data: Data) -> Theta:
@@ -53,7 +54,8 @@ class Rows(NamedTuple):
 class Mixture(Model):
     """A mixture model: a NumPyro program with closed-form EM. Hashable, and a pytree without leaves.
 
-    Being static, it passes through `jax.jit` and `jax.vmap` as an ordinary argument. K and D come from θ.
+    Being static, it passes through `jax.jit` and `jax.vmap` as an ordinary argument. K and D come from θ. It equals
+    whatever is made of the same functions, so its deepcopy and what its pickle gives back run what it has compiled.
 
     Attributes:
         program: `program(x, num_points=None)`, with the parameters as `numpyro.param` sites, and sample
@@ -105,6 +107,9 @@ class Mixture(Model):
     hard: bool = False
     by_winner: Callable[[Theta, Array, Array, Array], Any] | None = None
     maximizer: Callable[["Mixture", Any, Theta, Data], Theta] = closed_form
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     @property
     def parameters(self) -> tuple[str, ...]:

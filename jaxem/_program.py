@@ -25,6 +25,7 @@ from jaxem._free_energy import product
 from jaxem._m_step import Marginals, stages, stationarity
 from jaxem._model import Data, Expectation, Model, Theta, at_once
 from jaxem._read import Arguments, Structure, Term
+from jaxem._values import settle
 
 KINDS = {"selection": "closed form", "linear": "weighted least squares", "gradient": "gradient"}
 
@@ -37,7 +38,7 @@ class Program(Model):
     Attributes:
         program: the program, as it is.
         held: names of θ that are never updated; see `hold`.
-        optimizer: for parameters without a closed form.
+        optimizer: for parameters without a closed form; None is `optax.lbfgs()`.
         num_gradient_steps: its steps in one M-step.
         memory_limit: bytes that one enumerated table may take.
         closed_form: look for closed-form M-steps; if not, every parameter climbs its gradient.
@@ -49,6 +50,9 @@ class Program(Model):
     num_gradient_steps: int = 10
     memory_limit: int = 2**31
     closed_form: bool = True
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     def hold(self, *names: str) -> "Program":
         """The same program with these entries of θ never updated; names are checked when a θ is given."""
@@ -275,7 +279,6 @@ def from_numpyro(
         raise ValueError(f"program: must be a NumPyro program, a function, got {type(program).__name__}")
     if not isinstance(num_gradient_steps, int) or num_gradient_steps < 1:
         raise ValueError(f"num_gradient_steps: must be an integer ≥ 1, got {num_gradient_steps!r}")
-    optimizer = optax.lbfgs() if optimizer is None else optimizer
     return Program(program, frozenset(), optimizer, num_gradient_steps, memory_limit, closed_form)
 
 

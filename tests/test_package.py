@@ -15,7 +15,19 @@ PACKAGE = ROOT / "jaxem"
 
 # DESIGN: imports go one way. A module may import from layers before its own, and from its own layer's folder.
 LAYERS = [
-    {"_version", "_model", "_free_energy", "_reduce", "_fused", "_products", "_climb", "_checkpoint", "bregman"},
+    {
+        "_version",
+        "_model",
+        "_values",
+        "_handlers",
+        "_free_energy",
+        "_reduce",
+        "_fused",
+        "_products",
+        "_climb",
+        "bregman",
+    },
+    {"_checkpoint"},
     {"_mixture", "_compile"},
     {"_chain", "_eliminate", "_scan", "_read", "_updates", "_plan", "_m_step", "_program"},
     {"_validate", "_devices", "_batches", "_loop", "_lanes"},

@@ -20,6 +20,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Shaped
 
 from jaxem._model import Theta
+from jaxem._values import settle
 
 LOG_ZERO = -1e30  # times any count below 10⁸ it is finite in float32, and no possible row comes near it
 
@@ -66,6 +67,9 @@ class ExponentialFamily:
     from_moments: Callable[[Array, Array], Array]
     carrier: Callable[[Array, Array], Array]
     ascend: Callable[[Array, Array], Array]
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     def log_joint(self, theta: Theta, x: Shaped[Array, "n D"]) -> Float[Array, "K n"]:
         """ℓ_nk = log π_k + ⟨η(θ_k), φ(x_n)⟩ + h(x_n)."""
