@@ -23,6 +23,7 @@ from numpyro.distributions import Distribution, biject_to, constraints
 
 from jaxem import _fused
 from jaxem._free_energy import assign, assign_hard, assign_one_hot, row_free_energy, weighted
+from jaxem._handlers import alone
 from jaxem._model import Data, Expectation, Model, Norms, Theta
 from jaxem._products import Counts, Products, Sums
 from jaxem._reduce import fits_one_chunk, norms_of_rows, plus, seen_here, sum_over_rows
@@ -143,7 +144,7 @@ class Mixture(Model):
         num_components = jnp.shape(theta["pi"])[0]
         z = jnp.arange(num_components)[:, None]
         model = handlers.substitute(self.program, data=theta | {"z": z})
-        with jax.numpy_rank_promotion("allow"):  # NumPyro's distributions broadcast freely
+        with alone():
             sites = handlers.trace(model).get_trace(x)
             terms = [
                 site["fn"].log_prob(site["value"])
@@ -167,7 +168,7 @@ class Mixture(Model):
     def sample(self, theta: Theta, key: Array, num_samples: int) -> tuple[Array, Array]:
         """(x, z) drawn from the program at θ."""
         model = handlers.seed(handlers.substitute(self.program, data=theta), key)
-        with jax.numpy_rank_promotion("allow"):
+        with alone():
             sites = handlers.trace(model).get_trace(None, num_points=num_samples)
         return sites["x"]["value"], sites["z"]["value"]
 
@@ -371,7 +372,7 @@ def _constraints(m: Mixture) -> dict[str, constraints.Constraint]:
     def visit() -> None:
         theta = {name: jnp.ones([sizes[axis] for axis in spec.split()]) for name, spec in m.shapes}
         model = handlers.seed(handlers.substitute(m.program, data=theta), jax.random.key(0))
-        with jax.numpy_rank_promotion("allow"):
+        with alone():
             sites = handlers.trace(model).get_trace(None, num_points=2)
         for name in m.parameters:
             found[name] = sites[name]["kwargs"].get("constraint", constraints.real)

@@ -18,6 +18,7 @@ from numpyro import handlers
 from numpyro.distributions import constraints
 
 from jaxem._eliminate import PREVIOUS, Factor, Named
+from jaxem._handlers import alone
 from jaxem._scan import LaidOut
 from jaxem._updates import log_prob
 
@@ -179,7 +180,7 @@ def is_static(leaf: Any) -> bool:
 def plain_trace(program: Callable[..., Any], arguments: Arguments, key: Array) -> dict[str, dict]:
     """The trace of the program as it stands, latents drawn from their laws."""
     model = handlers.seed(program, key)
-    with handlers.block(), jax.numpy_rank_promotion("allow"):  # NumPyro's distributions broadcast freely
+    with alone():
         return handlers.trace(model).get_trace(*arguments.unpack())
 
 
@@ -307,7 +308,7 @@ def terms_of(program: Callable[..., Any], structure: Structure, theta: Theta, ar
     if structure.dropped:
         model = handlers.seed(model, jax.random.key(0))  # values that nothing depends on
     laid_out = LaidOut(theta=theta)
-    with handlers.block(), jax.numpy_rank_promotion("allow"), funsor.infer_util.plate_to_enum_plate(), laid_out:
+    with alone(), funsor.infer_util.plate_to_enum_plate(), laid_out:
         trace = funsor.trace(funsor.enum(model, structure.first_available_dim)).get_trace(*arguments.unpack())
         return [
             term

@@ -1,0 +1,24 @@
+"""Tracing a program alone: the one door to NumPyro's handlers.
+
+NumPyro keeps its handlers in one list for the whole process, and enumeration puts its own `numpyro.plate` in the place
+of the other for a while. Two threads that trace at once would see each other's sites. So there is one lock, and what
+traces a program holds it: while a program runs and no longer, for nothing that it waits for may need the lock. What a
+thread waits for in JAX while it holds the lock, a cache that another is filling, is filled without it: the functions
+that a program calls know nothing of jaxem.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+from numpyro import handlers
+
+_LOCK = threading.RLock()  # a program may call jaxem itself
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Where a program is traced: by one thread, unseen by handlers around it, its ranks promoted as NumPyro's are."""
+    with _LOCK, handlers.block(), jax.numpy_rank_promotion("allow"):
+        yield
