@@ -14,14 +14,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from jaxem import _domains
 from jaxem._climb import climb
+from jaxem._follow import Place
 from jaxem._model import Data, Theta
-from jaxem._plan import Place, Plan, once
+from jaxem._plan import Plan, Update
+from jaxem._probe import once
 from jaxem._read import Term
-from jaxem._updates import Outer, Rule, Sums, arguments_of
+from jaxem._updates import PRIORS, RULES, Outer, Rule, Sums, arguments_of, deviation, ones, weigh
 
 Marginals = dict[str, Array]  # term → ∂F/∂(its table)
 Stages = list[tuple[list[str], Theta]]
@@ -30,17 +34,18 @@ Stages = list[tuple[list[str], Theta]]
 def stages(m: Any, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -> Stages:
     """(block, θ after its update), one after another, from ([], θ)."""
 
-    def names(kind: str) -> list[str]:
-        return [name for name, update in plan.items() if update.kind == kind]
+    def names(kind: str, last: bool = False, block: int = 0) -> list[str]:
+        return [
+            name for name, update in plan.items() if (update.kind, update.last, update.block) == (kind, last, block)
+        ]
 
-    selected = names("selection")
-
+    blocks = sorted({update.block for update in plan.values()})
     found: Stages = [([], theta)]
     for block, update in (
-        ([name for name in selected if not plan[name].closed.last], partial(select, plan=plan)),
+        *((names("selection", block=block), partial(select, plan=plan)) for block in blocks),
         (names("linear"), partial(least_squares, plan=plan)),
         (names("gradient"), ascend),
-        ([name for name in selected if plan[name].closed.last], partial(select, plan=plan)),
+        *((names("selection", True, block), partial(select, plan=plan)) for block in blocks),
     ):
         if block:
             old = found[-1][1]
@@ -50,39 +55,75 @@ def stages(m: Any, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -
 
 
 def select(m: Any, block: list[str], *, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -> Theta:
-    """eq:update, for parameters that are selected by the arguments they enter."""
+    """eq:update, for parameters whose entries are followed by the arguments that they enter."""
+    parameters = m.structure(data.x).parameters
     with jax.numpy_rank_promotion("allow"):
-        sums, priors = sums_at(m, block, plan, marginals, theta, data)
-        of_theta = partial(arguments_at, m, sums, data)
-        _, pull = jax.vjp(lambda some: of_theta(theta | some), {name: theta[name] for name in block})
-        numerator, denominator = (pull({place: pair[side] for place, pair in sums.items()})[0] for side in (0, 1))
+        terms, priors = m.terms(theta, data.x)
+        by_name = {term.name: term for term in terms}
+        origin = {name: origin_of(plan[name], theta[name]) for name in block}
+
+        def L(V: Theta) -> dict[Place, Array]:
+            some = {name: plan[name].coordinate.inverse(V[name]).astype(theta[name].dtype) for name in block}
+            return arguments_at(m, [place for name in block for place in plan[name].places], data, theta | some)
+
+        at_origin, push = jax.linearize(L, origin)
+        pull = jax.linear_transpose(push, origin)
+        slopes = push(jax.tree.map(jnp.ones_like, origin))
+        pairs = {
+            place: laid_against(rule, sums_at(rule, by_name[place[0]], marginals, at_origin[place]), slopes[place])
+            for place, rule in rules_at(by_name, at_origin).items()
+        }
+        sums = [
+            pull({place: pair[side].astype(at_origin[place].dtype) for place, pair in pairs.items()})[0]
+            for side in (0, 1)
+        ]
+        laws = {term.name: term for term in priors}
         return theta | {
-            name: updated(plan[name].closed, numerator[name], denominator[name], priors.get(name), theta[name])
+            name: _domains.project(
+                parameters[name].constraint,
+                updated(plan[name], (sums[0][name], sums[1][name]), laws.get(name), theta[name]),
+            )
             for name in block
         }
 
 
 def least_squares(m: Any, block: list[str], *, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -> Theta:
-    """Locations affine in β: (Aᵀ W A) δ = Aᵀ W (x − location), W = γ/scale², A = ∂location/∂β, β⁺ = β + δ."""
+    """Locations affine in β: (Aᵀ W A + W₀) δ = Aᵀ W (x − location) + ∇log p(β), W = γP, A = ∂location/∂β, β⁺ = β + δ.
+
+    P is the precision of a row, W₀ = −∇²log p(β).
+    """
     flat, unravel = ravel_pytree({name: theta[name] for name in block})
+    places = list(dict.fromkeys(place for name in block for place in plan[name].places))
     with jax.numpy_rank_promotion("allow"):
-        sums, priors = sums_at(m, block, plan, marginals, theta, data)
+        terms = {term.name: term for term in m.terms(theta, data.x)[0]}
 
         def locations(beta: Array) -> dict[Place, Array]:
-            return arguments_at(m, sums, data, theta | unravel(beta))
+            return arguments_at(m, places, data, theta | unravel(beta))
 
-        _, pull = jax.vjp(locations, flat)
-        residual = pull({place: pair[0] for place, pair in sums.items()})[0]
+        def prior(beta: Array) -> Array:
+            laws = [term for term in m.terms(theta | unravel(beta), data.x)[1] if term.name in block]
+            return sum((jnp.sum(term.scale * term.table()) for term in laws), jnp.zeros((), flat.dtype))
+
+        at, push = jax.linearize(locations, flat)
+        pull = jax.linear_transpose(push, flat)
+        gammas = {place: gamma_at(terms[place[0]], marginals) for place in places}
+        apart = {place: deviation(terms[place[0]].fn, terms[place[0]].value) for place in places}
+
+        def weighted(place: Place, gamma: Array, vector: Array) -> Array:
+            return unbroadcast(weigh(terms[place[0]].fn, gamma, vector), at[place].shape).astype(at[place].dtype)
+
+        slope, curve = jax.linearize(jax.grad(prior), flat)
+        residual = slope + pull({place: weighted(place, gammas[place], apart[place]) for place in places})[0]
+        shared = {place: unbroadcast(gammas[place], precisions(terms[place[0]].fn, at[place])) for place in places}
 
         def column(direction: Array) -> Array:
-            _, moved = jax.jvp(locations, (flat,), (direction,))
-            return pull({place: pair[1] * moved[place] for place, pair in sums.items()})[0]
+            moved = push(direction)
+            return pull({place: weighted(place, shared[place], moved[place]) for place in places})[0] - curve(direction)
 
         normal = jax.lax.map(column, jnp.eye(flat.size, dtype=flat.dtype))
-        pseudo = {name: pseudo_counts(plan[name].closed, priors.get(name), theta[name]) for name in block}
-        extra = [ravel_pytree({name: pair[side] for name, pair in pseudo.items()})[0] for side in (0, 1)]
-        step = jnp.linalg.lstsq(normal + jnp.diag(extra[1]), residual + extra[0])[0]
-        return theta | unravel(flat + step)  # a direction that no row sees does not move
+        return theta | unravel(
+            flat + jnp.linalg.lstsq(normal, residual)[0]
+        )  # a direction that no row sees does not move
 
 
 def ascend(m: Any, block: list[str], *, marginals: Marginals, theta: Theta, data: Data) -> Theta:
@@ -98,56 +139,120 @@ def ascend(m: Any, block: list[str], *, marginals: Marginals, theta: Theta, data
     return jax.tree.map(lambda new, old: jnp.where(moved, new, old), new, theta)
 
 
-def stationarity(m: Any, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -> dict[str, float]:
-    """C3: how much of ∇Q each parameter's update leaves, in unconstrained coordinates, relative to before it."""
+def stationarity(m: Any, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -> dict[str, str]:
+    """C3, of every entry of each closed parameter: is ∂Q = 0 after its update, and was not before? Else what is wrong.
+
+    In the directions that the constraint leaves open, where Q would not rise off its bounds (`_domains.residual`).
+    """
 
     @once
-    def gradient(theta: Theta, marginals: Marginals, data: Data) -> Theta:
-        def energy(free: Theta) -> Array:
-            return m.energy(marginals, m.constrain(free, theta, data), data)
-
-        return jax.grad(energy)(m.coordinates(theta, data, plan))
-
-    blocks: list[list[str]] = []
-
-    @once
-    def visited(theta: Theta, marginals: Marginals, data: Data) -> list[Theta]:
+    def visited(theta: Theta, marginals: Marginals, data: Data) -> tuple[list[Theta], list[Theta]]:
         steps = stages(m, plan, marginals, theta, data)
         blocks[:] = [block for block, _ in steps[1:]]
-        return [theta for _, theta in steps]
+        energy = partial(m.energy, marginals, data=data)
+        closed = list(plan)
+        slopes = [jax.grad(lambda some, at=at: energy(theta=at | some))({n: at[n] for n in closed}) for _, at in steps]
+        return [at for _, at in steps], slopes
 
-    residuals: dict[str, float] = {}
-    gradients = [gradient(theta, marginals, data) for theta in visited(theta, marginals, data)]
-    for (before, after), block in zip(pairwise(gradients), blocks, strict=True):
+    blocks: list[list[str]] = []
+    thetas, slopes = jax.device_get(visited(theta, marginals, data))
+    parameters, found = m.structure(data.x).parameters, {}
+    for before, after, block in zip(pairwise(thetas), pairwise(slopes), blocks, strict=True):
+        (old, new), (at_old, at_new) = before, after
         for name in block:
-            left = jnp.where(jnp.isfinite(after[name]), jnp.abs(after[name]), 0)  # p at its bound is at ±∞: not tested
-            residuals[name] = float(jnp.max(left) / (1 + jnp.max(jnp.abs(before[name]))))
-    return residuals
+            constraint = parameters[name].constraint
+            if not _domains.is_inside(constraint, new[name]):
+                found[name] = f"its closed form leaves the constraint {_domains.base(constraint)}"
+                continue
+            with np.errstate(all="ignore"):
+                was = _domains.residual(constraint, old[name], at_old[name])
+                left = _domains.residual(constraint, new[name], at_new[name])
+            found[name] = "" if was.size == 0 or is_rigid(constraint, new[name]) else verdict(was, left)
+    return found
+
+
+def is_rigid(constraint: Any, value: np.ndarray) -> bool:
+    """A simplex of one has nowhere to go."""
+    return _domains.kind(constraint) == "simplex" and value.shape[-1] == 1
+
+
+def verdict(was: np.ndarray, left: np.ndarray) -> str:
+    """What is wrong with a closed form that leaves these of those derivatives, or nothing."""
+    bad = ~np.isfinite(was) | ~np.isfinite(left)
+    if bad.any():
+        return f"∇Q is not finite in {bad.sum()} of its {bad.size} entries"
+    tolerance = np.finfo(was.dtype).eps ** 0.5
+    largest = np.abs(was).max()
+    still = np.abs(was) <= tolerance * largest / 10
+    if still.any():
+        return f"{still.sum()} of its {still.size} entries moved nothing that was observed"
+    share = np.abs(left).max() / largest
+    return f"its closed form leaves ∇Q at {share:.0e} of what it was" if share > 100 * tolerance else ""
 
 
 # ---- the pieces of eq:update
 
 
+def origin_of(update: Update, old: Array) -> Array:
+    """Where L is evaluated: V of the parameter itself for a step from it; anything else that suits the form."""
+    if update.form == "square":
+        return old
+    if update.form == "scatter":
+        return jnp.broadcast_to(jnp.eye(old.shape[-1], dtype=old.dtype), old.shape)
+    return jnp.full_like(old, 0.5 if update.form == "odds" else 1)
+
+
 def arguments_at(m: Any, places: Iterable[Place], data: Data, theta: Theta) -> dict[Place, Array]:
-    """What the program gives to its distributions at these places."""
-    found = {term.name: arguments_of(term.fn) for term in m.terms(theta, data.x)[0]}
-    return {place: found[place[0]][place[1]] for place in places}
+    """What the program gives to its distributions at these places, in the form that Q is known in."""
+    terms = {term.name: term for term in m.terms(theta, data.x)[0]}
+    found = {name: arguments_of(terms[name].fn) for name in {name for name, _ in places}}
+    return {
+        place: rule_at(terms[place[0]], place).canonical(jnp.asarray(found[place[0]][place[1]])) for place in places
+    }
 
 
-def sums_at(
-    m: Any, block: list[str], plan: Plan, marginals: Marginals, theta: Theta, data: Data
-) -> tuple[dict[Place, Sums], dict[str, Term]]:
-    """The numerator and denominator at each place, in the shape of the argument there, and the priors of θ."""
-    terms, priors = m.terms(theta, data.x)
-    by_name = {term.name: term for term in terms}
-    found: dict[Place, Any] = {}
-    for name in block:
-        for place in plan[name].places:
-            term = by_name[place[0]]
-            above, below = plan[name].closed.sums(term.fn, term.value, term.weights(marginals[term.name]))
-            argument = jnp.asarray(arguments_of(term.fn)[place[1]])
-            found[place] = tuple(unbroadcast(sums, argument.shape).astype(argument.dtype) for sums in (above, below))
-    return found, {term.name: term for term in priors}
+def rule_at(term: Term, place: Place) -> Rule:
+    return RULES[type(term.fn), place[1]]
+
+
+def rules_at(terms: dict[str, Term], places: Iterable[Place]) -> dict[Place, Rule]:
+    return {place: rule_at(terms[place[0]], place) for place in places}
+
+
+def sums_at(rule: Rule, term: Term, marginals: Marginals, argument: Array) -> Sums:
+    """Numerator and denominator in the shape of the argument."""
+    above, below = rule.sums(term.fn, term.value, term.weights(marginals[term.name]))
+    return unbroadcast(above, argument.shape), unbroadcast(below, argument.shape)
+
+
+def laid_against(rule: Rule, sums: Sums, slope: Array) -> Sums:
+    """The sums as Lᵀ takes them: so that it adds those of V, u being slope·V (or 1 − V, of slope −1)."""
+    above, below = sums
+    safe = jnp.where(slope == 0, 1, slope)
+    if rule.form == "power":  # N log(c V) − D c V
+        return jnp.where(slope == 0, 0, above / safe), below
+    if rule.form == "shares":
+        return jnp.where(slope < 0, -below, above / safe), jnp.where(slope < 0, -above, below)
+    if rule.form == "odds":
+        return jnp.where(slope < 0, -below, above), jnp.where(slope < 0, -above, below)
+    if rule.form == "scatter":
+        scale = safe[..., :1, :1]
+        return above / scale**2, below / scale
+    return above, below * slope
+
+
+def gamma_at(term: Term, marginals: Marginals) -> Array:
+    """γ for each event of a location, as many as there are."""
+    batch = jnp.shape(deviation(term.fn, term.value))
+    batch = batch[: len(batch) - term.fn.event_dim]
+    return ones(term.weights(marginals[term.name]), jnp.empty(batch))
+
+
+def precisions(fn: Any, location: Array) -> tuple[int, ...]:
+    """How many weights γP differ, of the events that share a location or a precision."""
+    batch = location.shape[: location.ndim - fn.event_dim]
+    own = fn.scale_tril.shape[:-2] if fn.event_dim else jnp.shape(fn.scale)
+    return jnp.broadcast_shapes(batch, own)
 
 
 def unbroadcast(array: Array | Outer, shape: tuple[int, ...]) -> Array:
@@ -177,22 +282,36 @@ def outer_sum(pair: Outer, shape: tuple[int, ...]) -> Array:
     return jnp.broadcast_to(jnp.reshape(out, shape), shape)
 
 
-def pseudo_counts(rule: Rule, prior: Term | None, old: Array) -> Sums:
-    """What a conjugate prior adds to the numerator and the denominator."""
-    if prior is None or rule.pseudo is None:
+def pseudo_counts(update: Update, prior: Term | None, old: Array) -> Sums:
+    """What a conjugate prior adds to the numerator and the denominator, as often as it counts."""
+    add = None if prior is None else PRIORS.get((update.form, type(prior.fn), update.coordinate))
+    if prior is None or add is None:
         return jnp.zeros_like(old), jnp.zeros_like(old)
-    above, below = rule.pseudo(prior.fn, old)
-    return prior.scale * above, prior.scale * below
+    counts = prior.weights(jnp.asarray(prior.scale, old.dtype))
+    counts = counts.reshape(counts.shape + (1,) * prior.fn.event_dim)
+    above, below = add(prior.fn, old)
+    return jnp.broadcast_to(counts * above, old.shape), jnp.broadcast_to(counts * below, old.shape)
 
 
-def updated(rule: Rule, numerator: Array, denominator: Array, prior: Term | None, old: Array) -> Array:
-    """eq:update, with the prior's pseudo-counts; an entry that no event saw stays as it is."""
-    above, below = pseudo_counts(rule, prior, old)
-    numerator, denominator = numerator + above, denominator + below
-    if not rule.offset:
-        numerator = jnp.where(above < 0, jnp.maximum(numerator, 0), numerator)  # a Dirichlet below 1 may ask for less
-    if rule.simplex:
+def updated(update: Update, sums: Sums, prior: Term | None, old: Array) -> Array:
+    """eq:update, with the prior's pseudo-counts; an entry that no event saw stays as it is.
+
+    A prior below 1 may ask for less than nothing: Q then has a pole at the edge, and that is where it ends.
+    """
+    numerator, denominator = (own + extra for own, extra in zip(sums, pseudo_counts(update, prior, old), strict=True))
+    if update.form == "square":
+        return old + jnp.where(denominator > 0, numerator / jnp.where(denominator > 0, denominator, 1), 0)
+    if update.form == "scatter":
+        seen = denominator > 0
+        seen_at_all = jnp.all(seen, axis=(-1, -2), keepdims=True)
+        V = numerator / jnp.where(seen, denominator, 1)
+        V = jnp.where(seen_at_all, V, jnp.eye(old.shape[-1], dtype=old.dtype))
+        return jnp.where(seen_at_all, update.coordinate.inverse(V), old)
+    numerator, denominator = jnp.maximum(numerator, 0), jnp.maximum(denominator, 0)
+    if update.form == "odds":
+        denominator = numerator + denominator
+    elif update.form == "shares":
         denominator = jnp.sum(numerator, axis=-1, keepdims=True)
-    seen = denominator > 0
-    ratio = numerator / jnp.where(seen, denominator, 1)
-    return jnp.where(seen, old + ratio if rule.offset else rule.finish(ratio), old)
+    seen = (numerator > 0) | (denominator > 0)
+    new = update.coordinate.inverse(jnp.where(seen, numerator, 1), jnp.where(seen, denominator, 1))
+    return jnp.where(seen, new, old)

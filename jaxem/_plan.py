@@ -1,188 +1,185 @@
-"""Which M-step each parameter of a program gets, found by asking the program.
+"""Which M-step each parameter of a program gets, found by asking the program (`_follow`).
 
-A distribution's argument a = f(p) is a *selection* of a parameter when, to the bit,
-
-    f(1) = 1,   f(a·b) = f(a)·f(b)   and   f(a + b) = f(a) + f(b),
-
-for random a, b: then every entry of f(p) is one entry of p, and eq:update is its maximiser. (The product alone would
-accept squares and reciprocals.) A location that is affine in p is a weighted least-squares solve. Everything else
-climbs its gradient. Nothing here depends on the user's values: probes are random numbers of the same shapes, so a
-plan is static, made once for each program and shapes, inside `jit` too.
+Where every entry of the arguments that a parameter enters follows one of its entries, eq:update is its maximiser; a
+location that is affine in several is a weighted least-squares solve; everything else climbs its gradient, and so does
+what a constraint or a prior takes out of the closed form's reach. Nothing here depends on the user's values: a plan is
+static, made once for each program and shapes, inside `jit` too.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from numpyro import distributions as dist
-from numpyro.distributions import biject_to, constraints
 
-from jaxem._model import at_once
-from jaxem._read import Arguments, Structure, Theta, terms_of
-from jaxem._updates import RULES, Rule, arguments_of
-
-Place = tuple[str, str]  # (term, argument)
+from jaxem import _domains
+from jaxem._follow import GUISES, Place, Probe
+from jaxem._read import Arguments, Parameter, Structure
+from jaxem._updates import FLAT, ITSELF, PRIORS, QUADRATIC, RULES, Coordinate
 
 LEAST_SQUARES_LIMIT = 512  # entries of the parameters that are solved for together
 
 
-# runs a few times: compiled in a hurry
-once = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
 class Update(NamedTuple):
-    """How one parameter is updated: by `rule` at `places`, by least squares at `places`, or by gradient."""
+    """How one parameter is updated: by eq:update or least squares at `places`, or by gradient."""
 
     kind: str  # "selection", "linear", "gradient"
-    rule: Rule | None
     places: tuple[Place, ...]
     why: str
-
-    @property
-    def closed(self) -> Rule:
-        assert self.rule is not None, self.why
-        return self.rule
+    form: str = ""
+    coordinate: Coordinate = ITSELF
+    last: bool = False  # after those that climb a gradient
+    block: int = 0  # parameters of one block are updated at once
 
 
 Plan = dict[str, Update]
+Options = dict[str, list[Update]]  # the ways to update each parameter, the best first and the gradient last
 
 
-def surrogate(leaf: Any, rng: np.random.Generator) -> np.ndarray:
-    """Random data of the same shape and dtype, inside the support of most things."""
-    if jnp.issubdtype(leaf.dtype, jnp.floating):
-        return rng.uniform(0.05, 0.95, leaf.shape).astype(leaf.dtype)
-    return rng.integers(0, 2, leaf.shape).astype(leaf.dtype)
+class Planner:
+    """The plans of a program at given shapes: the best one that has not been found wanting."""
+
+    def __init__(self, terms_of: Callable, structure: Structure, shapes: Arguments, dtype: Any):
+        self.probe = Probe(terms_of, structure, shapes, dtype)
+        self.options: Options = {name: options_of(name, self.probe) for name in structure.parameters}
+
+    def drop(self, name: str, reason: str) -> None:
+        """Put the next way to update a parameter in the place of the best, and say why."""
+        best, *rest = self.options[name]
+        if rest[0].kind == "gradient":
+            rest = [rest[0]._replace(why=f"{best.why}, but {reason}")]
+        self.options[name] = rest
+
+    def plan(self) -> Plan:
+        """The best update of each parameter that agrees with those of the others."""
+        while self.settle_locations():
+            pass
+        plan = {name: ways[0] for name, ways in self.options.items()}
+        return plan | self.blocks(plan)
+
+    def settle_locations(self) -> bool:
+        """Locations that meet in one place are solved for together: was anything to be changed?"""
+        now = {name: ways[0] for name, ways in self.options.items()}
+        linear = [name for name in now if now[name].kind == "linear"]
+        for place, names in meeting(now).items():
+            meet = [name for name in names if now[name].form == "square"]
+            apart = [name for name in meet if now[name].kind == "selection" and self.options[name][1].kind == "linear"]
+            together = not set(meet) & set(linear) and self.follow(now, meet, [place])
+            if len(meet) > 1 and apart and not together:
+                for name in apart:
+                    self.options[name] = self.options[name][1:]
+                return True
+        size = sum(self.probe.base[name].size for name in linear)
+        if size > LEAST_SQUARES_LIMIT:
+            reason = f"{size} unknowns are more than least squares takes ({LEAST_SQUARES_LIMIT})"
+        elif not self.probe.is_affine(linear, {place for name in linear for place in now[name].places}):
+            reason = "not together with the others that it meets there"
+        else:
+            return False
+        for name in linear:
+            self.drop(name, reason)
+        return True
+
+    def blocks(self, plan: Plan) -> Plan:
+        """Selected parameters that meet in one place, and not each in its own entries, are updated one by one."""
+        alone: dict[str, int] = {}
+        for place, names in meeting(plan).items():
+            meet = [name for name in names if plan[name].kind == "selection"]
+            if len(meet) > 1 and not self.follow(plan, meet, [place]):
+                alone |= {name: 1 + list(plan).index(name) for name in meet}
+        return {name: plan[name]._replace(block=block) for name, block in alone.items()}
+
+    def follow(self, plan: Plan, names: list[str], places: list[Place]) -> bool:
+        return self.probe.follows({name: (plan[name].form, plan[name].coordinate) for name in names}, places)
 
 
-def surrogate_theta(structure: Structure, dtype: Any, rng: np.random.Generator) -> Theta:
-    """A random θ that satisfies its constraints."""
+def meeting(plan: Plan) -> dict[Place, list[str]]:
+    """Which parameters with a closed form enter each place?"""
+    found: dict[Place, list[str]] = {}
+    for name, update in plan.items():
+        for place in update.places if update.kind != "gradient" else ():
+            found.setdefault(place, []).append(name)
+    return found
 
-    def entry(shape: tuple[int, ...], constraint: constraints.Constraint) -> Any:
-        bijection = biject_to(constraint)
-        return bijection(jnp.asarray(rng.normal(size=bijection.inverse_shape(shape)) * 0.3, dtype)).astype(dtype)
 
-    return {
-        name: jax.tree.map(
-            functools.partial(entry, constraint=parameter.constraint),
-            parameter.shape,
-            is_leaf=lambda node: isinstance(node, tuple),
+def options_of(name: str, probe: Probe) -> list[Update]:
+    """The ways to update one parameter, the best first, and last the gradient with the reason for it."""
+    if not isinstance(probe.base[name], np.ndarray) or not probe.base[name].size:
+        return [Update("gradient", (), "a tree of arrays, or empty")]
+    places, above = probe.reached(name)
+    if not places:
+        why = f"enters no distribution but the prior of {above[0]!r}" if above else "moved no distribution when it was"
+        return [Update("gradient", (), why)]
+    parameter = probe.structure.parameters[name]
+    rules = [RULES.get((probe.families[term], argument)) for term, argument in places]
+    forms = {rule.form if rule else "" for rule in rules}
+    if forms <= {"odds", "shares"} and is_probability(parameter):
+        forms = {"odds"}  # of a Categorical, too, where its probabilities are p and 1 − p
+    form = forms.pop()
+    if above or forms or not form:
+        why = (
+            f"is also in the prior of {above[0]!r}"
+            if above
+            else f"enters {where(places, probe)}: no closed form is known"
         )
-        for name, parameter in structure.parameters.items()
-    }
-
-
-def make_plan(program: Callable[..., Any], structure: Structure, arguments: Arguments, dtype: Any) -> Plan:
-    """The update of every parameter. `arguments` are used for their shapes alone."""
-    rng = np.random.default_rng(0)
-    data = jax.tree.map(lambda leaf: surrogate(leaf, rng), arguments)
-    families: dict[str, type] = {}
-
-    def entries(theta: Theta, data: Arguments) -> tuple[dict[Place, Any], dict[Place, Any]]:
-        """Every array that a parameter could enter: of the data's terms, and of the parameters' priors."""
-        found: dict[Place, Any] = {}
-        priors: dict[Place, Any] = {}
-        for term in terms_of(program, structure, theta, data):
-            given = {(term.name, name): value for name, value in arguments_of(term.fn).items()}
-            if term.name in structure.parameters:
-                priors |= given
-                continue
-            families[term.name] = type(term.fn)
-            found |= given | {(term.name, "the weight"): jnp.asarray(term.scale)}
-            if term.observed:
-                found[(term.name, "the observed value")] = term.value
-        return found, priors
-
-    with at_once(), jax.numpy_rank_promotion("allow"):
-        evaluate = once(entries)
-        base = surrogate_theta(structure, dtype, rng)
-        return _plan(lambda theta: jax.device_get(evaluate(theta, data)), base, structure, families, rng)
-
-
-def _plan(evaluate: Callable, base: Theta, structure: Structure, families: dict[str, type], rng: Any) -> Plan:
-    def draw(like: Any) -> Any:
-        return jax.tree.map(lambda leaf: rng.uniform(0.5, 2.0, leaf.shape).astype(leaf.dtype), like)
-
-    base = jax.device_get(base)
-    _, priors_at_base = evaluate(base)
-
-    def update_of(name: str) -> Update:
-        value = base[name]
-        if not isinstance(value, np.ndarray):
-            return Update("gradient", None, (), "a tree of arrays")
-        a, b = draw(value), draw(value)
-        at_a, priors_at_a = evaluate(base | {name: a})
-        at_b, _ = evaluate(base | {name: b})
-        places = tuple(place for place in at_a if not same(at_a[place], at_b[place]))
-        if not places:
-            return Update("gradient", None, (), "enters no distribution of the data")
-        coupled = [place[0] for place in priors_at_a if not same(priors_at_a[place], priors_at_base[place])]
-        if coupled:
-            return Update("gradient", None, places, f"is also in the prior of {coupled[0]!r}")
-        kind, *others = {(families[term], argument) for term, argument in places}
-        where = ", ".join(f"{families[term].__name__}.{argument} of {term!r}" for term, argument in places)
-        if others or kind not in RULES:
-            return Update("gradient", None, places, f"enters {where}: no closed form is known")
-        rule = RULES[kind]
-        reason = prior_obstacle(name, rule, structure)
-        if reason:
-            return Update("gradient", None, places, reason)
-        at_one, _ = evaluate(base | {name: np.ones_like(value)})
-        at_product, _ = evaluate(base | {name: a * b})
-        at_sum, _ = evaluate(base | {name: a + b})
-        selects = all(
-            same(at_one[p], np.ones_like(at_one[p]))
-            and same(at_product[p], at_a[p] * at_b[p])
-            and same(at_sum[p], at_a[p] + at_b[p])
-            for p in places
+        return [Update("gradient", places, why)]
+    found, obstacles = [], []
+    coordinate = probe.coordinate(name, form, places)
+    if coordinate is not None:
+        selected = f"selected by {where(places, probe, coordinate)}{within_bounds(parameter, form, coordinate)}"
+        last = any(rule is not None and rule.last for rule in rules)
+        weighs = form == "square" and any(probe.families[term] is dist.MultivariateNormal for term, _ in places)
+        obstacles.append(
+            obstacle(parameter, form, coordinate, FLAT if weighs else {*FLAT, *conjugate(form, coordinate)})
         )
-        if selects:
-            return Update("selection", rule, places, f"selected by {where}")
-        if rule.offset and kind[0] is not dist.MultivariateNormal:
-            return Update("linear", rule, places, f"linear in {where}")
-        return Update("gradient", None, places, f"is transformed in {where}")
+        found.append(Update("selection", places, selected, form, coordinate, last))
+    if form == "square" and probe.is_affine([name], places):
+        obstacles.append(obstacle(parameter, "linear", ITSELF, QUADRATIC))
+        found.append(Update("linear", places, f"linear in {where(places, probe)}", form))
+    found = [update for update, against in zip(found, obstacles, strict=True) if not against]
+    reason = next((against for against in obstacles if against), f"is transformed in {where(places, probe)}")
+    return [*found, Update("gradient", places, reason)]
 
-    return with_least_squares({name: update_of(name) for name in base}, evaluate, base, draw)
+
+def where(places: tuple[Place, ...], probe: Probe, coordinate: Coordinate = ITSELF) -> str:
+    guise = next((guise for guise, one in GUISES.items() if one == coordinate), "")
+    names = [(probe.families[term].__name__, argument, term) for term, argument in places]
+    return ", ".join(
+        f"{family}.{guise if guise and argument == 'covariance_matrix' else argument} of {term!r}"
+        for family, argument, term in names
+    )
 
 
-def with_least_squares(plan: Plan, evaluate: Callable, base: Theta, draw: Callable) -> Plan:
-    """Candidates for least squares stay so if the locations are affine in all of them together."""
-    names = [name for name, update in plan.items() if update.kind == "linear"]
-    if not names:
-        return plan
-    size = sum(base[name].size for name in names)
-    zero = base | {name: np.zeros_like(base[name]) for name in names}
-    a = {name: draw(base[name]) for name in names}
-    b = {name: draw(base[name]) for name in names}
-    (at_0, _), (at_a, _), (at_b, _) = evaluate(zero), evaluate(base | a), evaluate(base | b)
-    at_sum, _ = evaluate(base | {name: a[name] + 2 * b[name] for name in names})
+# ---- what stands between a parameter and its closed form
 
-    def affine(place: Place) -> bool:
-        wanted = at_a[place] + 2 * (at_b[place] - at_0[place])
-        tolerance = 1e3 * np.finfo(wanted.dtype).eps * (1 + np.abs(wanted).max())
-        return bool((np.abs(at_sum[place] - wanted) <= tolerance).all())
 
-    places = {place for name in names for place in plan[name].places}
-    if size > LEAST_SQUARES_LIMIT:
-        why = f"linear, but {size} unknowns are more than least squares takes ({LEAST_SQUARES_LIMIT})"
-    elif not all(affine(place) for place in places):
-        why = "is transformed by the location it enters"
+def is_probability(parameter: Parameter) -> bool:
+    return _domains.kind(parameter.constraint) == "interval" and not _domains.is_unbounded(parameter.constraint)
+
+
+def conjugate(form: str, coordinate: Coordinate) -> set[type]:
+    return {prior for (some, prior, one) in PRIORS if some == form and one == coordinate}
+
+
+def obstacle(parameter: Parameter, form: str, coordinate: Coordinate, priors: Any) -> str:
+    """Why the constraint or the prior of a parameter rules out its closed form, or nothing."""
+    constraint, kind = parameter.constraint, _domains.kind(parameter.constraint)
+    if form == "linear" or (form == "shares" and coordinate.name == "log"):
+        kept = _domains.is_unbounded(constraint)
+    elif form == "shares":
+        kept = kind == "simplex"
+    elif form == "scatter":
+        kept = kind == ("cholesky" if coordinate.name == "cholesky" else "covariance")
     else:
-        return plan
-    return plan | {name: Update("gradient", None, plan[name].places, why) for name in names}
+        kept = kind == "interval"
+    if not kept:
+        return f"its closed form does not keep the constraint {_domains.base(constraint)}"
+    return "" if parameter.prior in priors else f"its prior {parameter.prior.__name__} is not conjugate"
 
 
-def prior_obstacle(name: str, rule: Rule, structure: Structure) -> str:
-    """Why a parameter's prior rules out the closed form, or nothing."""
-    prior = structure.parameters[name].prior
-    if prior is None or prior is rule.prior:
-        return ""
-    return f"its prior {prior.__name__} is not conjugate"
-
-
-def same(left: Any, right: Any) -> bool:
-    """Equal to the bit, NaN equal to NaN."""
-    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
-    return all(np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f") for a, b in pairs)
+def within_bounds(parameter: Parameter, form: str, coordinate: Coordinate) -> str:
+    """Where the constraint is narrower than what the closed form would keep anyway."""
+    bounds = _domains.interval(parameter.constraint)
+    natural = {"power": (0.0, np.inf), "odds": (0.0, 1.0)}.get(form, (-np.inf, np.inf))
+    natural = (-np.inf, np.inf) if coordinate.name in ("log", "logit") else natural
+    return ", within its bounds" if bounds and _domains.is_narrower(bounds, natural) else ""

@@ -29,7 +29,7 @@ LAYERS = [
     },
     {"_checkpoint"},
     {"_mixture", "_compile"},
-    {"_chain", "_eliminate", "_scan", "_read", "_updates", "_plan", "_m_step", "_program"},
+    {"_chain", "_eliminate", "_scan", "_read", "_updates", "_domains", "_probe", "_follow", "_plan", "_m_step", "_program"},
     {"_validate", "_devices", "_batches", "_loop", "_lanes"},
     {"families"},
     {"inits", "_quantities", "_posterior", "_gradient", "_condition", "_kmedoids", "_em", "_stream", "_online"},
