@@ -1,0 +1,181 @@
+"""Who labelled it, and how well: models of annotators, and other models of answers."""
+
+import jax
+import jax.numpy as jnp
+import numpyro
+from gallery.registry import J, draws, entry, unit_interval
+from numpyro import distributions as dist
+from numpyro import handlers
+from numpyro.infer.reparam import LocScaleReparam
+
+ANNOTATORS = J([0, 1, 2, 2])  # position → annotator: the last of three annotates twice
+LABELS = J(draws(3).integers(0, 2, (4, 4)))  # items × positions
+EXAMPLE = "NumPyro example annotation"
+
+
+@entry(LABELS, source=EXAMPLE, closed="zeta pi")
+def multinomial_annotation(labels):
+    """All annotators alike, with flat priors: a class may see no label at all."""
+    with numpyro.plate("class", 2):
+        zeta = numpyro.sample("zeta", dist.Dirichlet(jnp.ones(3)))
+    pi = numpyro.sample("pi", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("item", len(labels), dim=-2):
+        c = numpyro.sample("c", dist.Categorical(pi))
+        with numpyro.plate("position", labels.shape[1]):
+            numpyro.sample("y", dist.Categorical(zeta[c]), obs=labels)
+
+
+@entry(ANNOTATORS, LABELS, source=EXAMPLE, closed="beta pi")
+def dawid_skene(positions, labels):
+    """A confusion matrix for each annotator (Dawid & Skene 1979), flat priors."""
+    with numpyro.plate("annotator", 3, dim=-2), numpyro.plate("class", 2):
+        beta = numpyro.sample("beta", dist.Dirichlet(jnp.ones(2)))
+    pi = numpyro.sample("pi", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("item", len(labels), dim=-2):
+        c = numpyro.sample("c", dist.Categorical(pi))
+        with numpyro.plate("position", len(positions)):
+            numpyro.sample("y", dist.Categorical(beta[positions, c, :]), obs=labels)
+
+
+def mace(concentration):
+    def program(positions, labels):
+        with numpyro.plate("annotator", 3):
+            epsilon = numpyro.sample("epsilon", dist.Dirichlet(jnp.full(2, 10.0)))
+            theta = numpyro.sample("theta", dist.Beta(concentration, concentration))
+        with numpyro.plate("item", len(labels), dim=-2):
+            c = numpyro.sample("c", dist.DiscreteUniform(0, 1))
+            with numpyro.plate("position", len(positions)):
+                s = numpyro.sample("s", dist.Bernoulli(1 - theta[positions]))
+                honest = jax.nn.one_hot(c, 2)
+                probs = jnp.where(s[..., None] == 0, honest, epsilon[positions])
+                numpyro.sample("y", dist.Categorical(probs), obs=labels)
+
+    program.__doc__ = f"An annotator either knows or guesses (MACE), Beta({concentration:g}, {concentration:g}) on which."
+    return program
+
+
+entry(ANNOTATORS[:2], LABELS[:, :2], source=EXAMPLE, name="mace")(mace(2.0))
+entry(ANNOTATORS[:2], LABELS[:, :2], source=EXAMPLE, ends="MAX_STEPS NONFINITE", name="mace_unbounded")(mace(0.5))
+
+
+@entry(ANNOTATORS, LABELS, source=EXAMPLE, closed="pi", climbs="zeta omega")
+def hierarchical_dawid_skene(positions, labels):
+    """Confusion matrices drawn around those of a population, decentered."""
+    with numpyro.plate("class", 2):
+        zeta = numpyro.sample("zeta", dist.Normal(0.0, 1.0).expand([1]).to_event(1))
+        omega = numpyro.sample("omega", dist.HalfNormal(1.0).expand([1]).to_event(1))
+    with numpyro.plate("annotator", 3, dim=-2), numpyro.plate("class", 2):
+        with handlers.reparam(config={"beta": LocScaleReparam(0)}):
+            beta = numpyro.sample("beta", dist.Normal(zeta, omega).to_event(1))
+    logits = jnp.concatenate([beta, jnp.zeros_like(beta[..., :1])], axis=-1)
+    pi = numpyro.sample("pi", dist.Dirichlet(jnp.full(2, 2.0)))
+    with numpyro.plate("item", len(labels), dim=-2):
+        c = numpyro.sample("c", dist.Categorical(pi))
+        with numpyro.plate("position", len(positions)):
+            numpyro.sample("y", dist.Categorical(logits=logits[positions, c, :]), obs=labels)
+
+
+@entry(LABELS, source=EXAMPLE, refusal="'theta'.*plate 'item'")
+def item_difficulty(labels):
+    """A difficulty of each item, whose prior depends on the item's class: an integral for each item."""
+    eta = numpyro.sample("eta", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    pi = numpyro.sample("pi", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("item", len(labels), dim=-2):
+        c = numpyro.sample("c", dist.Categorical(pi))
+        theta = numpyro.sample("theta", dist.Normal(eta[c], 1.0))
+        with numpyro.plate("position", labels.shape[1]):
+            numpyro.sample("y", dist.Bernoulli(logits=theta), obs=labels)
+
+
+@entry(ANNOTATORS, LABELS, source=EXAMPLE, refusal="'theta'.*plate 'item'")
+def random_effects_of_items(positions, labels):
+    """Logistic random effects: annotators' ability, and an effect of each item."""
+    with numpyro.plate("annotator", 3):
+        zeta = numpyro.sample("zeta", dist.Normal(0.0, 1.0))
+    pi = numpyro.sample("pi", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("item", len(labels), dim=-2):
+        c = numpyro.sample("c", dist.Categorical(pi))
+        theta = numpyro.sample("theta", dist.Normal(0.0, 1.0))
+        with numpyro.plate("position", len(positions)):
+            numpyro.sample("y", dist.Bernoulli(logits=zeta[positions] * (2.0 * c - 1.0) - theta), obs=labels)
+
+
+@entry(LABELS, source=EXAMPLE, refusal="depends on the values of its arguments.*Python int")
+def number_of_classes_from_the_data(labels):
+    """The number of classes is the largest label: a structure that values fix."""
+    num_classes = int(labels.max()) + 1
+    pi = numpyro.sample("pi", dist.Dirichlet(jnp.ones(num_classes)))
+    with numpyro.plate("item", len(labels)):
+        c = numpyro.sample("c", dist.Categorical(pi))
+        numpyro.sample("y", dist.Normal(1.0 * c, 1.0), obs=labels[:, 0])
+
+
+@entry(LABELS[:3, :3], source="classic: item response with guessing")
+def guessing(answers):
+    """Who does not know guesses: abilities and difficulties as parameters."""
+    ability = numpyro.sample("ability", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+    difficulty = numpyro.sample("difficulty", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+    guess = numpyro.param("guess", J(0.3), constraint=unit_interval)
+    with numpyro.plate("persons", 3, dim=-2), numpyro.plate("items", 3):
+        knows = numpyro.sample("knows", dist.Bernoulli(logits=ability[:, None] - difficulty))
+        right = jnp.where(knows == 1, 0.95, guess)
+        numpyro.sample("y", dist.Bernoulli(right), obs=answers)
+
+
+@entry(LABELS[:3, :3], source="classic: item response with guessing")
+def ability_of_each_person(answers):
+    """The same with abilities drawn in the plate of the persons: a value for a group of many answers."""
+    difficulty = numpyro.sample("difficulty", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+    with numpyro.plate("persons", 3, dim=-2):
+        ability = numpyro.sample("ability", dist.Normal(0.0, 1.0))
+        with numpyro.plate("items", 3):
+            knows = numpyro.sample("knows", dist.Bernoulli(logits=ability - difficulty))
+            numpyro.sample("y", dist.Bernoulli(jnp.where(knows == 1, 0.95, 0.3)), obs=answers)
+
+
+@entry(J(draws(4).integers(0, 3, (2, 4))), source="NumPyro stein example LDA; Pyro example lda", closed="topics")
+def topics(words):
+    """Latent Dirichlet allocation: each document has topic weights of its own, drawn in its plate."""
+    topic = numpyro.sample("topics", dist.Dirichlet(jnp.full(3, 2.0)).expand([2]).to_event(1))
+    with numpyro.plate("documents", 2, dim=-2):
+        theta = numpyro.sample("theta", dist.Dirichlet(jnp.full(2, 2.0)))
+        with numpyro.plate("words", 4):
+            z = numpyro.sample("z", dist.Categorical(theta))
+            numpyro.sample("w", dist.Categorical(topic[z]), obs=words)
+
+
+@entry(J(draws(4).integers(0, 3, (2, 4))), source="the same, rewritten", closed="topics theta")
+def topics_outside(words):
+    """The same with the documents' weights outside of their plate."""
+    topic = numpyro.sample("topics", dist.Dirichlet(jnp.full(3, 2.0)).expand([2]).to_event(1))
+    theta = numpyro.sample("theta", dist.Dirichlet(jnp.full(2, 2.0)).expand([2]).to_event(1))
+    with numpyro.plate("documents", 2, dim=-2) as d, numpyro.plate("words", 4):
+        z = numpyro.sample("z", dist.Categorical(theta[d[:, None]]))
+        numpyro.sample("w", dist.Categorical(topic[z]), obs=words)
+
+
+@entry(J([[1, 0, 1], [0, 0, 1], [1, 1, 1]]), source="numpyro test_enum_elbo: plates within plates", closed="p q")
+def crossed_plates(answers):
+    """Rows and columns have a latent each, and every cell depends on both."""
+    p = numpyro.sample("p", dist.Beta(2.0, 2.0))
+    q = numpyro.param("q", J([[0.2, 0.6], [0.7, 0.4]]), constraint=unit_interval)
+    with numpyro.plate("rows", 3, dim=-2):
+        z = numpyro.sample("z", dist.Bernoulli(p))
+        with numpyro.plate("cells", 3):
+            w = numpyro.sample("w", dist.Bernoulli(0.3))
+            numpyro.sample("y", dist.Bernoulli(q[z, w]), obs=answers)
+
+
+@entry(J([2.0, 3.0]), J([[1, 0], [1, 1]]), source="classic: pupils within schools", closed="pi mu")
+def pupils_within_schools(scores, passed):
+    """A latent for each school, and one for each pupil that depends on it."""
+    pi = numpyro.param("pi", J([0.4, 0.7]), constraint=unit_interval)
+    mu = numpyro.param("mu", J([1.0, 3.0]))
+    with numpyro.plate("schools", 2, dim=-2):
+        s = numpyro.sample("s", dist.Bernoulli(0.5))
+        numpyro.sample("score", dist.Normal(mu[s], 1.0), obs=scores[:, None])
+        with numpyro.plate("pupils", 2):
+            z = numpyro.sample("z", dist.Bernoulli(pi[s]))
+            numpyro.sample("y", dist.Bernoulli(0.2 + 0.6 * z), obs=passed)
+
+

@@ -1,0 +1,143 @@
+"""The oracle: NumPyro's own density of a program at every assignment of its discrete latents."""
+
+import functools
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro import distributions as dist
+from numpyro import handlers
+from numpyro.distributions import biject_to, constraints
+from numpyro.infer.util import log_density
+from scipy.special import logsumexp, softmax
+
+
+class Latents(NamedTuple):
+    """The discrete latents of a program: every joint assignment of them."""
+
+    assignments: dict[str, np.ndarray]  # site → (assignments, *shape)
+    sizes: dict[str, int]
+    counted: dict[str, np.ndarray]  # site → (*shape): False where a mask takes it out
+
+
+class Joint(NamedTuple):
+    """log p(x, z, θ) at every assignment, split into the prior of θ and the rest."""
+
+    latents: Latents
+    prior: float  # log p(θ), the part that no assignment changes
+    log_joint: np.ndarray  # (assignments,): log p(x, z | θ)
+
+    def free_energy(self, temperature: float) -> float:
+        """F_T = log p(θ) + T log Σ_z e^{log p(x, z | θ)/T}; at T = 0 the maximum."""
+        if temperature == 0:
+            return self.prior + float(self.log_joint.max())
+        return self.prior + temperature * float(logsumexp(self.log_joint / temperature))
+
+    def marginals(self, temperature: float) -> dict[str, np.ndarray]:
+        """The share of the assignments in which a site has each of its values."""
+        share = softmax(self.log_joint / temperature)
+        sizes = self.latents.sizes
+        return {
+            site: np.stack([np.tensordot(share, values == k, 1) for k in range(sizes[site])], axis=-1)
+            for site, values in self.latents.assignments.items()
+        }
+
+
+class Oracle:
+    """One program on its data; every question is one compiled function of θ."""
+
+    def __init__(self, program: Any, args: tuple, density: Any = None, skip_masked: bool = False):
+        self.program, self.args, self.skip_masked = program, args, skip_masked
+        self.at_all = jax.jit(self._at_all)
+        total = density or (lambda theta, *args: jax.nn.logsumexp(self._at_all(theta, self.latents.assignments)[0]))
+        self.total = jax.jit(lambda theta: total(theta, *args))
+
+    def trace(self, theta: dict[str, Any]) -> dict[str, Any]:
+        seeded = handlers.seed(handlers.substitute(self.program, data=theta), 0)
+        return handlers.trace(seeded).get_trace(*self.args)
+
+    @functools.cached_property
+    def latents(self) -> Latents:
+        """Every assignment; it does not depend on θ."""
+        sites = {
+            name: site
+            for name, site in handlers.trace(handlers.seed(self.program, 0)).get_trace(*self.args).items()
+            if site["type"] == "sample" and not site["is_observed"] and site["fn"].is_discrete
+        }
+        sizes = {name: int(site["fn"].enumerate_support(expand=False).shape[0]) for name, site in sites.items()}
+        counted = {name: self.is_counted(site) for name, site in sites.items()}
+        ranges = [range(sizes[name] if one else 1) for name in sites for one in counted[name].ravel()]
+        every = np.array(list(itertools.product(*ranges)), dtype=int)
+        assert len(every) <= 5000, len(every)
+        assignments, start = {}, 0
+        for name, one in counted.items():
+            assignments[name] = every[:, start : start + one.size].reshape(-1, *one.shape)
+            start += one.size
+        return Latents(assignments, sizes, counted)
+
+    def is_counted(self, site: dict[str, Any]) -> np.ndarray:
+        """Where a latent is not masked; half of what has an `obs_mask` always is."""
+        shape, fn = np.shape(site["value"]), site["fn"]
+        half = site["name"].endswith("_unobserved")
+        if not (self.skip_masked or half) or not isinstance(fn, dist.MaskedDistribution):
+            return np.ones(shape, bool)
+        return np.broadcast_to(np.asarray(fn._mask), shape)
+
+    def _at_all(self, theta: dict[str, Any], assignments: dict[str, Any]) -> tuple[Any, Any]:
+        """(log density, that of θ's own sites) at every assignment."""
+
+        def at(values: dict[str, Any]) -> tuple[Any, Any]:
+            total, trace = log_density(self.program, self.args, {}, theta | values)
+            own = {name: trace[name] for name in theta if trace[name]["type"] == "sample"}
+            return total, {name: (1 if s["scale"] is None else s["scale"]) * s["fn"].log_prob(s["value"])
+                           for name, s in own.items()}  # fmt: skip
+
+        total, own = jax.vmap(at)(assignments)
+        return total, {name: jnp.sum(value.reshape(len(total), -1), axis=1) for name, value in own.items()}
+
+    def joint(self, theta: dict[str, Any]) -> Joint:
+        """Every assignment, at one θ."""
+        with jax.numpy_rank_promotion("allow"):  # NumPyro's distributions broadcast freely
+            total, own = jax.device_get(self.at_all(theta, self.latents.assignments))
+        prior = sum(float(value[0]) for value in own.values() if np.ptp(value) == 0)  # others are factors of the data
+        return Joint(self.latents, prior, np.asarray(total, float) - prior)
+
+    def log_density(self, theta: dict[str, Any]) -> float:
+        """log p(x, θ), the latents summed out."""
+        with jax.numpy_rank_promotion("allow"):
+            _ = self.latents  # outside of the compiled function
+            return float(self.total(theta))
+
+    # ---- is it at a maximum?
+
+    def slopes(self, theta: dict[str, Any], step: float = 1e-4) -> dict[str, float]:
+        """|∂ log p(x, θ)/∂u| in NumPyro's unconstrained coordinates u, by central differences, NaN at an edge."""
+        found = {}
+        with jax.numpy_rank_promotion("allow"):
+            bijections = {name: biject_to(constraint) for name, constraint in self.constraints(theta).items()}
+            for name, bijection in bijections.items():
+                u = np.asarray(bijection.inv(theta[name]))
+                worst = 0.0
+                for index in np.ndindex(u.shape):
+                    if not np.isfinite(u[index]) or abs(u[index]) > 30:
+                        continue  # at the edge of its support
+                    at = []
+                    for sign in (1, -1):
+                        moved = u.copy()
+                        moved[index] += sign * step
+                        at.append(self.log_density(theta | {name: bijection(jnp.asarray(moved))}))
+                    worst = max(worst, abs(at[0] - at[1]) / (2 * step))
+                found[name] = worst
+        return found
+
+    def constraints(self, theta: dict[str, Any]) -> dict[str, Any]:
+        """Where each entry of θ may lie."""
+        trace = self.trace(theta)
+        return {
+            name: trace[name]["fn"].support
+            if trace[name]["type"] == "sample"
+            else trace[name]["kwargs"].get("constraint", constraints.real)
+            for name in theta
+        }
