@@ -68,6 +68,7 @@ class Reader:
         start, data = _validate.prepare(anything, theta, x[:1], None, temperature)
         self.dtype, self.placed_as = x.dtype, np.dtype(data.x.dtype)  # float64 becomes float32 without x64
         self.num_features = x.shape[1]
+        self.checksum: int | None = None  # of the batches so far of the first pass; None where nobody asks for it
         self.first: tuple[np.ndarray, np.ndarray | None] = x, weights
         self.ones = np.empty(0)  # the weights of a full batch that has none, once for all
         self.last_weights: tuple[Any, Any] = (None, None)  # a batch's weights, and as they lie on the devices
@@ -76,11 +77,9 @@ class Reader:
         self.processes = _devices.num_processes(whole)
         self.theta, self.temperature = _devices.replicated((start, data.temperature), self.mesh)
 
-    def checksum(self) -> int:
+    def first_checksum(self) -> int:
         """Of the first batch, while no other is asked for."""
-        x, weights = self.first
-        counts = np.ones(len(x)) if weights is None else weights
-        return zlib.crc32(np.ascontiguousarray(counts).data, zlib.crc32(np.ascontiguousarray(x).data))
+        return checksum(*self.first, 0)
 
     def place_of(self, index: int) -> str:
         """A batch, for messages."""
@@ -154,6 +153,8 @@ class Reader:
             fault = self.m.check_support(x, {name: np.asarray(value) for name, value in self.theta.items()})
             if fault:
                 raise ValueError(f"{where} {fault}")
+        if self.passes == 1 and self.checksum is not None:
+            self.checksum = checksum(x, weights, self.checksum)
         num_rows = len(x)
         self.capacity = max(self.capacity, num_rows)  # so that one compiled program serves every batch
         if num_rows == self.capacity and x.dtype == self.placed_as and x.flags.c_contiguous and is_read_only(x):
@@ -219,6 +220,14 @@ def blocks(num_rows: int, bytes_a_row: int) -> Iterator[slice]:
     """As many rows at a time as a cache holds."""
     at_a_time = max(1, 2**18 // bytes_a_row)
     return (slice(first, min(first + at_a_time, num_rows)) for first in range(0, num_rows, at_a_time))
+
+
+def checksum(x: np.ndarray, weights: np.ndarray | None, before: int) -> int:
+    """Of rows and weights, the bytes that they are, and of what was before them."""
+    for rows in (x, np.ones(len(x)) if weights is None else weights):
+        for block in blocks(len(rows), rows[0].nbytes):
+            before = zlib.crc32(np.ascontiguousarray(rows[block]).data, before)
+    return before
 
 
 def all_finite(x: np.ndarray) -> bool:

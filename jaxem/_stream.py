@@ -12,7 +12,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from jaxem import _batches, _checkpoint, _devices, _validate
+from jaxem import _batches, _checkpoint, _devices, _names, _validate
 from jaxem._compile import compiled
 from jaxem._loop import Fit, State, Status, advance, begin, fit_of, gain_is_small
 from jaxem._mixture import Mixture
@@ -56,6 +56,7 @@ class Passes:
         self.m, self.reader = m, reader
         self.rows = 0  # of a whole pass; 0 before the first
         self.weight = 0.0  # of a whole pass, in all processes
+        self.checksum: int | None = None  # of all batches; None before the first pass, or where nobody asks for it
         shapes = jax.eval_shape(Mixture.expect, m, reader.theta, reader.two_rows())
         zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         self.nothing = _devices.replicated(Sums(zero, zero), reader.mesh)
@@ -74,6 +75,13 @@ class Passes:
                 f"batches: pass {self.reader.passes} had {rows} rows, before {self.rows}; "
                 "it must return a fresh iterator over the same batches each time"
             )
+        if self.reader.passes == 1 and self.reader.checksum is not None:
+            if self.checksum not in (None, self.reader.checksum):
+                raise ValueError(
+                    "batches: their rows or weights are not those that the checkpoint was made with, though the first "
+                    "batch is; resume with the same, or start afresh"
+                )
+            self.checksum = self.reader.checksum
         self.rows = rows
         total, self.weight = self.over_processes(sums.total, weight)
         if not self.weight > 0:
@@ -129,7 +137,8 @@ def em_stream(
         temperature, tol, max_steps: as in `em`. A step is one pass, and at times two.
         mesh: devices that share each batch, as in `em`. Over several processes each reads its own batches, and
             their sums are added once a pass.
-        checkpoint: a file to write after each pass, whole or not at all; the first process writes it.
+        checkpoint: a file to write after each pass, whole or not at all; the first process writes it. A symbolic
+            link is written through; what is no file, or is read-only, is never replaced.
         resume: a checkpoint to go on from: the fit ends in the same bits as if it had not been interrupted, and one
             that had ended is returned as it is.
         prefetch: batches to read ahead of the one that is computed, ≥ 1.
@@ -159,23 +168,24 @@ def em_stream(
     _validate.non_negative("tol", tol, "0 stops at the floor of rounding")
     _validate.static_count("max_steps", max_steps, 0)
     mine = jax.process_index() == 0
-    if checkpoint is not None and mine:
-        _checkpoint.check_path(checkpoint)
+    path = None if checkpoint is None or not mine else _checkpoint.check_path(checkpoint)
     reader = _batches.Reader(m, theta, batches, temperature, mesh, prefetch)
     passes = Passes(m, reader)
     description = {
-        "model": _checkpoint.identity(m),
+        "model": _names.description(m),
+        "theta": {name: str(value.shape) for name, value in reader.theta.items()},
         "precision": str(reader.temperature.dtype),
         "temperature": float(reader.temperature),
         "processes": reader.processes,
     }
     if mine and (checkpoint is not None or resume is not None):
-        description["first batch"] = reader.checksum()  # each process has its own; the first writes, and asks
+        description["first batch"] = reader.first_checksum()  # each process has its own; the first writes, and asks
+        reader.checksum = 0  # of all batches, too, in the first pass
 
     def save(state: State) -> None:
-        if checkpoint is not None and mine:
-            found = {"rows": passes.rows, "capacity": reader.capacity}
-            _checkpoint.save(checkpoint, state, description | found)
+        if path is not None:
+            found = {"rows": passes.rows, "capacity": reader.capacity, "all batches": passes.checksum}
+            _checkpoint.save(path, state, description | found)
 
     with _bar(progress, max_steps) as show:
         if resume is None:
@@ -185,13 +195,33 @@ def em_stream(
             like = jax.eval_shape(begin, reader.theta, passes.nothing.total)
             arrays, found = _checkpoint.load(resume, like, description)
             state = _devices.replicated(jax.tree.map(jnp.asarray, arrays), reader.mesh)
-            passes.rows = found["rows"] if mine else 0
+            if why := unsound(arrays, found):
+                raise ValueError(f"resume: {_checkpoint.told(resume)} {why}; start afresh")
+            passes.rows, passes.checksum = (found["rows"], found["all batches"]) if mine else (0, None)
             reader.capacity = found["capacity"]  # it decides how sums are rounded
         while int(state.status) == Status.MAX_STEPS and int(state.num_steps) < max_steps:
             state = passes.step(state, float(np.asarray(tol)))
             save(state)
             show(state)
     return fit_of(state)
+
+
+def unsound(state: State, found: dict[str, Any]) -> str | None:
+    """What a checkpoint says that no fit can have left there, or nothing."""
+    counts = [found.get(name) for name in ("rows", "capacity", "all batches")]
+    if not all(type(count) is int and count >= 0 for count in counts):
+        return f"says it was made with {counts[0]!r:.20} rows, {counts[1]!r:.20} at a time"
+    if int(state.status) not in list(Status) or state.num_steps < 0:
+        return f"has status {state.status} after {state.num_steps} steps, as no fit has"
+    collapsed = state.status == Status.NONFINITE and state.num_steps == 0
+    parts: dict[str, Any] = {"theta": state.theta}
+    if not collapsed:
+        parts |= {"F": state.expectation.free_energy, "statistics": state.expectation.statistics}
+        parts |= {"gain": state.gain} if state.num_steps > 0 else {}
+    for name, part in parts.items():
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(part)):
+            return f"has NaN or infinity in {name}"
+    return None
 
 
 @contextlib.contextmanager

@@ -6,8 +6,10 @@ import errno
 import itertools
 import json
 import os
+import pickle
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,7 +25,7 @@ import pytest
 from test_stream import CASE, THETA, M, split, to_the_bit
 
 import jaxem
-from jaxem import StreamError, _batches, _checkpoint, _stream
+from jaxem import StreamError, _batches, _checkpoint, _names, _stream
 from jaxem.families import bernoulli, exponential, gaussian
 
 from cases import CASES, FLOAT
@@ -442,6 +444,7 @@ def test_a_fit_killed_in_its_third_pass_resumes_to_the_same_bits(how, tmp_path, 
     assert len(drafts(tmp_path)) == (how == "before the renaming")
     assert steps_in(path) == 1
     to_the_bit(fit(resume=path, checkpoint=path), whole)
+    assert not drafts(tmp_path)  # the killed one's is swept away
     to_the_bit(fit(resume=path), whole)
 
 
@@ -526,7 +529,7 @@ def test_what_is_no_checkpoint_is_told(tmp_path):
     refuses("is no checkpoint", lambda: fit(resume=tmp_path / "arrays.npz"))
     text = np.frombuffer(json.dumps({"format": 0}).encode(), np.uint8)
     np.savez(tmp_path / "old.npz", description=text)
-    refuses("has format 0, this jaxem reads 1; start afresh", lambda: fit(resume=tmp_path / "old.npz"))
+    refuses("has format 0, this jaxem reads 2; start afresh", lambda: fit(resume=tmp_path / "old.npz"))
     passes, match = [], "checkpoint: .* must be a file in a folder that exists"
     for path in (tmp_path, tmp_path / "no" / "fit"):
         refuses(match, lambda path=path: fit(lambda: passes.append(1) or parts(), checkpoint=path))
@@ -545,7 +548,7 @@ def test_a_checkpoint_of_another_fit_is_told(tmp_path):
 
     run(checkpoint=path)
     cases = {
-        "its model's .* is jaxem.*, here it is jaxem.*diagonal": {
+        "its model's family is gaussian.spherical, here it is gaussian.diagonal": {
             "m": diagonal,
             "theta": theta | {"sigma": np.ones((3, 2))},
         },
@@ -553,7 +556,7 @@ def test_a_checkpoint_of_another_fit_is_told(tmp_path):
         "its model's gradient_form .*Floored": {"m": floor(spherical, 0.01)},
         "its temperature is 1.0, here it is 0.5": {"temperature": 0.5},
         "its precision is float64, here it is float32": {"batches": lambda: split(x.astype(np.float32))},
-        "holds arrays of other shapes; its θ has another K": {"theta": four},
+        r"its theta's mu is \(3, 2\), here it is \(4, 2\)": {"theta": four},
         "its first batch is .* here": {"batches": lambda: split(x + 1)},
         "its first batch is": {"batches": lambda: [(part, np.full(len(part), 2.0)) for part in split(x)]},
     }
@@ -566,16 +569,239 @@ def test_a_checkpoint_of_another_fit_is_told(tmp_path):
     run(floor(spherical, 0.01), resume=path, batches=lambda: [(part, np.ones(len(part))) for part in split(x)])
 
 
-def test_a_model_is_known_by_what_it_is_made_of():
-    """The same in every process; methods and objects that are called by what they belong to."""
+# ---- where a checkpoint may lie
 
+
+TREE = {"a": np.arange(6.0)}
+
+
+def special_files(folder):
+    """Things that are no files, by name."""
+    os.mkfifo(folder / "pipe")
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(folder / "socket"))
+    server.close()
+    os.symlink(folder / "pipe", folder / "link to a pipe")
+    os.symlink(folder / "loop", folder / "loop")
+    os.symlink("/dev/null", folder / "link to a device")
+    (folder / "folder").mkdir()
+    return [Path("/dev/null"), *(path for path in folder.iterdir())]
+
+
+def test_only_a_file_is_ever_replaced_or_read(tmp_path):
+    for path in special_files(tmp_path):
+        before = os.lstat(path)
+        refuses(f"checkpoint: {path} ", lambda path=path: fit(lambda: raising(AssertionError), checkpoint=path))
+        refuses(f"resume: {path} ", lambda path=path: fit(resume=path))
+        refuses(f"checkpoint: cannot write {path}", lambda path=path: _checkpoint.save(path, TREE, {}), OSError)
+        assert (before.st_mode, before.st_ino) == (os.lstat(path).st_mode, os.lstat(path).st_ino)
+    assert not drafts(tmp_path)
+
+
+def test_a_read_only_file_stays(tmp_path):
+    path = tmp_path / "kept.npz"
+    path.write_bytes(b"dear")
+    path.chmod(0o444)
+    os.symlink(path, tmp_path / "link")
+    for name in (path, tmp_path / "link"):
+        refuses("is read-only; make it writable", lambda name=name: fit(checkpoint=name))
+        refuses("read-only", lambda name=name: _checkpoint.save(name, TREE, {}), OSError)
+    assert path.read_bytes() == b"dear"
+
+
+def test_a_link_is_written_through(tmp_path):
+    """Also one whose file is not there yet, in another folder."""
+    (tmp_path / "scratch").mkdir()
+    link, target = tmp_path / "fit.npz", tmp_path / "scratch" / "fit.npz"
+    os.symlink(Path("scratch") / "fit.npz", link)
+    for _ in range(2):
+        _checkpoint.save(_checkpoint.check_path(link), TREE, {})
+        assert link.is_symlink()
+        to_the_bit(_checkpoint.load(target, TREE, {})[0], TREE)
+    assert [entry.name for entry in target.parent.iterdir()] == ["fit.npz"]
+
+
+def test_a_checkpoint_has_the_mode_of_a_file_and_keeps_its_own(tmp_path):
+    path, other = tmp_path / "fit.npz", tmp_path / "other"
+    other.write_bytes(b"")
+    for mode in (other.stat().st_mode, 0o100600, 0o100664):
+        if path.exists():
+            path.chmod(mode)
+        _checkpoint.save(path, TREE, {})
+        assert path.stat().st_mode == mode
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "ä" * 127, "a" * 250 + ".npz", ".npz", "a b\n.npz", "[a]*?"])
+def test_a_name_may_be_as_long_as_names_may_be(name, tmp_path):
+    path = tmp_path / name
+    for _ in range(2):
+        _checkpoint.save(_checkpoint.check_path(path), TREE, {})
+    to_the_bit(_checkpoint.load(path, TREE, {})[0], TREE)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_no_path_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for a user
+    for wrong in (b"fit.npz", 3, 3.0, True, ["fit"], {"fit": 1}, "fit\0.npz", "", np.array("fit"), open):
+        for name in ("checkpoint", "resume"):
+            error = refuses(f"{name}: must be the path of a file", lambda name=name, wrong=wrong: fit(**{name: wrong}))
+            assert "\n" not in str(error)
+    refuses("checkpoint: .* File name too long; choose another", lambda: fit(checkpoint=tmp_path / ("a" * 256)))
+    refuses("resume: .* cannot be read: File name too long", lambda: fit(resume=tmp_path / ("a" * 256)))
+    (tmp_path / "file").write_text("")
+    refuses("checkpoint: .* in a folder that exists", lambda: fit(checkpoint=tmp_path / "file" / "fit"))
+    refuses("resume: .* cannot be read: Not a directory", lambda: fit(resume=tmp_path / "file" / "fit"))
+
+
+# ---- several writers
+
+
+def test_threads_and_processes_may_share_a_checkpoint(tmp_path):
+    """What is read is always one of them whole, and nothing is left behind."""
+    path, errors, ended = tmp_path / "fit.npz", [], []
+    trees = [{"a": np.full(20_000, float(i))} for i in range(6)]
+    _checkpoint.save(path, trees[0], {})
+
+    def write(tree):
+        try:
+            for _ in range(15):
+                _checkpoint.save(_checkpoint.check_path(path), tree, {})
+        except BaseException as error:
+            errors.append(error)
+        ended.append(tree)
+
+    threads = [threading.Thread(target=write, args=(tree,)) for tree in trees]
+    for thread in threads:
+        thread.start()
+    while len(ended) < len(trees):
+        found, _ = _checkpoint.load(path, trees[0], {})
+        assert (found["a"] == found["a"][0]).all()
+    assert not errors
+    assert [entry.name for entry in tmp_path.iterdir()] == ["fit.npz"]
+
+
+def test_drafts_that_nobody_writes_are_swept_and_others_left(tmp_path):
+    path = tmp_path / "fit.npz"
+    stale, other = tmp_path / f".fit.npz.{'0' * 16}.part", tmp_path / f".fit.npz.old.{'0' * 16}.part"
+    for name in (stale, other, tmp_path / ".fit.npz.part", tmp_path / "fit.npz.part"):
+        name.write_bytes(b"")
+    with _checkpoint.draft_of(path) as (draft, _):
+        _checkpoint.check_path(path)
+        assert draft.exists()
+        assert not stale.exists()
+        assert other.exists()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [
+        ".fit.npz.old." + "0" * 16 + ".part",
+        ".fit.npz.part",
+        "fit.npz.part",
+    ]
+
+
+# ---- what a file says
+
+
+def forged(path, description=(), **leaves):
+    """A checkpoint with other arrays, or another description."""
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    if isinstance(description, dict):
+        told = json.loads(bytes(arrays["description"]))
+        told = {name: value for name, value in (told | description).items() if value is not None}
+    else:
+        told = description
+    if description != ():
+        arrays["description"] = np.frombuffer(json.dumps(told).encode(), np.uint8)
+    np.savez(path.with_name("forged.npz"), **(arrays | leaves))
+    return path.with_name("forged.npz")
+
+
+def test_a_forged_checkpoint_is_told_in_one_line(tmp_path):
+    path = tmp_path / "fit.npz"
+    state = jax.tree.leaves(fit(checkpoint=path, max_steps=2))
+    with np.load(path) as stored:
+        leaves = {name: stored[name] for name in stored.files if name != "description"}
+    assert len(leaves) > len(state)
+    passes, errors = [], []
+
+    def refused(match, description=(), **changes):
+        wrong = forged(path, description, **changes)
+        errors.append(refuses(match, lambda: fit(lambda: passes.append(1) or parts(), resume=wrong)))
+
+    status, steps = [name for name, leaf in leaves.items() if leaf.dtype == np.int32][::-1]
+    for name, leaf in leaves.items():
+        kinds = ("f4", "i8") if name != "leaf_0" else ("f4", "c16", "U3", ">f8", "M8[s]", "?", "f2")
+        for dtype in kinds:
+            refused("other shapes or dtypes", **{name: np.zeros(leaf.shape, dtype)})
+        refused("other shapes or dtypes|is no checkpoint", **{name: np.zeros((1, *leaf.shape), leaf.dtype)})
+        if leaf.dtype == np.float64:
+            for bad in (np.nan, np.inf):
+                changed = leaf.copy()
+                changed.flat[-1] = bad
+                if name != list(leaves)[-4]:  # the scale of rounding, of which no fit asks that
+                    refused("has NaN or infinity in", **{name: changed})
+    for value in (77, -1, 4, 2**31 - 1):
+        refused(f"has status {value} after 2 steps", **{status: np.int32(value)})
+    refused("has status 1 after -1 steps", **{steps: np.int32(-1)})
+    for value in (None, "x", 1.5, True, [3], -1, {}):
+        for name in ("rows", "capacity", "all batches"):
+            if value in (None, True) or name == "rows":
+                refused("says it was made with", {name: value})
+    for value in ([1, 2], "text", 3, None, True):
+        refused("is no checkpoint", value)
+    for value in ("a\nb", "x" * 10**5, None, [[]], {"family": {}}):
+        refused("belongs to another fit", {"model": value})
+        refused("belongs to another fit", {"temperature": value})
+    refused("has format", {"format": "2\n"})
+    refused("has format 1, this jaxem reads 2; start afresh", {"format": 1})
+    assert len(passes) == len(errors)  # each read its first batch, and none a pass
+    assert all("\n" not in str(error) and len(str(error)) < 900 for error in errors)
+    for unreadable in (b"x", pickle.dumps({"a": 1}), b"\x93NUMPY", b"PK\x03\x04"):
+        path.write_bytes(unreadable)
+        assert "pickle" not in str(refuses("is no checkpoint", lambda: fit(resume=path)))
+
+
+def test_a_stream_that_was_changed_after_its_first_batch_is_told(tmp_path):
+    """Whichever row it is; and a checkpoint that is refused is not overwritten."""
+    path, x = tmp_path / "fit.npz", np.asarray(FULL.x(N=600))
+    fit(checkpoint=path, max_steps=2)
+    before = path.read_bytes()
+    for row in (90, 333, 599):
+        other = x.copy()
+        other[row, 1] += 1
+        batches = lambda other=other: split(other, (90, 310, 10, 190))  # noqa: E731
+        refuses("rows or weights are not those", lambda batches=batches: fit(batches, resume=path, checkpoint=path))
+    weights = [np.ones(90), np.ones(310), np.ones(10), np.full(190, 2.0)]
+    refuses("rows or weights", lambda: fit(lambda: zip(parts(), weights, strict=True), resume=path, checkpoint=path))
+    assert path.read_bytes() == before
+    again = fit(resume=path, checkpoint=path, max_steps=3)
+    to_the_bit(fit(resume=path, max_steps=3), again)
+
+
+def test_a_model_is_known_by_its_public_name():
+    """The same in every process, and wherever jaxem keeps its files; what a user wrote by the user's own names."""
+    assert set(_names.FAMILIES) >= {f"gaussian.{name}" for name in ("isotropic", "spherical", "full")}
+    assert _names.description(gaussian.full.hold("pi")) == {"family": "gaussian.full", "held": ["pi"]}
+    floored = gaussian.with_floor(gaussian.full, 0.5)
+    names = {"function": "gaussian.full's update", "scale": "Sigma", "variance": 0.5}
+    assert _names.description(floored)["update"] == ["Floored", names]
+    made = [case.m for case in CASES] + [floored, jaxem.gradient_m_step(gaussian.full)]
+    texts = [json.dumps(_names.description(m)) for m in made]
+    assert len(set(texts)) == len(texts)
+    assert not any("jaxem." in text or "0x" in text for text in texts)
+
+
+def test_a_users_model_is_known_by_what_it_is_made_of():
     class Rule:
-        def __call__(self, x):
+        def __call__(self, theta, x, gamma):
             return x
 
-    assert "0x" not in str(_checkpoint.identity(dataclasses.replace(gaussian.full, statistics=Rule())))
-    identities = [json.dumps(_checkpoint.identity(case.m)) for case in CASES]
-    assert len(set(identities)) == len(CASES)
-    assert all("0x" not in identity for identity in identities)
+    def described(**changes):
+        return json.dumps(_names.description(dataclasses.replace(gaussian.full, **changes)))
+
+    assert "Rule" in described(statistics=Rule())
+    assert "0x" not in described(statistics=Rule())
+    own = described(program=lambda x, num_points=None: None)
+    assert "test_checkpoint.test_a_users_model" in own
     first, second = (dataclasses.replace(bernoulli.family, name=name) for name in "ab")
-    assert _checkpoint.identity(first.update) != _checkpoint.identity(second.update)
+    assert described(update=first.update) != described(update=second.update)
+    assert described(maximizer=lambda m, statistics, theta, data: theta) != described()

@@ -32,7 +32,19 @@ LAYERS = [
     {"_chain", "_eliminate", "_scan", "_read", "_updates", "_domains", "_probe", "_follow", "_plan", "_m_step", "_program"},
     {"_validate", "_devices", "_batches", "_loop", "_lanes"},
     {"families"},
-    {"inits", "_quantities", "_posterior", "_gradient", "_condition", "_kmedoids", "_em", "_stream", "_online"},
+    {"_names"},
+    {
+        "inits",
+        "_quantities",
+        "_posterior",
+        "_gradient",
+        "_condition",
+        "_kmedoids",
+        "_em",
+        "_stream",
+        "_online",
+        "_names",
+    },
     {"_certificates", "_rate", "limits"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
