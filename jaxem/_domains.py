@@ -107,6 +107,8 @@ def residual(constraint: constraints.Constraint, value: np.ndarray, gradient: np
         inwards = np.where(at_lower, np.maximum(gradient, 0), np.where(at_upper, np.minimum(gradient, 0), gradient))
         return np.where(at_lower | at_upper, inwards, room * gradient)
     if kind(constraint) == "simplex":
+        if value.shape[-1] == 1:
+            return np.zeros(0, value.dtype)  # it has nowhere to go
         return value * (gradient - np.sum(value * gradient, -1, keepdims=True))
     if kind(constraint) == "covariance":
         return (gradient + np.swapaxes(gradient, -1, -2)) @ value

@@ -9,7 +9,7 @@ of V, or none, when with D(x) = L(o + x) − L(o), ∘ entry by entry, and rando
 but for probabilities ½, as p and 1 − p meet there, and for locations anything.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -47,7 +47,18 @@ class Probe:
 
         self._evaluate = _probe.once(entries)
         self.base = jax.device_get(_probe.parameters(structure, dtype, self.rng))
-        self.data = _probe.arguments(shapes, lambda data: self._evaluate(self.base, data)[2], self.rng)
+        self.shapes, self.limits = shapes, _probe.limits(shapes, structure)
+        self.data = next(self.arguments())
+
+    def arguments(self) -> Iterator[Arguments]:
+        """Stand-ins for the data: integers of the widest range that the program bears, then of narrower ones."""
+
+        def violations(data: Arguments) -> Any:
+            return self._evaluate(self.base, data)[2]
+
+        has_integers = any(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in jax.tree.leaves(self.shapes))
+        for first in range(len(self.limits) if has_integers else 1):
+            yield _probe.arguments(self.shapes, violations, np.random.default_rng(2 + first), self.limits[first:])
 
     def at(self, some: Theta) -> tuple[Found, Found]:
         """What distributions are given, and what the priors of θ are given, at the base with some entries changed."""

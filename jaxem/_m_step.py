@@ -10,7 +10,7 @@ F rises all the same.
 from collections.abc import Iterable
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -139,55 +139,54 @@ def ascend(m: Any, block: list[str], *, marginals: Marginals, theta: Theta, data
     return jax.tree.map(lambda new, old: jnp.where(moved, new, old), new, theta)
 
 
-def stationarity(m: Any, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -> dict[str, str]:
-    """C3, of every entry of each closed parameter: is ∂Q = 0 after its update, and was not before? Else what is wrong.
+class Tested(NamedTuple):
+    """What C3 says of one parameter's closed form."""
 
-    In the directions that the constraint leaves open, where Q would not rise off its bounds (`_domains.residual`).
+    entries: np.ndarray  # which of ∂Q's entries could be tested: finite, and not 0 before the update
+    is_wrong: bool  # is ∂Q not 0 after it?
+    why: str
+
+
+def stationarity(m: Any, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -> dict[str, Tested]:
+    """C3, of every entry of each closed parameter: is ∂Q = 0 after its update, where it was not before?
+
+    In the directions that the constraint leaves open, and on a bound for whether Q falls inwards (`_domains.residual`).
     """
+    blocks: list[list[str]] = []
 
     @once
     def visited(theta: Theta, marginals: Marginals, data: Data) -> tuple[list[Theta], list[Theta]]:
         steps = stages(m, plan, marginals, theta, data)
         blocks[:] = [block for block, _ in steps[1:]]
-        energy = partial(m.energy, marginals, data=data)
-        closed = list(plan)
-        slopes = [jax.grad(lambda some, at=at: energy(theta=at | some))({n: at[n] for n in closed}) for _, at in steps]
-        return [at for _, at in steps], slopes
+        gradient = jax.grad(lambda some, at: m.energy(marginals, at | some, data))
+        return [at for _, at in steps], [gradient({name: at[name] for name in plan}, at) for _, at in steps]
 
-    blocks: list[list[str]] = []
     thetas, slopes = jax.device_get(visited(theta, marginals, data))
     parameters, found = m.structure(data.x).parameters, {}
-    for before, after, block in zip(pairwise(thetas), pairwise(slopes), blocks, strict=True):
-        (old, new), (at_old, at_new) = before, after
+    for (old, new), (at_old, at_new), block in zip(pairwise(thetas), pairwise(slopes), blocks, strict=True):
         for name in block:
             constraint = parameters[name].constraint
-            if not _domains.is_inside(constraint, new[name]):
-                found[name] = f"its closed form leaves the constraint {_domains.base(constraint)}"
-                continue
             with np.errstate(all="ignore"):
                 was = _domains.residual(constraint, old[name], at_old[name])
                 left = _domains.residual(constraint, new[name], at_new[name])
-            found[name] = "" if was.size == 0 or is_rigid(constraint, new[name]) else verdict(was, left)
+            found[name] = tested(was, left)
+            if not _domains.is_inside(constraint, new[name]):  # a covariance may be singular where rows are few
+                why = f"its closed form leaves the constraint {_domains.base(constraint)}"
+                found[name] = Tested(np.zeros_like(found[name].entries), False, why)
     return found
 
 
-def is_rigid(constraint: Any, value: np.ndarray) -> bool:
-    """A simplex of one has nowhere to go."""
-    return _domains.kind(constraint) == "simplex" and value.shape[-1] == 1
-
-
-def verdict(was: np.ndarray, left: np.ndarray) -> str:
-    """What is wrong with a closed form that leaves these of those derivatives, or nothing."""
-    bad = ~np.isfinite(was) | ~np.isfinite(left)
-    if bad.any():
-        return f"∇Q is not finite in {bad.sum()} of its {bad.size} entries"
-    tolerance = np.finfo(was.dtype).eps ** 0.5
-    largest = np.abs(was).max()
-    still = np.abs(was) <= tolerance * largest / 10
-    if still.any():
-        return f"{still.sum()} of its {still.size} entries moved nothing that was observed"
-    share = np.abs(left).max() / largest
-    return f"its closed form leaves ∇Q at {share:.0e} of what it was" if share > 100 * tolerance else ""
+def tested(was: np.ndarray, left: np.ndarray) -> Tested:
+    """A closed form that leaves these of those derivatives."""
+    finite, tolerance = np.isfinite(was) & np.isfinite(left), np.finfo(was.dtype).eps ** 0.5
+    largest = np.abs(was[finite]).max(initial=np.finfo(was.dtype).tiny)
+    share = np.abs(left[finite]).max(initial=0) / largest
+    if share > 100 * tolerance:
+        return Tested(finite, True, f"its closed form leaves ∇Q at {share:.0e} of what it was")
+    with np.errstate(invalid="ignore"):
+        entries = finite & (np.abs(was) > tolerance * largest / 10)
+    what = "moved nothing that was observed" if finite.all() else "have no finite ∂Q"
+    return Tested(entries, False, f"{(~entries).sum()} of its {entries.size} entries {what}")
 
 
 # ---- the pieces of eq:update

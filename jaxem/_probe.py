@@ -7,7 +7,7 @@ still has arguments that it allows.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -21,20 +21,31 @@ from jaxem._read import Arguments, Structure, Term, Theta
 once = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def arguments(shapes: Arguments, violations: Callable[[Arguments], Any], rng: np.random.Generator) -> Arguments:
-    """Random data of the same shapes and dtypes, of the widest ranges that lead to no more `violations`."""
+def arguments(
+    shapes: Arguments, violations: Callable[[Arguments], Any], rng: np.random.Generator, limits: list[int]
+) -> Arguments:
+    """Random data of the same shapes and dtypes, of the widest ranges that lead to no more `violations`.
+
+    Integers are below one of the `limits`: the first that does, or 0 and 1.
+    """
     leaves, treedef = jax.tree.flatten(shapes)
-    sizes = sorted({size for leaf in leaves for size in leaf.shape} | {2})
     found = [narrow(leaf, rng) for leaf in leaves]
     least = int(violations(jax.tree.unflatten(treedef, found)))
     for place, leaf in enumerate(leaves):
-        for wide in wider(leaf, sizes, rng):
+        for wide in wider(leaf, limits, rng):
             some = [*found[:place], wide, *found[place + 1 :]]
             count = int(violations(jax.tree.unflatten(treedef, some)))
             if count <= least:
                 found, least = some, count
                 break
     return jax.tree.unflatten(treedef, found)
+
+
+def limits(shapes: Arguments, structure: Structure) -> list[int]:
+    """What an integer may have to stay below, as a length, a count or an index, the widest first."""
+    leaves = jax.tree.leaves((shapes, [parameter.shape for parameter in structure.parameters.values()]))
+    axes = {size for leaf in leaves for size in ([leaf] if isinstance(leaf, int) else leaf.shape)}
+    return sorted({size + more for size in axes for more in (0, 1) if size + more > 1} | {2}, reverse=True)
 
 
 def narrow(leaf: Any, rng: np.random.Generator) -> jax.Array:
@@ -51,14 +62,13 @@ def integers(leaf: Any, count: int, rng: np.random.Generator) -> jax.Array:
     return jnp.asarray(rng.permutation((every + shift) % count).reshape(leaf.shape), leaf.dtype)
 
 
-def wider(leaf: Any, sizes: list[int], rng: np.random.Generator) -> Any:
+def wider(leaf: Any, limits: list[int], rng: np.random.Generator) -> Iterator[jax.Array]:
     """Other stand-ins, the widest range first."""
     if jnp.issubdtype(leaf.dtype, jnp.floating):
         yield jnp.asarray(rng.normal(0, 2, leaf.shape), leaf.dtype)
         yield jnp.asarray(rng.uniform(1.1, 3, leaf.shape), leaf.dtype)
     elif jnp.issubdtype(leaf.dtype, jnp.integer):
-        counts = {size + more for size in sizes for more in (0, 1)}
-        yield from (integers(leaf, count, rng) for count in sorted(counts, reverse=True) if count > 2)
+        yield from (integers(leaf, limit, rng) for limit in limits)
 
 
 def parameters(structure: Structure, dtype: Any, rng: np.random.Generator) -> Theta:

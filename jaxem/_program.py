@@ -309,7 +309,7 @@ def _verified_plan(program: Any, shapes: Arguments, dtype: Any) -> _plan.Plan:
     rng = np.random.default_rng(1)
     with at_once(), jax.numpy_rank_promotion("allow"):
         planner = _plan.Planner(m.terms, structure, shapes, dtype)
-        theta, data = _probe.parameters(structure, dtype, rng), Data(planner.probe.data, None, jnp.ones((), dtype))
+        theta = _probe.parameters(structure, dtype, rng)
 
         @_probe.once
         def stand_ins(theta: Theta, x: Arguments) -> tuple[Theta, dict[str, Array]]:
@@ -319,15 +319,25 @@ def _verified_plan(program: Any, shapes: Arguments, dtype: Any) -> _plan.Plan:
             finite = {t.name: jnp.isfinite(t._replace(value=draws.get(t.name, t.value)).table()) for t in terms}
             return draws, finite
 
-        draws, finite = stand_ins(theta, data.x)
-        redrawn = Redrawn(program, draws=draws)
-        marginals = {
-            name: jnp.where(some, rng.uniform(0.1, 1, some.shape), 0).astype(dtype) for name, some in finite.items()
-        }
+        def check(closed: _plan.Plan) -> dict[str, str]:
+            """What is wrong, with whom: entry by entry, until all were tested or there are no other stand-ins."""
+            left = {name: (np.zeros(1, bool), "") for name in closed}
+            for x in planner.probe.arguments() if closed else ():
+                draws, finite = stand_ins(theta, x)
+                data, m = Data(x, None, jnp.ones((), dtype)), Redrawn(program, draws=draws)
+                marginals = {name: jnp.where(some, rng.uniform(0.1, 1, some.shape), 0) for name, some in finite.items()}
+                marginals = {name: some.astype(dtype) for name, some in marginals.items()}
+                for name, now in stationarity(m, closed, marginals, theta, data).items():
+                    left[name] = (left[name][0] | now.entries, left[name][1] or now.why)
+                    if now.is_wrong:
+                        return {name: now.why}
+                if all(entries.all() for entries, _ in left.values()):
+                    break
+            return {name: why for name, (entries, why) in left.items() if not entries.all()}
+
         while True:
             plan = planner.plan()
-            closed = {name: update for name, update in plan.items() if update.kind != "gradient"}
-            wrong = {name: why for name, why in stationarity(redrawn, closed, marginals, theta, data).items() if why}
+            wrong = check({name: update for name, update in plan.items() if update.kind != "gradient"})
             if not wrong:
                 return plan
             for name, why in wrong.items():

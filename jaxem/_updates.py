@@ -229,7 +229,7 @@ QUADRATIC = {*FLAT, dist.Normal, dist.MultivariateNormal}  # log densities that 
 
 
 def log_prob(fn: Any, value: Any) -> Array:
-    """fn.log_prob(value), with 0·log 0 = 0; a multivariate normal's with one inverse for each covariance, not each row."""
+    """fn.log_prob(value), with 0·log 0 = 0; a multivariate normal's with one inverse for each covariance, not row."""
     if type(fn) is dist.Dirichlet:
         alpha = fn.concentration
         normaliser = jnp.sum(jax.lax.lgamma(alpha), axis=-1) - jax.lax.lgamma(jnp.sum(alpha, axis=-1))
