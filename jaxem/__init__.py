@@ -16,6 +16,7 @@ from jaxem._loop import Fit, Status
 from jaxem._mixture import Mixture
 from jaxem._online import OnlineFit, em_online
 from jaxem._posterior import decode, marginals
+from jaxem._arguments import arguments
 from jaxem._program import Program, from_numpyro
 from jaxem._quantities import distortion, expected_log_joint, log_joint, log_likelihood, responsibilities, sample
 from jaxem._rate import Rate, convergence_rate
@@ -36,6 +37,7 @@ __all__ = [
     "Rate",
     "Status",
     "StreamError",
+    "arguments",
     "best",
     "bregman",
     "certify",

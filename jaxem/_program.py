@@ -111,9 +111,11 @@ class Program(Model):
     def terms(self, theta: Theta, x: Arguments) -> tuple[list[Term], list[Term]]:
         """(terms of the data and its latents, priors of θ)."""
         structure = self.structure(x)
-        terms = _read.terms_of(self.program, structure, theta, x)
-        priors = [term for term in terms if term.name in structure.parameters]
-        return [term for term in terms if term.name not in structure.parameters], priors
+        of_theta, data = [], []
+        for term in _read.terms_of(self.program, structure, theta, x):
+            is_prior = term.name in structure.parameters and not term.mentions(structure.enumerated)
+            (of_theta if is_prior else data).append(term)  # a prior that depends on a latent is a factor of the sum
+        return data, of_theta
 
     def graph(self, terms: list[Term], tables: dict[str, Array]) -> Graph:
         sizes: dict[str, int] = {}
@@ -249,9 +251,13 @@ def from_numpyro(
     posteriori. Discrete latents are summed out: by plates, along `scan`, and those that a `MixtureSameFamily` or
     `MixtureGeneral` already sums. The E-step is exact; `explain` says how the M-step updates each parameter.
 
+    A continuous latent with a value for each of a group of rows is an entry of θ like any other, its point estimate;
+    one for each row is refused.
+
     Args:
-        program: the program. `x` in `em` and the rest is its argument, or a tuple of its arguments: arrays, pytrees,
-            None; Python ints, bools and strings are static.
+        program: the program. `x` in `em` and the rest is its argument, a tuple of its arguments, or
+            `jaxem.arguments(…, name=…)` where it has keywords. Arrays and floats, in any pytree, are data; all else
+            (ints, bools, strings, functions, a Namespace of options) is static.
         optimizer: an optax `GradientTransformation` for parameters without a closed form; `optax.lbfgs()` when absent.
         num_gradient_steps: its steps in one M-step, ≥ 1.
         memory_limit: bytes that one enumerated table may take, before a ValueError says how large it would be.
