@@ -20,6 +20,7 @@ from jaxtyping import Array
 from numpyro.distributions import biject_to
 
 from jaxem import _plan, _read
+from jaxem._absent import absent
 from jaxem._eliminate import Elimination, Graph, add, log_partition
 from jaxem._free_energy import product
 from jaxem._m_step import Marginals, stages, stationarity
@@ -168,6 +169,8 @@ class Program(Model):
         dtype = data.temperature.dtype
         prior = log_prior(priors, dtype)
         energy = sum(jnp.sum(jnp.abs(product(marginals[name], tables[name]))) for name in tables)
+        with jax.numpy_rank_promotion("allow"):
+            value = value - data.temperature * absent(terms, graph)
         return Expectation(marginals, value.astype(dtype) + prior, jnp.asarray(energy, dtype) + jnp.abs(prior))
 
     def log_prior(self, theta: Theta, data: Data) -> Array:

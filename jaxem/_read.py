@@ -78,6 +78,14 @@ class Term(NamedTuple):
         kept = [axis for axis, size in enumerate(shape) if size > 1]
         return Named(tuple(names[axis] for axis in kept), array.reshape([shape[axis] for axis in kept]))
 
+    def own_axes(self) -> dict[int, str]:
+        """The axes of fn's batch: the table's, without the last where fn has none of its own."""
+        return self.axes if self.only is None else {axis + 1: label for axis, label in self.axes.items() if axis < -1}
+
+    def named_mask(self) -> Named:
+        """The mask with its axes named."""
+        return self._replace(axes=self.own_axes()).named(jnp.asarray(True if self.mask is None else self.mask))
+
     def draw(self) -> Array:
         """A value that fn could have given, in the shape of the one observed."""
         drawn = jnp.asarray(self.fn.sample(jax.random.key(0)))
@@ -96,8 +104,7 @@ class Term(NamedTuple):
     def events(self, variables: Any) -> Array:
         """The number of scalar log-densities, with masks and weights, at one value of the variables."""
         if self.only is not None:  # one of several laws of the same events: the first counts them
-            axes = {axis + 1: label for axis, label in self.axes.items() if axis < -1}
-            one = self._replace(only=None, axes=axes, scale=jnp.asarray(self.scale)[..., 0])
+            one = self._replace(only=None, axes=self.own_axes(), scale=jnp.asarray(self.scale)[..., 0])
             return one.events(variables) if self.only[0] == 0 else jnp.zeros(())
         weights = self.expand(self.scale) * (1 if self.mask is None else self.expand(self.mask))
         shape = jax.eval_shape(self.per_event).shape
