@@ -10,13 +10,14 @@ from jax import lax
 
 
 def climb(
-    loss: Callable[[Any], jax.Array], start: Any, optimizer: optax.GradientTransformation, num_steps: int
+    loss: Callable[[Any], jax.Array], start: Any, optimizer: optax.GradientTransformation | None, num_steps: int
 ) -> tuple[Any, jax.Array]:
     """`num_steps` steps of the optimiser down `loss`: the best point visited, and whether it beats the start.
 
+    None is `optax.lbfgs()`, made here: a model that held one, a knot of closures, could not be pickled.
     Where no step helped the caller keeps θ itself, not its round trip through the unconstrained coordinates.
     """
-    optimizer = optax.with_extra_args_support(optimizer)
+    optimizer = optax.with_extra_args_support(optax.lbfgs() if optimizer is None else optimizer)
 
     def step(carry, _):
         free, state, best, lowest = carry

@@ -176,7 +176,9 @@ def with_least_squares(plan: Plan, evaluate: Callable, base: Theta, draw: Callab
 
 def prior_obstacle(name: str, rule: Rule, structure: Structure) -> str:
     """Why a parameter's prior rules out the closed form, or nothing."""
-    prior = structure.parameters[name].prior
+    prior, mixed = structure.parameters[name].prior, structure.parameters[name].mixed
+    if mixed is not None:
+        return f"its prior depends on {mixed!r}"
     if prior is None or prior is rule.prior:
         return ""
     return f"its prior {prior.__name__} is not conjugate"

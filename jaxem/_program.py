@@ -38,7 +38,7 @@ class Program(Model):
     Attributes:
         program: the program, as it is.
         held: names of θ that are never updated; see `hold`.
-        optimizer: for parameters without a closed form.
+        optimizer: for parameters without a closed form; None is `optax.lbfgs()`.
         num_gradient_steps: its steps in one M-step.
         memory_limit: bytes that one enumerated table may take.
         closed_form: look for closed-form M-steps; if not, every parameter climbs its gradient.
@@ -84,8 +84,11 @@ class Program(Model):
         """
         arguments = Arguments.of(x)
         plan = self.plan(arguments, dtype_of(jax.tree.map(arguments.cast, dict(theta))))
-        names = self.structure(arguments).parameters
-        return {name: f"{KINDS[plan[name].kind]}: {plan[name].why}" if name in plan else "held" for name in names}
+        parameters = self.structure(arguments).parameters
+        return {
+            name: f"{KINDS[plan[name].kind]}: {plan[name].why}{estimated(parameter)}" if name in plan else "held"
+            for name, parameter in parameters.items()
+        }
 
     def init(self, key: Array, x: Any) -> Theta:
         """A start: the program's own initial values of its params, and a draw from the priors of its latents.
@@ -114,7 +117,7 @@ class Program(Model):
         structure = self.structure(x)
         of_theta, data = [], []
         for term in _read.terms_of(self.program, structure, theta, x):
-            is_prior = term.name in structure.parameters and not term.mentions(structure.enumerated)
+            is_prior = term.name in structure.parameters and not term.mentioned(structure.enumerated)
             (of_theta if is_prior else data).append(term)  # a prior that depends on a latent is a factor of the sum
         return data, of_theta
 
@@ -223,6 +226,12 @@ class Program(Model):
         return theta | {name: map_constraint(parameters[name], u) for name, u in free.items()}
 
 
+def estimated(parameter: _read.Parameter) -> str:
+    """What to say of a latent that has a value for each of a group of rows."""
+    plates = ", ".join(map(repr, parameter.plates))
+    return f"; a point estimate (MAP) for each member of plate {plates}" if plates else ""
+
+
 def dtype_of(theta: Theta) -> Any:
     return jnp.result_type(*jax.tree.leaves(theta)) if theta else jnp.result_type(float)
 
@@ -284,13 +293,33 @@ def from_numpyro(
         raise ValueError(f"program: must be a NumPyro program, a function, got {type(program).__name__}")
     if not isinstance(num_gradient_steps, int) or num_gradient_steps < 1:
         raise ValueError(f"num_gradient_steps: must be an integer ≥ 1, got {num_gradient_steps!r}")
-    optimizer = optax.lbfgs() if optimizer is None else optimizer
     return Program(program, frozenset(), optimizer, num_gradient_steps, memory_limit, closed_form)
 
 
 @functools.lru_cache(maxsize=256)
 def _structure(program: Any, shapes: Arguments) -> Structure:
-    return _read.inspect(program, shapes)
+    """The program's sites, and which priors depend on a latent: those are known from the enumerated trace."""
+    structure = _read.inspect(program, shapes)
+    if all(parameter.prior is None for parameter in structure.parameters.values()):
+        return structure
+    mixed: dict[str, str] = {}
+
+    def visit(theta: Theta, x: Arguments) -> None:
+        for term in _read.terms_of(program, structure, theta, x):
+            found = term.mentioned(structure.enumerated)
+            if term.name in structure.parameters and found:
+                mixed[term.name] = found[0]
+
+    theta = {name: abstract(parameter.shape) for name, parameter in structure.parameters.items()}
+    jax.eval_shape(visit, theta, shapes)
+    parameters = {name: p._replace(mixed=mixed.get(name)) for name, p in structure.parameters.items()}
+    return structure._replace(parameters=parameters)
+
+
+def abstract(shape: Any) -> Any:
+    """An array, or a tree of arrays, of this shape, without values."""
+    is_shape = lambda node: isinstance(node, tuple)  # noqa: E731
+    return jax.tree.map(lambda shape: jax.ShapeDtypeStruct(shape, float), shape, is_leaf=is_shape)
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from numpyro import handlers
 
 from jaxem._arguments import Arguments
 from jaxem._eliminate import PREVIOUS, Factor, Named
-from jaxem._handlers import Freed, Own
+from jaxem._messengers import Freed, Own
 from jaxem._scan import LaidOut
 from jaxem._structure import MIXTURES, Parameter, Structure, bare, inspect, plain_trace
 from jaxem._updates import log_prob
 
-__all__ = ["Arguments", "Parameter", "Structure", "Term", "Theta", "bare", "inspect", "plain_trace", "root", "terms_of"]
+__all__ = ["Arguments", "Parameter", "Structure", "Term", "Theta", "bare", "inspect", "is_number", "plain_trace", "root", "terms_of"]
 
 Theta = dict[str, Any]
 
@@ -93,9 +93,9 @@ class Term(NamedTuple):
         drawn = drawn[(0,) * (drawn.ndim - self.value.ndim)]
         return drawn[tuple(slice(size) for size in self.value.shape)].astype(self.value.dtype)
 
-    def mentions(self, variables: Any) -> bool:
-        """Does its table differ between values of one of these?"""
-        return any(root(label) in variables for label in self.axes.values())
+    def mentioned(self, variables: Any) -> list[str]:
+        """The variables between whose values its table differs."""
+        return [root(label) for label in self.axes.values() if root(label) in variables]
 
     def plates_in_order(self) -> list[str]:
         """Its plates and times from left to right."""
@@ -115,8 +115,8 @@ class Term(NamedTuple):
         return jnp.sum(weights) * repeats
 
     def factor(self, table: Array) -> Factor:
-        known = not isinstance(self.scale, jax.Array)  # a number in the program stays one, that it can be compared
-        scale = self.named((np if known else jnp).asarray(self.scale, table.dtype))
+        as_array = np.asarray if is_number(self.scale) else jnp.asarray  # that two can be compared while tracing
+        scale = self.named(as_array(self.scale, table.dtype))
         return Factor(self.named(table), frozenset(self.plates), scale, self.law_of)
 
 
@@ -160,6 +160,11 @@ def with_halves(terms: list[Term], structure: Structure) -> list[Term]:
         return term._replace(seen=value)
 
     return [half(term) for term in terms] if structure.halves else terms
+
+
+def is_number(scale: Any) -> bool:
+    """Is this weight a number in the program?"""
+    return np.ndim(scale) == 0 and not isinstance(scale, jax.core.Tracer)
 
 
 def root(name: str) -> str:

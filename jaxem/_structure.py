@@ -16,7 +16,7 @@ from numpyro import handlers
 from numpyro.distributions import biject_to, constraints
 
 from jaxem._arguments import Arguments
-from jaxem._handlers import Own
+from jaxem._messengers import Own
 
 MIXTURES = (dist.MixtureSameFamily, dist.MixtureGeneral, dist.discrete.ZeroInflatedProbs)
 
@@ -157,10 +157,11 @@ def structure_of(found: dict[str, dict], trace: Callable[..., dict[str, dict]]) 
     for name, site in found.items():
         if site["type"] == "param":
             if "_control_flow_done" in site:
-                raise ValueError(f"program: the param {name!r} is inside a scan; move it outside")
+                raise ValueError(f"program: the param {name!r} is inside a scan or a branch; move it outside")
             constraint = site["kwargs"].get("constraint", constraints.real)
             parameters[name] = Parameter(jax.tree.map(jnp.shape, site["value"]), concrete(name, constraint), None)
         elif name in sites and not sites[name].observed and name not in enumerated and name not in dropped:
+            refuse_missing(stem_of_half(sites[name], found), sites[name], trace)
             parameters[name] = parameter_of(sites[name], sites, enumerated, trace)
     if not enumerated:
         raise ValueError(
@@ -203,6 +204,17 @@ def stem_of_half(site: Site, found: dict[str, dict]) -> str | None:
     observed, both = found.get(f"{stem}_observed", {}), found.get(stem, {})
     made = observed.get("is_observed") and both.get("type") == "deterministic" and not site.observed
     return stem if stem != site.name and made else None
+
+
+def refuse_missing(stem: str | None, site: Site, trace: Callable[..., dict[str, dict]]) -> None:
+    """The values of a continuous site that `obs_mask` hides are no parameters where each row, or step, has its own."""
+    if stem and (site.scanned or site.plates):
+        where = f"of plate {site.plates[-1]!r}" if site.plates else "of a scan"
+        others = ", ".join(map(repr, sorted(dependents(trace, site) - {f"{stem}_observed"})))
+        raise ValueError(
+            f"program: {others or repr(stem)} depends on the values of {stem!r} that obs_mask hides, one for each row "
+            f"{where}, so the E-step is an integral; fill them in beforehand, or leave their rows out of what depends on them"
+        )
 
 
 def parameter_of(

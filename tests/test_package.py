@@ -17,7 +17,7 @@ PACKAGE = ROOT / "jaxem"
 LAYERS = [
     {"_version", "_model", "_free_energy", "_reduce", "_fused", "_products", "_climb", "_checkpoint", "bregman"},
     {"_mixture", "_compile"},
-    {"_arguments", "_handlers", "_chain", "_eliminate", "_scan", "_structure", "_read", "_absent", "_updates", "_plan", "_m_step", "_program"},
+    {"_arguments", "_messengers", "_chain", "_eliminate", "_scan", "_structure", "_read", "_absent", "_updates", "_plan", "_m_step", "_program"},
     {"_validate", "_devices", "_batches", "_loop", "_lanes"},
     {"families"},
     {"inits", "_quantities", "_posterior", "_gradient", "_condition", "_kmedoids", "_em", "_stream", "_online"},
