@@ -4,6 +4,7 @@ from jaxem import bregman as bregman
 from jaxem import families as families
 from jaxem import inits as inits
 from jaxem import limits as limits
+from jaxem._arguments import arguments
 from jaxem._batches import StreamError
 from jaxem._certificates import Certificate, certify, e_step_residual
 from jaxem._condition import Conditional, condition
@@ -36,6 +37,7 @@ __all__ = [
     "Rate",
     "Status",
     "StreamError",
+    "arguments",
     "best",
     "bregman",
     "certify",

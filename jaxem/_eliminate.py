@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
@@ -59,6 +60,11 @@ class Graph(NamedTuple):
     memory_limit: int  # bytes
 
 
+def is_one(scale: Named) -> bool:
+    """Is this weight known to be 1?"""
+    return isinstance(scale.array, np.ndarray) and scale.array.ndim == 0 and float(scale.array) == 1
+
+
 def add(terms: Sequence[Named], names: Sequence[str]) -> Array:
     """Σ of tables, aligned by name."""
     first, *rest = terms
@@ -93,7 +99,7 @@ class Elimination:
     def __init__(self, factors: Sequence[Factor], graph: Graph, temperature: ArrayLike):
         self.graph, self.temperature = graph, temperature
         self.dtype = jnp.result_type(*(factor.table.array for factor in factors))
-        self.one = Named((), jnp.ones((), self.dtype))
+        self.one = Named((), np.ones((), self.dtype))
         self.groups: dict[frozenset[str], list[Factor]] = {}
         self.home: dict[str, frozenset[str]] = {}  # where a variable lives: in every plate that all its factors share
         for factor in factors:
@@ -180,15 +186,32 @@ class Elimination:
             )
 
     def common_scale(self, factors: Sequence[Factor]) -> Named:
-        """w of the sum over assignments: the scale of the latent's own law."""
+        """w of the sum over assignments: the scale of the latents' own laws, which must be one.
+
+        Weights that are only known when the program runs make F NaN where they are not.
+        """
         laws = [factor for factor in factors if factor.law_of is not None]
-        return laws[0].scale if laws else self.one
+        if not laws:
+            return self.one
+        first, common = laws[0], laws[0].scale
+        for law in laws[1:]:
+            names = self.order([common, law.scale])
+            known = [isinstance(scale.array, np.ndarray) for scale in (common, law.scale)]
+            if all(known) and not names and common.array != law.scale.array:
+                raise ValueError(
+                    f"program: the latents {first.law_of!r} and {law.law_of!r} are summed together but have the scales "
+                    f"{common.array} and {law.scale.array}; put both under one handlers.scale, or neither"
+                )
+            if not (all(known) and not names):
+                one, other = common.along(names), law.scale.along(names)
+                common = Named(tuple(names), jnp.where(one == other, one, jnp.nan))
+        return common
 
     def weighted(self, factors: Sequence[Factor], scale: Named) -> list[Named]:
         """Each table times its own scale over the common one: 1, unless a program weighs a likelihood alone."""
         tables = []
         for factor in factors:
-            if factor.scale is scale:
+            if factor.scale is scale or (is_one(factor.scale) and is_one(scale)):
                 tables.append(factor.table)
                 continue
             names = self.order([factor.scale, scale])

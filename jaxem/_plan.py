@@ -174,6 +174,8 @@ def obstacle(parameter: Parameter, form: str, coordinate: Coordinate, priors: An
         kept = kind == "interval"
     if not kept:
         return f"its closed form does not keep the constraint {_domains.base(constraint)}"
+    if parameter.mixed is not None:
+        return f"its prior depends on {parameter.mixed!r}"
     return "" if parameter.prior in priors else f"its prior {parameter.prior.__name__} is not conjugate"
 
 

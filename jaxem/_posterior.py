@@ -16,7 +16,7 @@ from jaxem import _validate
 from jaxem._eliminate import PREVIOUS, Factor, Named, log_partition
 from jaxem._model import Data, Model, Theta, ThetaLike
 from jaxem._program import Program
-from jaxem._read import root
+from jaxem._read import is_number, root
 
 
 def marginals(m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0) -> dict[str, Array]:
@@ -86,7 +86,7 @@ def weighted_marginals(m: Program, theta: Theta, data: Data) -> tuple[dict[str, 
     terms, tables, _ = m.tables(theta, data.x)
     enumerated = m.structure(data.x).enumerated
     tiny = jnp.finfo(data.temperature.dtype).tiny ** 0.75  # a row of weight 0 has a posterior too
-    terms = [term._replace(scale=jnp.maximum(term.scale, tiny)) for term in terms]
+    terms = [term if is_number(term.scale) else term._replace(scale=jnp.maximum(term.scale, tiny)) for term in terms]
     factors = {term.name: term.factor(tables[term.name]) for term in terms}
     laws = {term.law_of: term for term in terms if term.law_of is not None}
     places = {name: term.plates_in_order() for name, term in laws.items()}

@@ -20,6 +20,7 @@ from jaxtyping import Array
 from numpyro.distributions import biject_to
 
 from jaxem import _plan, _probe, _read
+from jaxem._absent import absent
 from jaxem._eliminate import Elimination, Graph, add, log_partition
 from jaxem._free_energy import product
 from jaxem._m_step import Marginals, stages, stationarity
@@ -87,8 +88,11 @@ class Program(Model):
         """
         arguments = Arguments.of(x)
         plan = self.plan(arguments, dtype_of(jax.tree.map(arguments.cast, dict(theta))))
-        names = self.structure(arguments).parameters
-        return {name: f"{KINDS[plan[name].kind]}: {plan[name].why}" if name in plan else "held" for name in names}
+        parameters = self.structure(arguments).parameters
+        return {
+            name: f"{KINDS[plan[name].kind]}: {plan[name].why}{estimated(parameter)}" if name in plan else "held"
+            for name, parameter in parameters.items()
+        }
 
     def init(self, key: Array, x: Any) -> Theta:
         """A start: the program's own initial values of its params, and a draw from the priors of its latents.
@@ -115,9 +119,11 @@ class Program(Model):
     def terms(self, theta: Theta, x: Arguments) -> tuple[list[Term], list[Term]]:
         """(terms of the data and its latents, priors of θ)."""
         structure = self.structure(x)
-        terms = _read.terms_of(self.program, structure, theta, x)
-        priors = [term for term in terms if term.name in structure.parameters]
-        return [term for term in terms if term.name not in structure.parameters], priors
+        of_theta, data = [], []
+        for term in _read.terms_of(self.program, structure, theta, x):
+            is_prior = term.name in structure.parameters and not term.mentioned(structure.enumerated)
+            (of_theta if is_prior else data).append(term)  # a prior that depends on a latent is a factor of the sum
+        return data, of_theta
 
     def graph(self, terms: list[Term], tables: dict[str, Array]) -> Graph:
         sizes: dict[str, int] = {}
@@ -170,6 +176,8 @@ class Program(Model):
         dtype = data.temperature.dtype
         prior = log_prior(priors, dtype)
         energy = sum(jnp.sum(jnp.abs(product(marginals[name], tables[name]))) for name in tables)
+        with jax.numpy_rank_promotion("allow"):
+            value = value - data.temperature * absent(terms, graph)
         return Expectation(marginals, value.astype(dtype) + prior, jnp.asarray(energy, dtype) + jnp.abs(prior))
 
     def log_prior(self, theta: Theta, data: Data) -> Array:
@@ -222,6 +230,12 @@ class Program(Model):
         return theta | {name: map_constraint(parameters[name], u) for name, u in free.items()}
 
 
+def estimated(parameter: _read.Parameter) -> str:
+    """What to say of a latent that has a value for each of a group of rows."""
+    plates = ", ".join(map(repr, parameter.plates))
+    return f"; a point estimate (MAP) for each member of plate {plates}" if plates else ""
+
+
 def dtype_of(theta: Theta) -> Any:
     return jnp.result_type(*jax.tree.leaves(theta)) if theta else jnp.result_type(float)
 
@@ -253,9 +267,13 @@ def from_numpyro(
     posteriori. Discrete latents are summed out: by plates, along `scan`, and those that a `MixtureSameFamily` or
     `MixtureGeneral` already sums. The E-step is exact; `explain` says how the M-step updates each parameter.
 
+    A continuous latent with a value for each of a group of rows is an entry of θ like any other, its point estimate;
+    one for each row is refused.
+
     Args:
-        program: the program. `x` in `em` and the rest is its argument, or a tuple of its arguments: arrays, pytrees,
-            None; Python ints, bools and strings are static.
+        program: the program. `x` in `em` and the rest is its argument, a tuple of its arguments, or
+            `jaxem.arguments(…, name=…)` where it has keywords. Arrays and floats, in any pytree, are data; all else
+            (ints, bools, strings, functions, a Namespace of options) is static.
         optimizer: an optax `GradientTransformation` for parameters without a closed form; `optax.lbfgs()` when absent.
         num_gradient_steps: its steps in one M-step, ≥ 1.
         memory_limit: bytes that one enumerated table may take, before a ValueError says how large it would be.
@@ -284,7 +302,28 @@ def from_numpyro(
 
 @functools.lru_cache(maxsize=256)
 def _structure(program: Any, shapes: Arguments) -> Structure:
-    return _read.inspect(program, shapes)
+    """The program's sites, and which priors depend on a latent: those are known from the enumerated trace."""
+    structure = _read.inspect(program, shapes)
+    if all(parameter.prior is None for parameter in structure.parameters.values()):
+        return structure
+    mixed: dict[str, str] = {}
+
+    def visit(theta: Theta, x: Arguments) -> None:
+        for term in _read.terms_of(program, structure, theta, x):
+            found = term.mentioned(structure.enumerated)
+            if term.name in structure.parameters and found:
+                mixed[term.name] = found[0]
+
+    theta = {name: abstract(parameter.shape) for name, parameter in structure.parameters.items()}
+    jax.eval_shape(visit, theta, shapes)
+    parameters = {name: p._replace(mixed=mixed.get(name)) for name, p in structure.parameters.items()}
+    return structure._replace(parameters=parameters)
+
+
+def abstract(shape: Any) -> Any:
+    """An array, or a tree of arrays, of this shape, without values."""
+    is_shape = lambda node: isinstance(node, tuple)  # noqa: E731
+    return jax.tree.map(lambda shape: jax.ShapeDtypeStruct(shape, float), shape, is_leaf=is_shape)
 
 
 @dataclass(frozen=True)

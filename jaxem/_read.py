@@ -1,8 +1,7 @@
-"""Reading a NumPyro program: what its sites are, and its log density as factors over every value of its latents.
+"""Reading a NumPyro program at one θ: its log density as factors over every value of its latents.
 
 NumPyro's own handlers do the work: `numpyro.contrib.funsor` gives every value of every discrete latent a
-dimension of its own, across plates and along a `scan`. This file turns such a trace into named tables (eq:joint)
-and says, in the user's terms, what a program has that EM cannot take.
+dimension of its own, across plates and along a `scan`. This file turns such a trace into named tables (eq:joint).
 """
 
 import math
@@ -15,31 +14,30 @@ import numpy as np
 from jaxtyping import Array
 from numpyro import distributions as dist
 from numpyro import handlers
-from numpyro.distributions import constraints
 
+from jaxem._arguments import Arguments
 from jaxem._eliminate import PREVIOUS, Factor, Named
 from jaxem._handlers import alone
+from jaxem._messengers import Freed, Own
 from jaxem._scan import LaidOut
+from jaxem._structure import MIXTURES, Parameter, Structure, bare, inspect, plain_trace
 from jaxem._updates import log_prob
 
+__all__ = [
+    "Arguments",
+    "Parameter",
+    "Structure",
+    "Term",
+    "Theta",
+    "bare",
+    "inspect",
+    "is_number",
+    "plain_trace",
+    "root",
+    "terms_of",
+]
+
 Theta = dict[str, Any]
-
-
-class Parameter(NamedTuple):
-    """An entry of θ: a `param` site, or a continuous latent, whose law is then its prior."""
-
-    shape: tuple[int, ...]
-    constraint: constraints.Constraint
-    prior: type | None  # None for a `param`, or a flat prior
-
-
-class Structure(NamedTuple):
-    """What is static about a program at given shapes of its arguments."""
-
-    parameters: dict[str, Parameter]
-    enumerated: dict[str, int]  # discrete latent → number of values
-    dropped: frozenset[str]  # `obs_mask`'s unobserved halves, which integrate to one
-    first_available_dim: int
 
 
 class Term(NamedTuple):
@@ -56,6 +54,7 @@ class Term(NamedTuple):
     law_of: str | None  # the variable that fn is the law of
     observed: bool
     only: tuple[int, int] | None = None  # (index, size): the table of one value of a last axis that fn does not have
+    seen: Any = None  # of a latent that is seen where it is masked (obs_mask's half): the value it has there
 
     def per_event(self) -> Array:
         """log p, one entry for each scalar event of fn, masked."""
@@ -68,6 +67,8 @@ class Term(NamedTuple):
         """log p over variables, plates and times."""
         value = self.per_event()
         value = jnp.sum(value, axis=tuple(range(-self.event, 0))) if self.event else value
+        if self.seen is not None:
+            value = jnp.where(self.mask, value, jnp.where(self.value == self.seen, 0, -jnp.inf))
         if self.only is None:
             return value
         index, size = self.only
@@ -88,14 +89,26 @@ class Term(NamedTuple):
         shape = jnp.shape(array)
         names = [self.axes.get(axis - len(shape), "") for axis in range(len(shape))]
         kept = [axis for axis, size in enumerate(shape) if size > 1]
-        return Named(tuple(names[axis] for axis in kept), jnp.reshape(array, [shape[axis] for axis in kept]))
+        return Named(tuple(names[axis] for axis in kept), array.reshape([shape[axis] for axis in kept]))
+
+    def own_axes(self) -> dict[int, str]:
+        """The axes of fn's batch: the table's, without the last where fn has none of its own."""
+        return self.axes if self.only is None else {axis + 1: label for axis, label in self.axes.items() if axis < -1}
+
+    def named_mask(self) -> Named:
+        """The mask with its axes named."""
+        return self._replace(axes=self.own_axes()).named(jnp.asarray(True if self.mask is None else self.mask))
 
     def draw(self) -> Array:
         """A value that fn could have given, in the shape of the one observed."""
-        drawn = self.fn.sample(jax.random.key(0))
+        drawn = jnp.asarray(self.fn.sample(jax.random.key(0)))
         drawn = jnp.broadcast_to(drawn, jnp.broadcast_shapes(drawn.shape, self.value.shape))
         drawn = drawn[(0,) * (drawn.ndim - self.value.ndim)]
         return drawn[tuple(slice(size) for size in self.value.shape)].astype(self.value.dtype)
+
+    def mentioned(self, variables: Any) -> list[str]:
+        """The variables between whose values its table differs."""
+        return [root(label) for label in self.axes.values() if root(label) in variables]
 
     def plates_in_order(self) -> list[str]:
         """Its plates and times from left to right."""
@@ -104,8 +117,7 @@ class Term(NamedTuple):
     def events(self, variables: Any) -> Array:
         """The number of scalar log-densities, with masks and weights, at one value of the variables."""
         if self.only is not None:  # one of several laws of the same events: the first counts them
-            axes = {axis + 1: label for axis, label in self.axes.items() if axis < -1}
-            one = self._replace(only=None, axes=axes, scale=jnp.asarray(self.scale)[..., 0])
+            one = self._replace(only=None, axes=self.own_axes(), scale=jnp.asarray(self.scale)[..., 0])
             return one.events(variables) if self.only[0] == 0 else jnp.zeros(())
         weights = self.expand(self.scale) * (1 if self.mask is None else self.expand(self.mask))
         shape = jax.eval_shape(self.per_event).shape
@@ -116,186 +128,12 @@ class Term(NamedTuple):
         return jnp.sum(weights) * repeats
 
     def factor(self, table: Array) -> Factor:
-        scale = self.named(jnp.asarray(self.scale, table.dtype))
+        as_array = np.asarray if is_number(self.scale) else jnp.asarray  # that two can be compared while tracing
+        scale = self.named(as_array(self.scale, table.dtype))
         return Factor(self.named(table), frozenset(self.plates), scale, self.law_of)
 
 
-@jax.tree_util.register_pytree_node_class
-class Arguments:
-    """A program's arguments: arrays and floats are data; ints, bools, strings and None are static."""
-
-    def __init__(self, leaves: tuple[Any, ...], treedef: Any, static: tuple[Any, ...]):
-        self.leaves, self.treedef, self.static = leaves, treedef, static
-
-    @classmethod
-    def of(cls, x: Any) -> "Arguments":
-        leaves, treedef = jax.tree.flatten(x if isinstance(x, tuple) else (x,))
-        static = tuple(leaf if is_static(leaf) else None for leaf in leaves)
-        return cls(tuple(None if is_static(leaf) else jnp.asarray(leaf) for leaf in leaves), treedef, static)
-
-    def unpack(self) -> tuple:
-        pairs = zip(self.leaves, self.static, strict=True)
-        return jax.tree.unflatten(self.treedef, [fixed if leaf is None else leaf for leaf, fixed in pairs])
-
-    def arrays(self) -> list[Array]:
-        return [leaf for leaf in self.leaves if leaf is not None]
-
-    def cast(self, value: Any) -> Array:
-        """A floating number in the precision of the data, where the data have one."""
-        value = jnp.asarray(value)
-        floating = [leaf.dtype for leaf in self.arrays() if jnp.issubdtype(leaf.dtype, jnp.floating)]
-        if not jnp.issubdtype(value.dtype, jnp.floating):
-            value = value.astype(float)
-        return value.astype(jnp.result_type(*floating)) if floating else value
-
-    def shapes(self) -> "Arguments":
-        """The same with shapes for arrays: hashable, and all that a plan may depend on."""
-        leaves = (None if v is None else jax.ShapeDtypeStruct(jnp.shape(v), jnp.result_type(v)) for v in self.leaves)
-        return Arguments(tuple(leaves), self.treedef, self.static)
-
-    def tree_flatten(self) -> tuple:
-        return self.leaves, (self.treedef, self.static)
-
-    @classmethod
-    def tree_unflatten(cls, static: tuple, leaves: tuple) -> "Arguments":
-        return cls(tuple(leaves), *static)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Arguments) and self._key() == other._key()
-
-    def __hash__(self) -> int:
-        return hash(self._key())
-
-    def _key(self) -> tuple:
-        return self.leaves, self.treedef, self.static
-
-
-def is_static(leaf: Any) -> bool:
-    return isinstance(leaf, bool | int | str | np.integer) or callable(leaf)
-
-
-# ---- once for all θ: the structure
-
-
-def plain_trace(program: Callable[..., Any], arguments: Arguments, key: Array) -> dict[str, dict]:
-    """The trace of the program as it stands, latents drawn from their laws."""
-    model = handlers.seed(program, key)
-    with alone():
-        return handlers.trace(model).get_trace(*arguments.unpack())
-
-
-def inspect(program: Callable[..., Any], arguments: Arguments) -> Structure:
-    """The program's sites, from a trace on shapes alone; a ValueError that names the site EM cannot take."""
-    found: list[Structure] = []
-
-    def visit(arguments: Arguments) -> None:
-        found.append(structure_of(plain_trace(program, arguments, jax.random.key(0))))
-
-    try:
-        jax.eval_shape(visit, arguments)
-    except (jax.errors.ConcretizationTypeError, jax.errors.NonConcreteBooleanIndexError) as error:
-        raise ValueError(
-            "program: its structure (the size of a plate, a branch) depends on the values of its arguments; "
-            f"pass what fixes it as a Python int. JAX says: {str(error).splitlines()[0]}"
-        ) from error
-    return found[0]
-
-
-def structure_of(trace: dict[str, dict]) -> Structure:
-    parameters, enumerated, dropped = {}, {}, set()
-    for site in trace.values():
-        if site["type"] == "plate" and site["args"][1] is not None and site["args"][0] != site["args"][1]:
-            raise ValueError(
-                f"program: plate {site['name']!r} subsamples {site['args'][1]} of {site['args'][0]}; "
-                "EM needs every row: drop subsample_size"
-            )
-    latents = [site for site in trace.values() if site["type"] == "sample" and not site["is_observed"]]
-    data_plates: dict[str, str] = {}
-    for site in trace.values():
-        if site["type"] != "sample":
-            continue
-        fn, name = bare(site["fn"]), site["name"]
-        is_mixture = site["is_observed"] and isinstance(fn, dist.MixtureSameFamily | dist.MixtureGeneral)
-        if is_unobserved_half(name, trace):
-            dropped.add(name)
-        elif is_mixture or (not site["is_observed"] and site["fn"].is_discrete):
-            enumerated[name] = fn.mixture_size if is_mixture else support_size(site)
-            data_plates |= {frame.name: name for frame in site["cond_indep_stack"]}
-    for site in latents:
-        fn, name = site["fn"], site["name"]
-        if name in enumerated or name in dropped:
-            continue
-        shared = [frame.name for frame in site["cond_indep_stack"] if frame.name in data_plates]
-        if shared:
-            raise ValueError(
-                f"program: the continuous latent {name!r} shares plate {shared[0]!r} with the discrete latent "
-                f"{data_plates[shared[0]]!r}, so its E-step is an integral; give it a value for each component instead "
-                "of each row, or integrate it out by hand"
-            )
-        if "_control_flow_done" in site:
-            raise ValueError(f"program: the continuous latent {name!r} is inside a scan; make it a parameter outside")
-        parameters[name] = Parameter(jnp.shape(site["value"]), concrete(name, fn.support), prior_of(fn))
-    for site in trace.values():
-        if site["type"] == "param":
-            if "_control_flow_done" in site:
-                raise ValueError(f"program: the param {site['name']!r} is inside a scan; move it outside")
-            constraint = site["kwargs"].get("constraint", constraints.real)
-            shape = jax.tree.map(jnp.shape, site["value"])
-            parameters[site["name"]] = Parameter(shape, concrete(site["name"], constraint), None)
-    if not enumerated:
-        raise ValueError(
-            "program: has no enumerable discrete latent; EM needs one, e.g. numpyro.sample('z', dist.Categorical(pi)), "
-            "or an observed dist.MixtureSameFamily"
-        )
-    in_order = {name: parameters[name] for name in trace if name in parameters}
-    sampled = [site for site in trace.values() if site["type"] == "sample"]
-    dims = [-frame.dim for site in sampled for frame in site["cond_indep_stack"] if frame.dim is not None]
-    ranks = [len(site["fn"].batch_shape) for site in sampled if "_control_flow_done" not in site]
-    return Structure(in_order, enumerated, frozenset(dropped), -max([0, *dims, *ranks]) - 1)
-
-
-def prior_of(fn: dist.Distribution) -> type | None:
-    return None if isinstance(bare(fn), dist.ImproperUniform) else type(bare(fn))
-
-
-def is_unobserved_half(name: str, trace: dict[str, dict]) -> bool:
-    stem = name.removesuffix("_unobserved")
-    return stem != name and f"{stem}_observed" in trace
-
-
-def support_size(site: dict) -> int:
-    """The number of values of a discrete latent, which must be 0, 1, … for NumPyro to enumerate it."""
-    name, fn = site["name"], site["fn"]
-    if not fn.has_enumerate_support:
-        raise ValueError(
-            f"program: the discrete latent {name!r} ({type(bare(fn)).__name__}) has no finite support to enumerate; "
-            "truncate it to a Categorical"
-        )
-    if fn.event_dim:
-        raise ValueError(f"program: the discrete latent {name!r} has event_dim {fn.event_dim}; use a plate")
-    with jax.ensure_compile_time_eval():
-        support = np.asarray(bare(fn).enumerate_support(expand=False)).reshape(-1)
-    if not np.array_equal(support, np.arange(support.size)):
-        raise ValueError(
-            f"program: the discrete latent {name!r} takes the values {support[0]} … {support[-1]}; NumPyro enumerates "
-            "0, 1, 2, …: shift it"
-        )
-    return int(support.size)
-
-
-def concrete(name: str, constraint: constraints.Constraint) -> constraints.Constraint:
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(constraint)):
-        raise ValueError(f"program: the support of {name!r} is computed in the program; write its bounds as numbers")
-    return constraint
-
-
-def bare(fn: dist.Distribution) -> dist.Distribution:
-    while isinstance(fn, dist.MaskedDistribution | dist.ExpandedDistribution | dist.Independent):
-        fn = fn.base_dist
-    return fn
-
-
-# ---- at one θ: the terms
+# ---- the terms
 
 
 def terms_of(program: Callable[..., Any], structure: Structure, theta: Theta, arguments: Arguments) -> list[Term]:
@@ -303,19 +141,43 @@ def terms_of(program: Callable[..., Any], structure: Structure, theta: Theta, ar
     from numpyro.contrib import funsor  # sets funsor's backend, so not before it is needed
 
     enumerable = {name: {"enumerate": "parallel"} for name in structure.enumerated}
-    model = handlers.substitute(program, data=theta)
+    model = handlers.substitute(Own(program), data=theta)
     model = handlers.infer_config(model, config_fn=lambda site: enumerable.get(site["name"], {}))
     if structure.dropped:
         model = handlers.seed(model, jax.random.key(0))  # values that nothing depends on
+    model = Freed(funsor.enum(model, structure.first_available_dim))
     laid_out = LaidOut(theta=theta)
+    args, kwargs = arguments.unpack()
     with alone(), funsor.infer_util.plate_to_enum_plate(), laid_out:
-        trace = funsor.trace(funsor.enum(model, structure.first_available_dim)).get_trace(*arguments.unpack())
-        return [
+        trace = funsor.trace(model).get_trace(*args, **kwargs)
+        terms = [
             term
             for site in trace.values()
             if site["type"] == "sample" and root(site["name"]) not in structure.dropped
             for term in site_terms(site, structure, laid_out.last)
         ]
+        return with_halves(terms, structure)
+
+
+def with_halves(terms: list[Term], structure: Structure) -> list[Term]:
+    """The unobserved halves of `obs_mask` with their values where those are seen, which no sum is over."""
+    by_name = {term.name: term for term in terms}
+
+    def half(term: Term) -> Term:
+        observed = structure.halves.get(root(term.name))
+        if observed is None or term.law_of is None or term.mask is None:
+            return term
+        other = by_name[term.name.replace(root(term.name), observed)]
+        rank = max([-axis for axis in term.axes], default=0)
+        value = other.named(jnp.asarray(other.value)).along([term.axes.get(axis, "") for axis in range(-rank, 0)])
+        return term._replace(seen=value)
+
+    return [half(term) for term in terms] if structure.halves else terms
+
+
+def is_number(scale: Any) -> bool:
+    """Is this weight a number in the program?"""
+    return np.ndim(scale) == 0 and not isinstance(scale, jax.core.Tracer)
 
 
 def root(name: str) -> str:
@@ -343,7 +205,7 @@ def site_terms(site: dict, structure: Structure, last: dict[int, str]) -> Iterat
         value = jnp.where(present | jnp.isfinite(value), value, 0.5)  # what is masked may be NaN
     scale = 1 if site["scale"] is None else site["scale"]
     common = Term(name, fn, value, mask, scale, event, axes, plates, None, site["is_observed"])
-    if isinstance(fn, dist.MixtureSameFamily | dist.MixtureGeneral):
+    if isinstance(fn, MIXTURES):
         yield from mixture_terms(common)
     else:
         yield common._replace(law_of=name if root(name) in structure.enumerated else None)
@@ -391,20 +253,35 @@ def mixture_terms(term: Term) -> Iterator[Term]:
         axes=batch | {i - 1 - term.event: label for i, label in enumerate(events)} | {-1: term.name},
         plates=term.plates | dict(zip(events, shape[len(shape) - term.event :], strict=True)),
     )
-    mixing, size, event_dim = term.fn.mixing_distribution, term.fn.mixture_size, term.fn.event_dim
+    law, size, components = parts(term.fn)
+    yield inner._replace(name=f"{term.name}/mixing", fn=law, value=jnp.arange(size), law_of=term.name, observed=False)
+    if isinstance(components, dist.Distribution):
+        value = jnp.expand_dims(term.value, -1 - term.fn.event_dim)
+        fn, mask, event = unwrapped(components, value)
+        yield inner._replace(fn=fn, value=value, event=event, mask=both(inner.mask, mask))
+        return
+    for index, component in enumerate(components):
+        fn, mask, event = unwrapped(component, term.value)
+        only = inner._replace(name=f"{term.name}/{index}", fn=fn, event=event, only=(index, size))
+        yield only._replace(mask=both(None if inner.mask is None else inner.mask[..., 0], mask))
+
+
+def parts(fn: Any) -> tuple[dist.Distribution, int, Any]:
+    """(the law of a mixture's latent, its number of values, its components: one batch of them, or a list)."""
+    if isinstance(fn, dist.discrete.ZeroInflatedProbs):  # 1: a zero of the gate's, 0: a draw of the base's
+        logits = isinstance(fn, dist.discrete.ZeroInflatedLogits)
+        gate = jnp.asarray(fn.gate_logits if logits else fn.gate)[..., None]
+        law = dist.BernoulliLogits(gate) if logits else dist.BernoulliProbs(gate)
+        return law, 2, [fn.base_dist, dist.Delta(jnp.zeros((), gate.dtype))]
+    mixing = fn.mixing_distribution
     if isinstance(mixing, dist.CategoricalProbs):
         law = dist.CategoricalProbs(mixing.probs[..., None, :])
     else:
         law = dist.CategoricalLogits(mixing.logits[..., None, :])
-    yield inner._replace(
-        name=f"{term.name}/mixing", fn=law, value=jnp.arange(size), law_of=term.name, observed=False, mask=None
-    )
-    if isinstance(term.fn, dist.MixtureSameFamily):
-        value = jnp.expand_dims(term.value, -1 - event_dim)
-        fn, _, event = unwrapped(term.fn.component_distribution, value)
-        yield inner._replace(fn=fn, value=value, event=event)
-        return
-    for index, component in enumerate(term.fn.component_distributions):
-        fn, _, event = unwrapped(component, term.value)
-        only = inner._replace(name=f"{term.name}/{index}", fn=fn, event=event, only=(index, size))
-        yield only._replace(mask=None if only.mask is None else only.mask[..., 0])
+    same = isinstance(fn, dist.MixtureSameFamily)
+    return law, fn.mixture_size, fn.component_distribution if same else fn.component_distributions
+
+
+def both(mask: Any, other: Any) -> Any:
+    """Where two masks hold, None standing for everywhere."""
+    return other if mask is None else mask if other is None else mask & other

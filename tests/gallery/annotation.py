@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpyro
-from gallery.registry import J, draws, entry, unit_interval
 from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.infer.reparam import LocScaleReparam
+
+from gallery.registry import J, draws, entry, unit_interval
 
 ANNOTATORS = J([0, 1, 2, 2])  # position → annotator: the last of three annotates twice
 LABELS = J(draws(3).integers(0, 2, (4, 4)))  # items × positions
@@ -50,7 +51,9 @@ def mace(concentration):
                 probs = jnp.where(s[..., None] == 0, honest, epsilon[positions])
                 numpyro.sample("y", dist.Categorical(probs), obs=labels)
 
-    program.__doc__ = f"An annotator either knows or guesses (MACE), Beta({concentration:g}, {concentration:g}) on which."
+    program.__doc__ = (
+        f"An annotator either knows or guesses (MACE), Beta({concentration:g}, {concentration:g}) on which."
+    )
     return program
 
 
@@ -177,5 +180,3 @@ def pupils_within_schools(scores, passed):
         with numpyro.plate("pupils", 2):
             z = numpyro.sample("z", dist.Bernoulli(pi[s]))
             numpyro.sample("y", dist.Bernoulli(0.2 + 0.6 * z), obs=passed)
-
-

@@ -23,7 +23,9 @@ class Entry(NamedTuple):
     closed: tuple[str, ...]  # parameters whose M-step is a formula
     climbs: tuple[str, ...]  # parameters for which there is none
     reference: Callable[..., Any] | None  # the same joint density with its latents spelled out
-    density: Callable[..., Any] | None  # (θ, *x) → log p(x, θ) by hand, where NumPyro has no sum over assignments to give
+    density: (
+        Callable[..., Any] | None
+    )  # (θ, *x) → log p(x, θ) by hand, where NumPyro has no sum over assignments to give
     theta: dict[str, Any] | None  # where the fit starts; by default the program's own start
     ends: tuple[str, ...]  # the statuses a fit may truthfully end with
     refusal: str | None  # a pattern of the one line that refuses it
