@@ -20,6 +20,7 @@ from jaxtyping import Array
 from numpyro.distributions import biject_to
 
 from jaxem import _plan, _read
+from jaxem._arrays import random_key
 from jaxem._eliminate import Elimination, Graph, add, log_partition
 from jaxem._free_energy import product
 from jaxem._m_step import Marginals, stages, stationarity
@@ -99,7 +100,7 @@ class Program(Model):
         >>> jaxem.from_numpyro(program).init(jax.random.key(0), jax.numpy.zeros(5))["mu"].shape
         (2,)
         """
-        arguments = Arguments.of(x)
+        key, arguments = random_key(key), Arguments.of(x)
         parameters = self.structure(arguments).parameters
 
         def values(key: Array, arguments: Arguments) -> Theta:

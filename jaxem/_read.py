@@ -17,6 +17,7 @@ from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.distributions import constraints
 
+from jaxem._arrays import numbers
 from jaxem._eliminate import PREVIOUS, Factor, Named
 from jaxem._scan import LaidOut
 from jaxem._updates import log_prob
@@ -130,7 +131,8 @@ class Arguments:
     def of(cls, x: Any) -> "Arguments":
         leaves, treedef = jax.tree.flatten(x if isinstance(x, tuple) else (x,))
         static = tuple(leaf if is_static(leaf) else None for leaf in leaves)
-        return cls(tuple(None if is_static(leaf) else jnp.asarray(leaf) for leaf in leaves), treedef, static)
+        data = tuple(None if is_static(leaf) else numbers("x", leaf, rows=True) for leaf in leaves)
+        return cls(data, treedef, static)
 
     def unpack(self) -> tuple:
         pairs = zip(self.leaves, self.static, strict=True)
