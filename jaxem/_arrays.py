@@ -54,7 +54,7 @@ def raw(name: str, value: Any, counts: np.ndarray | None = None) -> Array | np.n
         blame_rows(name, np.ma.getmaskarray(value), "masked entries", counts)
         value = np.ma.getdata(value)
     array = _as_numpy(name, value)
-    if array.dtype == object and not isinstance(value, np.ndarray | list | tuple):
+    if array.dtype == object and array.ndim and not isinstance(value, np.ndarray | list | tuple):
         array = _of_objects(name, array, counts)
     return array.astype(_standard(name, value, array.dtype), copy=False)
 

@@ -224,9 +224,8 @@ def prepare_centres(name: str, centres: Any, x: Array) -> Array:
     """Centres (K, D) in x's precision."""
     centres = numbers(name, centres, x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else float)
     if centres.ndim != 2 or centres.shape[0] < 1 or centres.shape[1] != x.shape[1]:
-        raise ValueError(
-            f"{name}: must be (K, D) with K ≥ 1 and D = {x.shape[1]} as in x, got shape {centres.shape}; one a row"
-        )
+        got = f"D = {centres.shape[1]} (shape {centres.shape})" if centres.ndim == 2 else f"shape {centres.shape}"
+        raise ValueError(f"{name}: must be (K, D) with K ≥ 1 and D = {x.shape[1]} as in x, got {got}; one centre a row")
     if is_concrete(centres):
         blame_rows(name, ~np.isfinite(np.asarray(centres)), "NaN or infinity", None, "start from rows of x")
     return centres
