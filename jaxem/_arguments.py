@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxem._arrays import numbers
+
 
 class Fixed:
     """A Python object as a part of a program's shape: hashable, and equal to what the program cannot tell from it."""
@@ -132,16 +134,9 @@ def as_data(leaf: Any) -> Array | None:
     """The array that an argument is, or None where it is no data."""
     if isinstance(leaf, bool | int | str | bytes | np.integer | np.bool_) or callable(leaf):
         return None
-    if isinstance(leaf, np.ma.MaskedArray) and np.ma.is_masked(leaf):
-        raise ValueError(
-            "x: a masked array would lose its mask; pass its data and its mask apart, and give them to obs= and obs_mask="
-        )
     if not isinstance(leaf, jax.Array | float | complex | np.number):
         if not hasattr(leaf, "__array__") and not hasattr(leaf, "__jax_array__"):
             return None
-        leaf = leaf if hasattr(leaf, "__jax_array__") else np.asarray(leaf)
-        if isinstance(leaf, np.ndarray):
-            if not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
-                return None
-            leaf = leaf.astype(leaf.dtype.newbyteorder("="), copy=False)  # JAX takes no bytes in another order
-    return jnp.asarray(leaf)
+        if not hasattr(leaf, "__jax_array__") and np.asarray(leaf).dtype.kind in "OSUV":
+            return None
+    return numbers("x", leaf, rows=True)

@@ -8,7 +8,7 @@ import queue
 import threading
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -69,6 +69,7 @@ class Reader:
         self.dtype, self.placed_as = x.dtype, np.dtype(data.x.dtype)  # float64 becomes float32 without x64
         self.num_features = x.shape[1]
         self.checksum: int | None = None  # of the batches so far of the first pass; None where nobody asks for it
+        self.anchor = np.zeros(self.num_features, x.dtype)  # a row that may stand for one of weight 0
         self.first: tuple[np.ndarray, np.ndarray | None] = x, weights
         self.ones = np.empty(0)  # the weights of a full batch that has none, once for all
         self.last_weights: tuple[Any, Any] = (None, None)  # a batch's weights, and as they lie on the devices
@@ -149,6 +150,7 @@ class Reader:
             raise ValueError(f"{where} has shape {x.shape}; the first had {self.num_features} columns, like θ")
         if x.dtype != self.dtype:
             raise ValueError(f"{where} has dtype {x.dtype}, the first had {self.dtype}; convert them to one")
+        x = self.with_weightless_rows_replaced(x, weights)
         if self.passes == 1 and self.m.check_support is not None:
             fault = self.m.check_support(x, {name: np.asarray(value) for name, value in self.theta.items()})
             if fault:
@@ -163,12 +165,21 @@ class Reader:
             rows = aligned((self.capacity, self.num_features), self.placed_as)
             finite = copied(x, rows)
             rows[num_rows:] = rows[0]
-        try:
-            _validate.blame_x(rows[:num_rows], 0.0 if finite else np.nan)
-        except ValueError as error:
-            raise ValueError(f"{where} {str(error).removeprefix('x: ')}") from None
+        if not finite:
+            with named(where):
+                _validate.blame_x(x, np.nan)
+                _validate.fitted("x", x, self.placed_as)
         weight = float(num_rows if weights is None else weights.sum())
         return Rows(rows, self.filled_up(weights, num_rows), num_rows, weight, index)
+
+    def with_weightless_rows_replaced(self, x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+        """The rows, those of weight 0 as copies of the last that had one: 0·∞ is no number."""
+        if weights is None:
+            return x
+        counts = weights.astype(self.temperature.dtype) > 0
+        if counts.any():
+            self.anchor = x[np.argmax(counts)].copy()
+        return x if counts.all() else np.where(counts[:, None], x, self.anchor[None])
 
     def filled_up(self, weights: np.ndarray | None, num_rows: int) -> np.ndarray:
         """The weights of a batch, and zeros up to the capacity."""
@@ -255,17 +266,26 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 def rows_and_weights(batch: Any, where: str) -> tuple[np.ndarray, np.ndarray | None]:
     """x (rows, D), and the weights (rows,) if the batch is a pair."""
-    try:
-        x, weights = batch if isinstance(batch, tuple) else (batch, None)
-        x = np.asarray(x)
-        weights = None if weights is None else np.asarray(weights, float)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where} is no array of rows, nor a pair of one and weights: {error}") from error
+    if isinstance(batch, tuple) and len(batch) != 2:
+        raise ValueError(f"{where} is a tuple of {len(batch)}; it must be an array of rows, or a pair (x, weights)")
+    x, weights = batch if isinstance(batch, tuple) else (batch, None)
+    with named(where):
+        w = None if weights is None else np.asarray(_validate.raw("weights", weights)).astype(float)
+        x = np.asarray(_validate.raw("x", x, None if w is None or w.ndim != 1 else w > 0))
     x = x[:, None] if x.ndim == 1 else x
     if x.ndim != 2 or x.size == 0:
         raise ValueError(f"{where} has shape {x.shape}; it must be (rows, D), with at least one row")
-    if weights is None:
+    if w is None:
         return x, None
-    if weights.shape != x.shape[:1] or not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ValueError(f"{where} has weights of shape {weights.shape}; they must be {len(x)} finite numbers ≥ 0")
-    return x, weights
+    if w.shape != x.shape[:1] or not (np.isfinite(w) & (w >= 0)).all():
+        raise ValueError(f"{where} has weights of shape {w.shape}; they must be {len(x)} finite numbers ≥ 0")
+    return x, w
+
+
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """What is wrong with x or its weights, said of a batch."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where} {str(error).removeprefix('x: ').replace('weights: ', 'has weights: ')}") from None

@@ -40,6 +40,7 @@ class Certificate(NamedTuple):
     def holds(self, tol: ArrayLike) -> Bool[Array, ""]:
         """Are all residuals that say something at most `tol`?"""
         residuals = jnp.stack(self[:6])
+        tol = _validate.numbers("tol", tol, residuals.dtype)
         return jnp.all(jnp.isnan(residuals) | (residuals <= tol))
 
 

@@ -9,6 +9,14 @@ import optax
 from jax import lax
 
 
+def check_optimizer(optimizer: Any) -> None:
+    """A ValueError for what is no optimiser of optax; None is the default one."""
+    if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise ValueError(
+            f"optimizer: must be an optax GradientTransformation, got {optimizer!r}; e.g. optax.adam(0.01)"
+        )
+
+
 def climb(
     loss: Callable[[Any], jax.Array], start: Any, optimizer: optax.GradientTransformation | None, num_steps: int
 ) -> tuple[Any, jax.Array]:

@@ -31,7 +31,7 @@ class Conditional(NamedTuple):
 
     def sample(self, key: Array) -> Array:
         """One draw of the hidden columns of every row, (N, H): z_n from pi, then the row from the law at z_n."""
-        for_z, for_x = jax.random.split(key)
+        for_z, for_x = jax.random.split(_validate.random_key(key))
         num_rows, num_components = self.pi.shape
         z = jax.random.categorical(for_z, jnp.log(self.pi), axis=-1)
         with jax.numpy_rank_promotion("allow"):  # NumPyro's distributions broadcast freely
@@ -63,32 +63,35 @@ def condition(m: Mixture, theta: Theta, x: ArrayLike, mask: ArrayLike | Sequence
     >>> jaxem.condition(gaussian.tied, theta, x, mask=[True, False]).mean.round(3).tolist()      # Σ_ho/Σ_oo · 4
     [[2.0]]
     """
+    m = _validate.mixture_only("condition", m)
     if m.condition is None:
         raise ValueError("m: its family supplies no conditional; use a Gaussian or Bernoulli family")
     x = _validate.prepare_x(x)
     observed = _prepare_mask(mask, x.shape[1])
     x = jnp.where(jnp.asarray(observed)[None], x, jnp.zeros((), x.dtype))  # hidden: ignored
     theta, data = _validate.prepare(m, theta, x)
-    conditional = _condition(m, theta, data.x, tuple(observed.tolist()))
-    _validate.blame_x(data.x, conditional.pi)
+    conditional, total = _condition(m, theta, data.x, tuple(observed.tolist()))
+    _validate.blame_x(data.x, total)
     return conditional
 
 
 @partial(jax.jit, static_argnames="mask")
-def _condition(m: Mixture, theta: Theta, x: Array, mask: tuple[bool, ...]) -> Conditional:
+def _condition(m: Mixture, theta: Theta, x: Array, mask: tuple[bool, ...]) -> tuple[Conditional, Array]:
+    """The conditional, and a sum over its rows that is not finite where one of x is not."""
     assert m.condition is not None
     with jax.numpy_rank_promotion("allow"):  # NumPyro's distributions broadcast freely
         table, law = m.condition(theta, x, np.array(mask))
         given_z = jnp.asarray(law.mean)
     gamma, _ = assign(table, 1.0, axis=0)
     given_z = jnp.broadcast_to(given_z, (*table.shape, given_z.shape[-1]))
-    return Conditional(gamma.T, jnp.einsum("kn,knh->nh", gamma, given_z, precision=jax.lax.Precision.HIGHEST), law)
+    mean = jnp.einsum("kn,knh->nh", gamma, given_z, precision=jax.lax.Precision.HIGHEST)
+    return Conditional(gamma.T, mean, law), jnp.sum(jnp.max(table, axis=0))
 
 
 def _prepare_mask(mask: ArrayLike | Sequence[bool], num_features: int) -> Bool[np.ndarray, " D"]:
     if not _validate.is_concrete(mask):
         raise ValueError("mask: fixes a shape, so it must be concrete, got a tracer; close over it in jax.jit")
-    observed = np.asarray(mask)
+    observed = np.asarray(_validate.raw("mask", mask))
     if observed.shape != (num_features,) or observed.dtype != bool:
         raise ValueError(
             f"mask: must be {num_features} bools, one per column of x, True where observed; "

@@ -19,6 +19,7 @@ from jaxem import _devices, _lanes, _loop, _validate
 from jaxem._compile import compiled
 from jaxem._loop import Fit, State, Status, Stop, gain_is_small
 from jaxem._model import Data, Model, Theta, ThetaLike
+from jaxem._relocate import relocate
 from jaxem.families import gaussian
 
 ADVICE = {
@@ -50,6 +51,11 @@ def centres_at_rest(before: State, after: State, tolerance: Array) -> Array:
     return jnp.all(moved <= 64 * jnp.finfo(mu.dtype).eps * (jnp.abs(mu) + reach))
 
 
+def centres_at_rest_or_gain_is_small(before: State, after: State, tolerance: Array) -> Array:
+    """The same, or J fell by no more than asked for."""
+    return centres_at_rest(before, after, tolerance) | gain_is_small(before, after, tolerance)
+
+
 class Run(NamedTuple):
     """A checked call: what the loop takes, all of it data."""
 
@@ -72,10 +78,10 @@ def _prepare_run(
     batched: bool = False,
 ) -> Run:
     theta, data = _validate.prepare(m, theta, x, weights, temperature, labels, batched=batched)
-    _validate.non_negative("tol", tol, "0 stops at the floor of rounding")
-    _validate.count("max_steps", max_steps, 0)
+    smallest = _validate.tolerance(tol, data.temperature.dtype)
+    steps = _validate.steps("max_steps", max_steps)
     m.get_ready(theta, data)
-    return Run(theta, data, _validate.number(tol, data.temperature.dtype), _validate.number(max_steps, jnp.int32))
+    return Run(theta, data, smallest, steps)
 
 
 def _fit(m: Model, run: Run, stop: Stop, mesh: Mesh | None) -> Fit:
@@ -238,11 +244,30 @@ def em_path(
     return path
 
 
-def kmeans(x: ArrayLike, mu: ArrayLike, *, max_steps: ArrayLike = 1000, mesh: Mesh | None = None) -> Fit:
+def kmeans(
+    x: ArrayLike,
+    mu: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    tol: ArrayLike = 0.0,
+    max_steps: ArrayLike = 1000,
+    empty: str = "keep",
+    mesh: Mesh | None = None,
+) -> Fit:
     """Lloyd's k-means from the centres `mu` (K, D): hard EM of `isotropic` with π = 1/K and σ = 1 held.
 
-    Stops when no centre changes, up to the rounding of a mean. Ties go to the lowest index; an empty cluster
-    keeps its centre. `mesh` as in `em`.
+    Stops when no centre changes, up to the rounding of a mean. Ties go to the lowest index. For many starts, `vmap`
+    over `mu`. `weights` and `mesh` as in `em`.
+
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+        mu: where to start, (K, D).
+        weights: w (N,) ≥ 0; a centre is the weighted mean of its rows.
+        tol: stop also when a step lowers J by at most 2·tol for each unit of weight, in squared units of x.
+        max_steps: most M-steps to do; 0 only evaluates.
+        empty: an empty cluster can "keep" its centre, or "relocate" it to the row that lies farthest from its own,
+            as scikit-learn does (on one device).
+        mesh: devices to spread the rows over.
 
     >>> import jax.numpy as jnp, jaxem
     >>> x = jnp.array([[0.0], [1.0], [10.0], [11.0]])
@@ -250,13 +275,25 @@ def kmeans(x: ArrayLike, mu: ArrayLike, *, max_steps: ArrayLike = 1000, mesh: Me
     >>> fit.theta["mu"].tolist(), float(jaxem.distortion(x, fit.theta["mu"]))
     ([[0.5], [10.5]], 1.0)
     """
-    mu = jnp.asarray(mu)
-    if mu.ndim != 2 or mu.shape[0] < 1:
-        raise ValueError(f"mu: must be (K, D) with K ≥ 1, got shape {mu.shape}; one centre per row")
-    theta = {"pi": jnp.full(mu.shape[0], 1 / mu.shape[0]), "mu": mu, "sigma": jnp.array(1.0)}
+    if empty not in ("keep", "relocate"):
+        raise ValueError(f'empty: must be "keep" or "relocate", got {empty!r}')
+    relocates = empty == "relocate"
+    if relocates and mesh is not None:
+        raise ValueError('mesh: empty="relocate" looks for the farthest row on one device; leave mesh out')
+    x, w = _validate.rows_and_weights(x, weights)
+    mu = _validate.prepare_centres("mu", mu, x)
+    K = mu.shape[0]
+    theta = {"pi": jnp.full(K, 1 / K, mu.dtype), "mu": mu, "sigma": jnp.ones((), mu.dtype)}
     m = replace(gaussian.isotropic.hold("pi", "sigma"), hard=True)
-    run = _prepare_run(m, theta, x, temperature=0.0, tol=0.0, max_steps=max_steps)
-    return _fit(m, run, centres_at_rest, mesh)
+    m = replace(m, maximizer=relocate) if relocates else m
+    run = _prepare_run(m, theta, x, temperature=0.0, weights=w, tol=tol, max_steps=max_steps)
+    at_rest_only = _validate.is_concrete(run.tol) and not np.any(run.tol)
+    stop = centres_at_rest if at_rest_only else centres_at_rest_or_gain_is_small
+    if not relocates:
+        return _fit(m, run, stop, mesh)
+    fit = _loop.run(m, *run, stop)
+    _validate.blame_x(run.data.x, fit.free_energy)
+    return fit
 
 
 def best(fits: Fit) -> Fit:

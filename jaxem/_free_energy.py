@@ -17,6 +17,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxem._arrays import non_negative, numbers, scalar
+
 
 def free_energy(
     log_joint: Float[Array, "N K"],
@@ -43,7 +45,18 @@ def free_energy(
     >>> bool(jnp.allclose(jaxem.free_energy(table, posterior), jnp.log(0.8)))     # log p(x)
     True
     """
-    rows = row_free_energy(jnp.asarray(log_joint), jnp.asarray(gamma), temperature, axis=-1)
+    log_joint, gamma = numbers("log_joint", log_joint), numbers("gamma", gamma)
+    if log_joint.shape != gamma.shape or gamma.ndim < 1:
+        raise ValueError(f"gamma: must have the shape of log_joint, {log_joint.shape}, got {gamma.shape}")
+    non_negative("gamma", gamma, "each row is a distribution over components")
+    temperature = scalar("temperature", temperature, jnp.result_type(log_joint, gamma, float), "use 1 for EM")
+    rows = row_free_energy(log_joint, gamma, temperature, axis=-1)
+    if weights is None:
+        return jnp.sum(rows)
+    weights = numbers("weights", weights, rows.dtype)
+    if weights.shape != rows.shape:
+        raise ValueError(f"weights: must have shape {rows.shape}, one per row of log_joint, got {weights.shape}")
+    non_negative("weights", weights, "drop rows by giving them weight 0")
     return jnp.sum(weighted(rows, weights))
 
 

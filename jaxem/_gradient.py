@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxem import _validate
-from jaxem._climb import climb
+from jaxem._climb import check_optimizer, climb
 from jaxem._mixture import Mixture
 from jaxem._model import Data, Model, Theta
 
@@ -40,6 +40,7 @@ def gradient_m_step(m: Model, optimizer: optax.GradientTransformation | None = N
     """
     mixture = _validate.mixture_only("gradient_m_step", m)
     _validate.static_count("num_steps", num_steps, 1)
+    check_optimizer(optimizer)
     return replace(mixture, maximizer=GradientAscent(optimizer, num_steps))
 
 

@@ -9,10 +9,11 @@ be of any kind that V understands, and an outlier cannot drag a prototype off th
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Shaped
@@ -67,27 +68,58 @@ def kmedoids(
     >>> fit.medoids.ravel().tolist(), fit.labels.tolist()
     ([1.0, 11.0], [0, 0, 0, 1, 1, 1])
     """
-    x, medoids = _prepare(x, medoids)
-    outcome = jax.eval_shape(dissimilarity, x[0], medoids[0])
-    if getattr(outcome, "shape", None) != ():
-        raise ValueError(f"dissimilarity: must return a scalar for two points of shape {x[0].shape}, got {outcome}")
-    _validate.count("max_steps", max_steps, 0)
-    fit = _run(x, medoids, dissimilarity, max_steps)
+    x, medoids, told = _prepare(x, medoids, dissimilarity)
+    fit = _run(x, medoids, dissimilarity, _validate.steps("max_steps", max_steps))
     _validate.blame_x(x, fit.distortion)
-    return fit
+    return fit._replace(medoids=fit.medoids.astype(told))
 
 
-def _prepare(x: ArrayLike, medoids: ArrayLike) -> tuple[Array, Array]:
-    """Both as (·, D), in x's dtype when that is floating, else in one that holds both."""
-    x, medoids = _validate.prepare_x(x), jnp.asarray(medoids)
+def _prepare(x: ArrayLike, medoids: ArrayLike, dissimilarity: Dissimilarity) -> tuple[Array, Array, Any]:
+    """Both as (·, D) in one dtype, in which V computes, and the dtype in which medoids are told.
+
+    V sees integers as floats, for in 8 bits |5 − 250| wraps; where it does not take floats (it looks its arguments up
+    in a table, say) they stay whole, in 32 bits or more.
+    """
+    x, medoids = _validate.prepare_x(x), _validate.numbers("medoids", medoids)
     if medoids.ndim != 2 or medoids.shape[0] < 1 or medoids.shape[1] != x.shape[1]:
         raise ValueError(f"medoids: must be (K, D) with K ≥ 1 and D = {x.shape[1]} as in x, got shape {medoids.shape}")
-    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(x, medoids)
-    return x.astype(dtype), medoids.astype(dtype)
+    told = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(x, medoids)
+    seen = told if jnp.issubdtype(told, jnp.floating) else jnp.result_type(float)
+    wrong = _what_is_wrong_with(dissimilarity, x.shape[1:], seen)
+    if wrong and seen != told:
+        seen = jnp.result_type(told, int)
+        wrong = _what_is_wrong_with(dissimilarity, x.shape[1:], seen)
+    if wrong:
+        raise ValueError(f"dissimilarity: {wrong}")
+    if seen == jnp.float32 and seen != told and _validate.is_concrete(x):
+        _validate.blame_rows("x", abs(np.asarray(x, float)) > 2**24, "integers that float32 rounds", None, "enable x64")
+    return x.astype(seen), medoids.astype(seen), told
+
+
+def _what_is_wrong_with(dissimilarity: Any, shape: tuple[int, ...], dtype: Any) -> str | None:
+    """V, called with two points of this dtype; its own errors are its own, unless JAX or Python could not call it."""
+    if not callable(dissimilarity):
+        return f"must be a JAX function of two points, got {_validate.shown(dissimilarity)}"
+    try:
+        hash(dissimilarity)
+    except TypeError:
+        return f"must have a hash, as functions have, got an object of {type(dissimilarity).__name__}"
+    point = jax.ShapeDtypeStruct(shape, dtype)
+    try:
+        outcome = jax.eval_shape(dissimilarity, point, point)
+    except (TypeError, IndexError) as error:
+        return f"must be a JAX function of two points of shape {shape}; called so: {_validate.first_line(error)}"
+    if getattr(outcome, "shape", None) != ():
+        return f"must return a scalar for two points of shape {shape}, got {outcome}"
+    if jnp.issubdtype(outcome.dtype, jnp.complexfloating):
+        return f"must return a real number, got dtype {outcome.dtype}"
+    return None
 
 
 @partial(jax.jit, static_argnames="dissimilarity")
 def _run(x: Array, medoids: Array, dissimilarity: Dissimilarity, max_steps: ArrayLike) -> KMedoids:
+    dissimilarity = in_floats(dissimilarity)
+
     def step(fit: KMedoids) -> KMedoids:
         indices = m_step(x, fit, dissimilarity)
         moved = jnp.any(indices != fit.indices)
@@ -99,6 +131,16 @@ def _run(x: Array, medoids: Array, dissimilarity: Dissimilarity, max_steps: Arra
     start = e_step(x, medoids, indices, dissimilarity, jnp.zeros((), jnp.int32), jnp.array(True))
     fit = lax.while_loop(lambda fit: (fit.status == Status.MAX_STEPS) & (fit.num_steps < max_steps), step, start)
     return fit._replace(status=jnp.where(jnp.isfinite(fit.distortion), fit.status, Status.NONFINITE))
+
+
+def in_floats(dissimilarity: Dissimilarity) -> Dissimilarity:
+    """V as a floating number: sums of many whole ones might wrap."""
+
+    def V(x: Array, y: Array) -> Array:
+        value = jnp.asarray(dissimilarity(x, y))
+        return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(float)
+
+    return V
 
 
 def e_step(

@@ -129,7 +129,7 @@ class Mixture(Model):
         >>> gaussian.isotropic.hold("pi", "sigma").free
         ('mu',)
         """
-        unknown = sorted(set(names) - set(self.parameters))
+        unknown = [name for name in names if name not in self.parameters]
         if unknown:
             raise ValueError(
                 f"hold: {', '.join(map(repr, unknown))} is not a parameter of this mixture; "

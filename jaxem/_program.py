@@ -8,7 +8,8 @@ form that `_plan` found for it, or by gradient.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,8 @@ from numpyro.distributions import biject_to
 
 from jaxem import _plan, _probe, _read
 from jaxem._absent import absent
+from jaxem._arrays import PACKAGE, count, first_line, random_key, shown
+from jaxem._climb import check_optimizer
 from jaxem._eliminate import Elimination, Graph, add, log_partition
 from jaxem._free_energy import product
 from jaxem._m_step import Marginals, stages, stationarity
@@ -63,11 +66,13 @@ class Program(Model):
 
     def structure(self, x: Arguments) -> Structure:
         """The program's sites at these shapes."""
-        return _structure(self.program, x.shapes())
+        with blamed_on_the_program(x):
+            return _structure(self.program, x.shapes())
 
     def plan(self, x: Arguments, dtype: Any) -> _plan.Plan:
         """The update of every free parameter at these shapes."""
-        plan = _verified_plan(self.program, x.shapes(), jnp.dtype(dtype))
+        with blamed_on_the_program(x):
+            plan = _verified_plan(self.program, x.shapes(), jnp.dtype(dtype))
         if not self.closed_form:
             plan = {name: update._replace(kind="gradient", why="closed_form=False") for name, update in plan.items()}
         return {name: update for name, update in plan.items() if name not in self.held}
@@ -86,6 +91,8 @@ class Program(Model):
         >>> m.explain(m.init(jax.random.key(0), x), x)
         {'rate': "closed form: selected by Poisson.rate of 'x'"}
         """
+        if not hasattr(theta, "keys"):
+            raise ValueError(f"theta: must be a dict of the program's parameters, got {type(theta).__name__}")
         arguments = Arguments.of(x)
         plan = self.plan(arguments, dtype_of(jax.tree.map(arguments.cast, dict(theta))))
         parameters = self.structure(arguments).parameters
@@ -107,7 +114,7 @@ class Program(Model):
         >>> jaxem.from_numpyro(program).init(jax.random.key(0), jax.numpy.zeros(5))["mu"].shape
         (2,)
         """
-        arguments = Arguments.of(x)
+        key, arguments = random_key(key), Arguments.of(x)
         parameters = self.structure(arguments).parameters
 
         def values(key: Array, arguments: Arguments) -> Theta:
@@ -120,7 +127,9 @@ class Program(Model):
         """(terms of the data and its latents, priors of θ)."""
         structure = self.structure(x)
         of_theta, data = [], []
-        for term in _read.terms_of(self.program, structure, theta, x):
+        with blamed_on_the_program(x):
+            terms = _read.terms_of(self.program, structure, theta, x)
+        for term in terms:
             is_prior = term.name in structure.parameters and not term.mentioned(structure.enumerated)
             (of_theta if is_prior else data).append(term)  # a prior that depends on a latent is a factor of the sum
         return data, of_theta
@@ -136,7 +145,7 @@ class Program(Model):
 
     def tables(self, theta: Theta, x: Arguments) -> tuple[list[Term], dict[str, Array], list[Term]]:
         terms, priors = self.terms(theta, x)
-        with jax.numpy_rank_promotion("allow"):
+        with jax.numpy_rank_promotion("allow"), blamed_on_the_program(x):
             return terms, {term.name: term.table() for term in terms}, priors
 
     def table(self, theta: Theta, x: Arguments) -> Array:
@@ -236,6 +245,24 @@ def estimated(parameter: _read.Parameter) -> str:
     return f"; a point estimate (MAP) for each member of plate {plates}" if plates else ""
 
 
+@contextmanager
+def blamed_on_the_program(x: Arguments) -> Iterator[None]:
+    """What a program cannot do with its arguments, said in one line; jaxem's words, and errors of its own, stay."""
+    try:
+        yield
+    except (TypeError, AttributeError, AssertionError, LookupError, ValueError) as error:
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        if frame is not None and frame.tb_frame.f_code.co_filename.startswith(PACKAGE):
+            raise
+        shapes = jax.tree.map(lambda v: v.aval.str_short() if isinstance(v, jax.Array) else v, x.unpack())
+        raise ValueError(
+            f"program: called with x = {shown(shapes)}, it raises {type(error).__name__}: {first_line(error)}; x must "
+            "be its argument, or the tuple of its arguments"
+        ) from error
+
+
 def dtype_of(theta: Theta) -> Any:
     return jnp.result_type(*jax.tree.leaves(theta)) if theta else jnp.result_type(float)
 
@@ -295,8 +322,9 @@ def from_numpyro(
     """
     if not callable(program):
         raise ValueError(f"program: must be a NumPyro program, a function, got {type(program).__name__}")
-    if not isinstance(num_gradient_steps, int) or num_gradient_steps < 1:
-        raise ValueError(f"num_gradient_steps: must be an integer ≥ 1, got {num_gradient_steps!r}")
+    count("num_gradient_steps", num_gradient_steps, 1)
+    count("memory_limit", memory_limit, 0)
+    check_optimizer(optimizer)
     return Program(program, frozenset(), optimizer, num_gradient_steps, memory_limit, closed_form)
 
 

@@ -28,7 +28,9 @@ def log_joint(m: Model, theta: ThetaLike, x: Any) -> Float[Array, "N K"]:
     [[-2.112 -2.112]]
     """
     theta, data = _validate.prepare(m, theta, x)
-    return _table(m, theta, data.x)
+    table, total = _table(m, theta, data.x)
+    _validate.blame_x(data.x, total)
+    return table
 
 
 def responsibilities(m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0) -> Float[Array, "N K"]:
@@ -45,8 +47,8 @@ def responsibilities(m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike 
     [[1.0, 0.0]]
     """
     theta, data = _validate.prepare(m, theta, x, temperature=temperature)
-    gamma = _gamma(m, theta, data)
-    _validate.blame_x(data.x, gamma)
+    gamma, total = _gamma(m, theta, data)
+    _validate.blame_x(data.x, total)
     return gamma
 
 
@@ -79,8 +81,8 @@ def expected_log_joint(
     -2.112
     """
     theta, data = _validate.prepare(m, theta, x, weights)
-    gamma = jnp.asarray(gamma, data.temperature.dtype)
-    wanted = jax.eval_shape(_table, m, theta, data.x).shape
+    gamma = _validate.numbers("gamma", gamma, data.temperature.dtype)
+    wanted = jax.eval_shape(_table, m, theta, data.x)[0].shape
     if gamma.shape != wanted:
         raise ValueError(f"gamma: must have shape (N, K) = {wanted}, got {gamma.shape}")
     value = _expected(m, theta, gamma, data)
@@ -88,18 +90,16 @@ def expected_log_joint(
     return value
 
 
-def distortion(x: ArrayLike, mu: ArrayLike) -> Float[Array, ""]:
-    """J = Σ_n min_k ‖x_n − μ_k‖², the objective of k-means, in squared units of x.
+def distortion(x: ArrayLike, mu: ArrayLike, weights: ArrayLike | None = None) -> Float[Array, ""]:
+    """J = Σ_n w_n min_k ‖x_n − μ_k‖², the objective of k-means, in squared units of x.
 
     >>> import jax.numpy as jnp, jaxem
     >>> float(jaxem.distortion(jnp.array([[0.0], [3.0]]), jnp.array([[1.0]])))
     5.0
     """
-    x = _validate.prepare_x(x)
-    mu = jnp.asarray(mu, x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else float)
-    if mu.ndim != 2 or mu.shape[1] != x.shape[1] or mu.shape[0] < 1:
-        raise ValueError(f"mu: must be (K, D) with K ≥ 1 and D = {x.shape[1]} as in x, got shape {mu.shape}")
-    value = _distortion(x, mu)
+    x, w = _validate.rows_and_weights(x, weights)
+    mu = _validate.prepare_centres("mu", mu, x)
+    value = _distortion(x, mu, w if w is None else w.astype(mu.dtype))
     _validate.blame_x(x, value)
     return value
 
@@ -118,22 +118,23 @@ def sample(
     """
     mixture = _validate.mixture_only("sample", m)
     _validate.static_count("num_samples", num_samples, 1)
-    sizes = (
-        dict(zip(spec.split(), jnp.shape(theta[name]), strict=False)) for name, spec in mixture.shapes if name in theta
-    )
-    num_features = next((size["D"] for size in sizes if "D" in size), 1)
-    theta = _validate.prepare_theta(mixture, theta, jnp.zeros((1, num_features), int))
-    return mixture.sample(theta, key, num_samples)
+    key = _validate.random_key(key)
+    theta = _validate.theta_alone(mixture, theta)
+    return mixture.sample(theta, key, int(num_samples))
 
 
 @jax.jit
-def _table(m: Model, theta: Theta, x: Any) -> Array:
-    return m.table(theta, x).T
+def _table(m: Model, theta: Theta, x: Any) -> tuple[Array, Array]:
+    """ℓ, and a sum over its rows that is not finite where one of x is not."""
+    table = m.table(theta, x)
+    return table.T, jnp.sum(jnp.max(table, axis=0))
 
 
 @jax.jit
-def _gamma(m: Model, theta: Theta, data: Data) -> Array:
-    return assign(m.relative_table(theta, data.x), data.temperature, axis=0)[0].T
+def _gamma(m: Model, theta: Theta, data: Data) -> tuple[Array, Array]:
+    """γ, which may not show it (at T = 0, say), and the same sum."""
+    table = m.relative_table(theta, data.x)
+    return assign(table, data.temperature, axis=0)[0].T, jnp.sum(jnp.max(table, axis=0))
 
 
 @compiled
@@ -148,8 +149,8 @@ def _expected(m: Model, theta: Theta, gamma: Array, data: Data) -> Array:
 
 
 @jax.jit
-def _distortion(x: Array, mu: Array) -> Array:
+def _distortion(x: Array, mu: Array, weights: Array | None) -> Array:
     def chunk(x: Array, weights: Array) -> Array:
         return jnp.sum(weights * jnp.min(squared_distances(x, mu), axis=0))
 
-    return sum_over_rows(chunk, x, None, num_components=mu.shape[0], dtype=mu.dtype)
+    return sum_over_rows(chunk, x, weights, num_components=mu.shape[0], dtype=mu.dtype)

@@ -165,7 +165,7 @@ def em_stream(
     True
     """
     _batches.check("em_stream", m, batches, prefetch)
-    _validate.non_negative("tol", tol, "0 stops at the floor of rounding")
+    smallest = float(_validate.tolerance(tol, float))
     _validate.static_count("max_steps", max_steps, 0)
     mine = jax.process_index() == 0
     path = None if checkpoint is None or not mine else _checkpoint.check_path(checkpoint)
@@ -200,7 +200,7 @@ def em_stream(
             passes.rows, passes.checksum = (found["rows"], found["all batches"]) if mine else (0, None)
             reader.capacity = found["capacity"]  # it decides how sums are rounded
         while int(state.status) == Status.MAX_STEPS and int(state.num_steps) < max_steps:
-            state = passes.step(state, float(np.asarray(tol)))
+            state = passes.step(state, smallest)
             save(state)
             show(state)
     return fit_of(state)

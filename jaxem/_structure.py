@@ -16,6 +16,7 @@ from numpyro import handlers
 from numpyro.distributions import biject_to, constraints
 
 from jaxem._arguments import Arguments
+from jaxem._handlers import alone
 from jaxem._messengers import Own
 
 MIXTURES = (dist.MixtureSameFamily, dist.MixtureGeneral, dist.discrete.ZeroInflatedProbs)

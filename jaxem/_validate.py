@@ -4,6 +4,7 @@ Shapes, names and dtypes are always known; values only when concrete, so inside 
 the checks on values are skipped and the outcome becomes a `Status`.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,10 +14,26 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 from numpyro.distributions import constraints
 
+from jaxem._arrays import (  # noqa: F401 (some for the modules that say `_validate.`)
+    blame_rows,
+    count,
+    first_line,
+    fitted,
+    listed,
+    non_negative,
+    numbers,
+    random_key,
+    raw,
+    scalar,
+    shown,
+    static_count,
+    steps,
+    tolerance,
+)
 from jaxem._mixture import Mixture
-from jaxem._model import Data, Model, Theta, ThetaLike, is_concrete, is_traced
+from jaxem._model import Data, Model, Theta, ThetaLike, is_concrete
 from jaxem._program import Program
-from jaxem._read import Arguments
+from jaxem._read import Arguments, Parameter
 
 
 def prepare(
@@ -33,13 +50,15 @@ def prepare(
     if isinstance(m, Program):
         return _prepare_program(m, theta, x, weights, temperature, labels, batched)
     m = mixture_only("jaxem", m)
-    x = prepare_x(x)
+    x, weights = rows_and_weights(x, weights)
     theta = prepare_theta(m, theta, x, batched=batched)
     check_support(m, theta, x)
     temperature = _prepare_temperature(temperature, theta, batched)
+    if weights is not None:
+        weights = weights.astype(temperature.dtype)
     if labels is not None:
         labels = prepare_labels(labels, x, theta["pi"].shape[-1], least=-1)
-    return theta, Data(x, prepare_weights(weights, x, temperature.dtype), temperature, labels)
+    return theta, Data(x, weights, temperature, labels)
 
 
 def _prepare_program(
@@ -56,7 +75,8 @@ def _prepare_program(
     if unknown:
         raise ValueError(f"hold: {', '.join(map(repr, unknown))} is not a parameter; choose from {list(parameters)}")
     theta = _named_entries(theta, list(parameters), "this program")
-    theta = {name: jax.tree.map(arguments.cast, theta[name]) for name in parameters}
+    given = {name: _program_entry(name, theta[name], parameter) for name, parameter in parameters.items()}
+    theta = {name: jax.tree.map(arguments.cast, entry) for name, entry in given.items()}
     for name, parameter in parameters.items():
         for value, shape in zip(
             jax.tree.leaves(theta[name]),
@@ -66,15 +86,25 @@ def _prepare_program(
             if value.shape[batched:] != shape or value.ndim < batched:
                 wanted = ("lanes", *shape) if batched else shape
                 raise ValueError(f"theta[{name!r}]: must have shape {wanted} as in the program, got {value.shape}")
-            if is_concrete(value):
-                _check_values(name, np.asarray(value), parameter.constraint)
+        theta[name] = jax.tree.map(partial(_admitted, name, parameter.constraint), theta[name], given[name])
     return theta, Data(arguments, None, _prepare_temperature(temperature, theta, batched))
+
+
+def _program_entry(name: str, value: Any, parameter: Parameter) -> Any:
+    """An entry of a program's θ as numbers; of a module it is a tree of them."""
+    what = f"theta[{name!r}]"
+    if isinstance(parameter.shape, tuple):
+        return numbers(what, value)
+    wanted = jax.tree.structure(parameter.shape, is_leaf=lambda node: isinstance(node, tuple))
+    if jax.tree.structure(value) != wanted:
+        raise ValueError(f"{what}: must be a tree like the program's, {wanted}, got {jax.tree.structure(value)}")
+    return jax.tree.map(partial(numbers, what), value)
 
 
 def _prepare_temperature(temperature: ArrayLike, theta: Theta, batched: bool) -> Array:
     leaves = jax.tree.leaves(theta)
-    temperature = jnp.asarray(temperature, jnp.result_type(*leaves) if leaves else float)
-    lanes = leaves[0].shape[:1] if batched else ()
+    temperature = numbers("temperature", temperature, jnp.result_type(*leaves) if leaves else float)
+    lanes = leaves[0].shape[:1] if batched and leaves else ()
     if temperature.shape not in {(), lanes}:
         raise ValueError(f"temperature: must be a scalar{' or one per lane' * batched}, got shape {temperature.shape}")
     non_negative("temperature", temperature, "use 1 for EM, 0 for hard assignment")
@@ -103,13 +133,38 @@ def program_only(what: str, m: Any) -> Program:
 
 def prepare_x(x: ArrayLike) -> Array:
     """The rows as a numeric (N, D) array."""
-    if not isinstance(x, jax.Array):
-        x = np.asarray(x)
-        if x.dtype.kind not in "biuf" and not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"x: must be numeric, got dtype {x.dtype}; convert it to float32 or float64")
-        x = jnp.asarray(x)
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise ValueError(f"x: must be real, got dtype {x.dtype}; pass x.real, or real and imaginary parts as columns")
+    return rows_and_weights(x, None)[0]
+
+
+def rows_and_weights(x: Any, weights: Any) -> tuple[Array, Array | None]:
+    """The rows (N, D) and, where given, w (N,) ≥ 0: a row of weight 0 counts for nothing, whatever it held.
+
+    It becomes a copy of one that counts, for 0·∞ is no number. Where no concrete weight is 0, nothing is copied.
+    """
+    if weights is None:
+        return _table(numbers("x", x, rows=True)), None
+    w = raw("weights", weights)
+    counts = np.asarray(w) > 0 if is_concrete(w) and w.ndim == 1 else None
+    x = raw("x", x, counts)
+    precision = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(float)
+    w = prepare_weights(w, x, precision)
+    if counts is not None:
+        counts = np.asarray(w) > 0  # in the precision of the fit
+        if isinstance(x, np.ndarray) and not counts.all():
+            x = x.copy()
+            x[~counts] = x[np.argmax(counts)]
+    x = _table(numbers("x", x, rows=True))
+    return (x if counts is not None and counts.all() else _copies_where_weightless(x, w)), w
+
+
+@jax.jit
+def _copies_where_weightless(x: Array, weights: Array) -> Array:
+    """The rows that weigh something, and copies of the first of them."""
+    counts = weights > 0
+    return jnp.where(counts[:, None], x, x[jnp.argmax(counts)][None])
+
+
+def _table(x: Array) -> Array:
     if x.ndim not in (1, 2):
         raise ValueError(f"x: must be (N, D) or (N,), got shape {x.shape}; reshape it to one row per point")
     if x.size == 0:
@@ -127,7 +182,7 @@ def check_support(m: Mixture, theta: Theta, x: Array) -> None:
 
 def prepare_labels(labels: ArrayLike, x: Array, num_components: int, *, least: int) -> Array:
     """Integer labels (N,) in least … K−1."""
-    labels = jnp.asarray(labels)
+    labels = raw("labels", labels)
     if labels.shape != x.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
             f"labels: must be {x.shape[0]} integers, one per row of x, got shape {labels.shape} of {labels.dtype}"
@@ -139,26 +194,46 @@ def prepare_labels(labels: ArrayLike, x: Array, num_components: int, *, least: i
                 f"labels: must lie in {least} … {num_components - 1}, got {values.min()} … {values.max()}; "
                 "renumber them, or use more components"
             )
-    return labels
+    return jnp.asarray(labels, int)
 
 
-def prepare_theta(m: Mixture, theta: ThetaLike, x: Array, *, batched: bool = False) -> Theta:
+def prepare_theta(m: Mixture, theta: ThetaLike, x: Array | jax.ShapeDtypeStruct, *, batched: bool = False) -> Theta:
     """θ cast to x's precision, its names, shapes and (where concrete) values checked against the program."""
     theta = _named_entries(theta, list(m.parameters), "this mixture")
-    theta = {name: jnp.asarray(value) for name, value in theta.items()}
-    for name, value in theta.items():
-        if not jnp.issubdtype(value.dtype, jnp.floating):
-            theta[name] = value.astype(float)
     if jnp.issubdtype(x.dtype, jnp.floating):
-        theta = {name: value.astype(x.dtype) for name, value in theta.items()}
+        dtype = x.dtype
+        given = {name: numbers(f"theta[{name!r}]", value) for name, value in theta.items()}
     else:
-        dtype = jnp.result_type(*theta.values())
-        theta = {name: value.astype(dtype) for name, value in theta.items()}
+        given = {name: as_floating(numbers(f"theta[{name!r}]", value)) for name, value in theta.items()}
+        dtype = jnp.result_type(*given.values())
+    theta = {name: numbers(f"theta[{name!r}]", theta[name], dtype) for name in given}
     _check_shapes(m, theta, x, batched)
-    for name, value in theta.items():
-        if is_concrete(value):
-            _check_values(name, np.asarray(value), m.constraint(name))
-    return theta
+    return {name: _admitted(name, m.constraint(name), value, given[name]) for name, value in theta.items()}
+
+
+def theta_alone(m: Mixture, theta: ThetaLike) -> Theta:
+    """θ without data: D is what it says itself."""
+    theta = _named_entries(theta, list(m.parameters), "this mixture")
+    theta = {name: numbers(f"theta[{name!r}]", value) for name, value in theta.items()}
+    sizes = (dict(zip(spec.split(), theta[name].shape, strict=False)) for name, spec in m.shapes)
+    num_features = next((size["D"] for size in sizes if "D" in size), 1)
+    return prepare_theta(m, theta, jax.ShapeDtypeStruct((1, num_features), jnp.int32))
+
+
+def prepare_centres(name: str, centres: Any, x: Array) -> Array:
+    """Centres (K, D) in x's precision."""
+    centres = numbers(name, centres, x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else float)
+    if centres.ndim != 2 or centres.shape[0] < 1 or centres.shape[1] != x.shape[1]:
+        got = f"D = {centres.shape[1]} (shape {centres.shape})" if centres.ndim == 2 else f"shape {centres.shape}"
+        raise ValueError(f"{name}: must be (K, D) with K ≥ 1 and D = {x.shape[1]} as in x, got {got}; one centre a row")
+    if is_concrete(centres):
+        blame_rows(name, ~np.isfinite(np.asarray(centres)), "NaN or infinity", None, "start from rows of x")
+    return centres
+
+
+def as_floating(value: Array) -> Array:
+    """Numbers in the precision that they have, or else in JAX's own."""
+    return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(float)
 
 
 def _named_entries(theta: ThetaLike, names: list[str], what: str) -> dict[str, Any]:
@@ -171,7 +246,7 @@ def _named_entries(theta: ThetaLike, names: list[str], what: str) -> dict[str, A
     return {name: theta[name] for name in names}
 
 
-def _check_shapes(m: Mixture, theta: Theta, x: Array, batched: bool) -> None:
+def _check_shapes(m: Mixture, theta: Theta, x: Array | jax.ShapeDtypeStruct, batched: bool) -> None:
     sizes: dict[str, tuple[int, str]] = {"D": (x.shape[1], "x")}
     for name, spec in m.shapes:
         axes = ["lanes"] * batched + spec.split()
@@ -186,64 +261,56 @@ def _check_shapes(m: Mixture, theta: Theta, x: Array, batched: bool) -> None:
                     f"theta[{name!r}]: has {axis} = {size} (shape {shape}), but {source} has {axis} = {expected}; "
                     "make them agree"
                 )
-    if sizes["K"][0] < 1:
-        raise ValueError("theta: has K = 0 components; pass at least one")
+    for axis, what in (("K", "components"), ("lanes", "lanes")):
+        if axis in sizes and sizes[axis][0] < 1:
+            raise ValueError(f"theta: has no {what} ({axis} = 0); pass at least one")
 
 
-def _check_values(name: str, value: np.ndarray, constraint: constraints.Constraint) -> None:
+def _admitted(name: str, constraint: constraints.Constraint, value: Array, given: Array) -> Array:
+    """θ's entry, its concrete values checked; what rounding left in a coarser precision is brought back.
+
+    On a simplex that is a sum of 1 to the precision in which it was given: the sum in the finer one is then made 1.
+    """
+    eps = max(jnp.finfo(v.dtype).eps for v in (value, given) if jnp.issubdtype(v.dtype, jnp.floating))
+    if is_concrete(value):
+        _check_values(name, np.asarray(value), constraint, float(eps))
+    if constraint is constraints.simplex and eps > jnp.finfo(value.dtype).eps:
+        return value / jnp.sum(value, axis=-1, keepdims=True)
+    return value
+
+
+def _check_values(name: str, value: np.ndarray, constraint: constraints.Constraint, eps: float) -> None:
     if not np.isfinite(value).all():
-        raise ValueError(f"theta[{name!r}]: must be finite, got {value}; start from jaxem.inits")
+        raise ValueError(f"theta[{name!r}]: must be finite, got {shown(value)}; start from jaxem.inits")
     if constraint is constraints.simplex:
-        slack = 10 * value.shape[-1] * np.finfo(value.dtype).eps
+        slack = 10 * value.shape[-1] * eps
         off = np.abs(value.sum(-1) - 1).max()
         if off > slack or (value < 0).any():
-            raise ValueError(f"theta[{name!r}]: must be ≥ 0 and sum to 1, got {value}; divide it by its sum")
+            raise ValueError(f"theta[{name!r}]: must be ≥ 0 and sum to 1, got {shown(value)}; divide it by its sum")
     elif not np.all(constraint(value)):
         remedy = (
             "add a little to its diagonal, or start from jaxem.inits"
             if constraint is constraints.positive_definite
             else "move it inside"
         )
-        raise ValueError(f"theta[{name!r}]: must satisfy NumPyro's constraint {constraint}, got {value}; {remedy}")
+        raise ValueError(
+            f"theta[{name!r}]: must satisfy NumPyro's constraint {constraint}, got {shown(value)}; {remedy}"
+        )
 
 
-def prepare_weights(weights: ArrayLike | None, x: Array, dtype: jnp.dtype) -> Array | None:
-    """w (N,) ≥ 0 in θ's precision, or None."""
-    if weights is None:
-        return None
-    weights = jnp.asarray(weights, dtype)
-    if weights.shape != x.shape[:1]:
-        raise ValueError(f"weights: must have shape {x.shape[:1]}, one per row of x, got {weights.shape}")
-    non_negative("weights", weights, "drop rows by giving them weight 0")
-    if is_concrete(weights) and not float(jnp.sum(weights)) > 0:
-        raise ValueError("weights: sum to 0; give at least one row a positive weight")
-    return weights
-
-
-def non_negative(name: str, value: ArrayLike, remedy: str) -> None:
-    """A ValueError where a concrete value is negative, NaN or infinite."""
-    if is_concrete(value):
-        value = np.asarray(value)
-        if not (np.isfinite(value) & (value >= 0)).all():
-            raise ValueError(f"{name}: must be finite and ≥ 0, got {value}; {remedy}")
-
-
-def number(value: ArrayLike, dtype: Any) -> Array | np.ndarray:
-    """A value that the loop takes: NumPy's where it is known, which JAX places in less time than it makes its own."""
-    return jnp.asarray(value, dtype) if is_traced(value) else np.asarray(value, dtype)
-
-
-def count(name: str, value: Any, least: int) -> None:
-    """A ValueError where a concrete count is not an integer of at least `least`."""
-    if is_concrete(value) and (np.asarray(value).dtype.kind not in "iu" or np.asarray(value) < least):
-        raise ValueError(f"{name}: must be an integer ≥ {least}, got {value!r}")
-
-
-def static_count(name: str, value: Any, least: int) -> None:
-    """A ValueError where a count that fixes a shape is traced, not an integer, or too small."""
-    if not is_concrete(value):
-        raise ValueError(f"{name}: fixes a shape, so it must be a Python int, got {value}; mark it static in jax.jit")
-    count(name, value, least)
+def prepare_weights(weights: Any, x: Any, dtype: Any) -> Array:
+    """w (N,) ≥ 0, one for each row of x."""
+    w = numbers("weights", weights, dtype)
+    if w.shape != x.shape[:1]:
+        raise ValueError(f"weights: must have shape {x.shape[:1]}, one per row of x, got {w.shape}")
+    non_negative("weights", w, "drop rows by giving them weight 0")
+    if is_concrete(w):
+        total = np.sum(np.asarray(w))
+        if not total > 0:
+            raise ValueError("weights: sum to 0; give at least one row a positive weight")
+        if not np.isfinite(total):
+            raise ValueError(f"weights: sum to more than {w.dtype} can hold; divide them by their largest")
+    return w
 
 
 def blame_x(x: Any, outcome: Any) -> None:
@@ -251,9 +318,5 @@ def blame_x(x: Any, outcome: Any) -> None:
     if not is_concrete(x, outcome) or np.isfinite(np.asarray(outcome)).all():
         return
     for array in map(np.asarray, jax.tree.leaves(x)):
-        rows = np.atleast_1d(array).reshape(array.shape[0] if array.ndim else 1, -1)
-        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-        if not bad.size:
-            continue
-        shown = ", ".join(map(str, bad[:5])) + (", …" if bad.size > 5 else "")
-        raise ValueError(f"x: has NaN or infinity in {bad.size} row(s): {shown}; drop or impute them")
+        if jnp.issubdtype(array.dtype, jnp.floating):
+            blame_rows("x", ~np.isfinite(np.atleast_1d(array)), "NaN or infinity")

@@ -1,7 +1,8 @@
 """Starts for EM. Keys come in as arguments; K fixes shapes, so it is a Python int.
 
-All set π = 1/K and the scales to the pooled scale of the data; they differ in how centres are chosen.
-Distances are by differences. `random_points` and `kmeans_plus_plus` run inside `jit` and `vmap` over keys.
+All set π = 1/K and the scales to the pooled scale of the data; they differ in how centres are chosen. A row of weight w
+stands for w rows: it is drawn, and pooled, so much more, and at w = 0 not at all. Distances are by differences.
+`random_points` and `kmeans_plus_plus` run inside `jit` and `vmap` over keys.
 """
 
 from collections.abc import Callable
@@ -17,13 +18,21 @@ from jaxtyping import Array
 from jaxem import _validate
 from jaxem._mixture import Mixture
 from jaxem._model import Theta
+from jaxem.families._exponential_family import mean_of_rows
 from jaxem.families.gaussian import squared_distances
 
 
 def random_points(
-    m: Mixture, key: Array, x: ArrayLike, num_components: int, *, num_categories: int | None = None
+    m: Mixture,
+    key: Array,
+    x: ArrayLike,
+    num_components: int,
+    *,
+    num_categories: int | None = None,
+    weights: ArrayLike | None = None,
 ) -> Theta:
-    """K rows of x, distinct in value, drawn one after another, each row not yet taken equally likely.
+    """K rows of x, distinct in value, drawn one after another, each row not yet taken equally likely, or
+    with probability ∝ w_n where `weights` (N,) are given.
 
     Rows that repeat a chosen value are excluded: coincident centres are a tie that EM splits and Lloyd
     does not. With fewer than K distinct rows a concrete x raises; a traced x repeats the first row.
@@ -36,13 +45,20 @@ def random_points(
     >>> sorted(theta["mu"].ravel().tolist())
     [0.0, 5.0]
     """
-    return _from_centres(m, key, x, num_components, num_categories, uniform_over_the_rest)
+    return _from_centres(m, key, x, num_components, num_categories, weights, uniform_over_the_rest)
 
 
 def kmeans_plus_plus(
-    m: Mixture, key: Array, x: ArrayLike, num_components: int, *, num_categories: int | None = None
+    m: Mixture,
+    key: Array,
+    x: ArrayLike,
+    num_components: int,
+    *,
+    num_categories: int | None = None,
+    weights: ArrayLike | None = None,
 ) -> Theta:
-    """k-means++ (Arthur & Vassilvitskii 2007): each next centre is a row drawn with probability ∝ min_k d_nk.
+    """k-means++ (Arthur & Vassilvitskii 2007): each next centre is a row drawn with probability ∝ min_k d_nk,
+    and ∝ w_n min_k d_nk where `weights` (N,) are given, the first ∝ w_n.
 
     For a categorical family d is the number of features that differ: half the squared distance of one-hots.
     `num_categories` as in `random_points`.
@@ -54,7 +70,7 @@ def kmeans_plus_plus(
     >>> bool(abs(theta["mu"][0, 0] - theta["mu"][1, 0]) > 8)
     True
     """
-    return _from_centres(m, key, x, num_components, num_categories, proportional_to_distance)
+    return _from_centres(m, key, x, num_components, num_categories, weights, proportional_to_distance)
 
 
 def from_labels(
@@ -64,8 +80,9 @@ def from_labels(
     num_components: int | None = None,
     *,
     num_categories: int | None = None,
+    weights: ArrayLike | None = None,
 ) -> Theta:
-    """One M-step from hard labels (N,) in 0 … K−1: the complete-data maximum likelihood.
+    """One M-step from hard labels (N,) in 0 … K−1, weighted: the complete-data maximum likelihood.
 
     `num_components` defaults to max(labels) + 1 and must be given where labels are traced. Concrete labels
     must give every class a row; with traced ones a class without rows stays at the overall mean. Held
@@ -77,17 +94,20 @@ def from_labels(
     >>> theta["mu"].ravel().tolist(), [f"{share:.2f}" for share in theta["pi"]]
     ([1.0, 9.0], ['0.67', '0.33'])
     """
-    x = _as_float(_validate.prepare_x(x))
-    _validate.blame_x(x, jnp.sum(x))
+    m = _validate.mixture_only("inits.from_labels", m)
+    x, w = _rows(x, weights)
+    labels = _validate.raw("labels", labels)
     if num_components is None:
         if not _validate.is_concrete(labels):
             raise ValueError("num_components: must be given where labels are traced")
-        num_components = int(np.max(labels)) + 1
+        whole = labels.size and jnp.issubdtype(labels.dtype, jnp.integer)
+        num_components = max(int(np.max(labels)) + 1, 1) if whole else 1  # else what follows says what is wrong
     _validate.static_count("num_components", num_components, 1)
-    labels = _validate.prepare_labels(labels, x, int(num_components), least=0)
-    _every_class_has_rows(labels, int(num_components))
-    start = _guess(m, jnp.tile(jnp.mean(x, axis=0)[None], (num_components, 1)), x, num_categories)
-    theta = _m_step(m, start, x, labels)
+    num_components = int(num_components)
+    labels = _validate.prepare_labels(labels, x, num_components, least=0)
+    _every_class_has_rows(labels, w, num_components)
+    start = _guess(m, jnp.tile(_mean(x, w)[None], (num_components, 1)), x, w, num_categories)
+    theta = _m_step(m, start, x, w, labels)
     _not_singular(m, theta)
     return theta
 
@@ -112,20 +132,37 @@ def _is_categorical(m: Mixture) -> bool:
 
 
 def _from_centres(
-    m: Mixture, key: Array, x: ArrayLike, num_components: int, num_categories: int | None, log_weights: Callable
+    m: Mixture,
+    key: Array,
+    x: ArrayLike,
+    num_components: int,
+    num_categories: int | None,
+    weights: ArrayLike | None,
+    log_weights: Callable,
 ) -> Theta:
-    x = _as_float(_validate.prepare_x(x))
+    m = _validate.mixture_only("inits", m)
+    key = _validate.random_key(key)
+    x, w = _rows(x, weights)
     _validate.static_count("num_components", num_components, 1)
+    num_components = int(num_components)
     if num_components > x.shape[0]:
         raise ValueError(f"num_components: {num_components} exceeds the {x.shape[0]} rows of x; ask for fewer")
-    _validate.blame_x(x, jnp.sum(x))
-    centres, distinct = _draw_centres(key, x, int(num_components), log_weights, _is_categorical(m))
+    centres, distinct = _draw_centres(key, x, w, num_components, log_weights, _is_categorical(m))
     if _validate.is_concrete(distinct) and not distinct:
-        raise ValueError(f"num_components: x has fewer than {num_components} distinct rows; ask for fewer")
-    return _guess(m, centres, x, num_categories)
+        of_weight = "" if w is None else " of positive weight"
+        raise ValueError(f"num_components: x has fewer than {num_components} distinct rows{of_weight}; ask for fewer")
+    return _guess(m, centres, x, w, num_categories)
 
 
-def _guess(m: Mixture, centres: Array, x: Array, num_categories: int | None) -> Theta:
+def _rows(x: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array | None]:
+    """x, floating and finite, and w in its precision."""
+    x, w = _validate.rows_and_weights(x, weights)
+    x = _validate.as_floating(x)
+    _validate.blame_x(x, jnp.sum(x))
+    return x, w if w is None else w.astype(x.dtype)
+
+
+def _guess(m: Mixture, centres: Array, x: Array, w: Array | None, num_categories: int | None) -> Theta:
     """The family's start at these centres, x checked against its support."""
     if _is_categorical(m):
         if num_categories is None:
@@ -136,22 +173,29 @@ def _guess(m: Mixture, centres: Array, x: Array, num_categories: int | None) -> 
         num_categories = int(num_categories)
     elif num_categories is not None:
         raise ValueError("num_categories: this mixture has no categories; leave it out")
-    theta = _start(m, centres, x, num_categories)
+    theta = _start(m, centres, x, w, num_categories)
     _validate.check_support(m, theta, x)
     return theta
 
 
 @partial(jax.jit, static_argnames="num_categories")
-def _start(m: Mixture, centres: Array, x: Array, num_categories: int | None) -> Theta:
-    return m.guess(centres, x) if num_categories is None else m.guess(centres, x, num_categories)
+def _start(m: Mixture, centres: Array, x: Array, w: Array | None, num_categories: int | None) -> Theta:
+    weighted = {} if w is None else {"weights": w}
+    return m.guess(centres, x, *(() if num_categories is None else (num_categories,)), **weighted)
 
 
-def _every_class_has_rows(labels: Array, num_components: int) -> None:
-    if _validate.is_concrete(labels):
-        empty = np.flatnonzero(np.bincount(np.asarray(labels), minlength=num_components) == 0)
+@jax.jit
+def _mean(x: Array, w: Array | None) -> Array:
+    return mean_of_rows(x, w)
+
+
+def _every_class_has_rows(labels: Array, w: Array | None, num_components: int) -> None:
+    if _validate.is_concrete(labels, w):
+        counted = np.asarray(labels) if w is None else np.asarray(labels)[np.asarray(w) > 0]
+        empty = np.flatnonzero(np.bincount(counted, minlength=num_components) == 0)
         if empty.size:
             raise ValueError(
-                f"labels: no row has class {', '.join(map(str, empty))} of 0 … {num_components - 1}; "
+                f"labels: no row has class {_validate.listed(empty)} of 0 … {num_components - 1}; "
                 "renumber the classes without gaps, or lower num_components"
             )
 
@@ -171,11 +215,13 @@ def _not_singular(m: Mixture, theta: Theta) -> None:
 
 @partial(jax.jit, static_argnames=("num_components", "log_weights", "categorical"))
 def _draw_centres(
-    key: Array, x: Array, num_components: int, log_weights: Callable, categorical: bool
+    key: Array, x: Array, w: Array | None, num_components: int, log_weights: Callable, categorical: bool
 ) -> tuple[Array, Array]:
-    """K rows of x, each drawn by `log_weights` of the distances to those before; were they distinct?"""
+    """K rows of x, each drawn by `log_weights` of the distances to those before, times w; were they distinct?"""
     first, *rest = jax.random.split(key, num_components)
-    start = x[jax.random.randint(first, (), 0, x.shape[0])]
+    log_w = 0 if w is None else jnp.log(w)
+    any_row = jax.random.randint(first, (), 0, x.shape[0]) if w is None else jax.random.categorical(first, log_w)
+    start = x[any_row]
     if not rest:
         return start[None], jnp.array(True)
 
@@ -183,7 +229,7 @@ def _draw_centres(
         nearest, newest = carry
         distances = mismatches(x, newest) if categorical else squared_distances(x, newest[None])[0]
         nearest = jnp.minimum(nearest, distances)
-        index = jax.random.categorical(key, log_weights(nearest))
+        index = jax.random.categorical(key, log_weights(nearest) + log_w)
         return (nearest, x[index]), (x[index], nearest[index] > 0)
 
     far = jnp.full(x.shape[0], jnp.inf, x.dtype)
@@ -192,14 +238,11 @@ def _draw_centres(
 
 
 @jax.jit
-def _m_step(m: Mixture, theta: Theta, x: Array, labels: Array) -> Theta:
+def _m_step(m: Mixture, theta: Theta, x: Array, w: Array | None, labels: Array) -> Theta:
     gamma = jax.nn.one_hot(labels, theta["pi"].shape[0], axis=0, dtype=x.dtype)
+    gamma = gamma if w is None else gamma * w[None]
 
     def m_step(theta: Theta) -> Theta:
         return m.update(m.statistics(theta, x, gamma), theta, m.held)
 
     return m_step(m_step(theta))  # the second about the labels' own means: no cancellation
-
-
-def _as_float(x: Array) -> Array:
-    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)

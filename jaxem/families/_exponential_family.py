@@ -136,9 +136,19 @@ def equal_weights(centres: Float[Array, "K D"]) -> Float[Array, " K"]:
     return jnp.full(centres.shape[0], 1 / centres.shape[0], centres.dtype)
 
 
-def halfway(centres: Float[Array, "K D"], x: Shaped[Array, "N D"]) -> Float[Array, "K D"]:
+def mean_of_rows(x: Float[Array, "N ..."], weights: Float[Array, " N"] | None = None) -> Float[Array, "..."]:
+    """Σ w x / Σ w."""
+    if weights is None:
+        return jnp.mean(x, axis=0)
+    share = weights / jnp.sum(weights)
+    return jnp.sum(jnp.reshape(share, (-1,) + (1,) * (x.ndim - 1)) * x, axis=0)
+
+
+def halfway(
+    centres: Float[Array, "K D"], x: Shaped[Array, "N D"], weights: Float[Array, " N"] | None = None
+) -> Float[Array, "K D"]:
     """½ (centre + overall mean): a centre alone may lie on the boundary, where EM cannot leave."""
-    return (centres + jnp.mean(x.astype(centres.dtype), axis=0)[None]) / 2
+    return (centres + mean_of_rows(x.astype(centres.dtype), weights)[None]) / 2
 
 
 def least(num_rows: int) -> float:

@@ -60,10 +60,10 @@ def ascend(probs: Float[Array, "K D"], gradient: Float[Array, "K D"]) -> Float[A
     return probs + probs * (1 - probs) * gradient
 
 
-def guess(centres: Float[Array, "K D"], x: Shaped[Array, "N D"]) -> Theta:
+def guess(centres: Float[Array, "K D"], x: Shaped[Array, "N D"], weights: Float[Array, " N"] | None = None) -> Theta:
     """π = 1/K, p half-way between the centre and the overall mean, inside (0, 1)."""
     edge = ef.least(x.shape[0])
-    return {"pi": ef.equal_weights(centres), "probs": jnp.clip(ef.halfway(centres, x), edge, 1 - edge)}
+    return {"pi": ef.equal_weights(centres), "probs": jnp.clip(ef.halfway(centres, x, weights), edge, 1 - edge)}
 
 
 def check_support(x: np.ndarray, theta: dict[str, np.ndarray]) -> str | None:

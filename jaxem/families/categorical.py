@@ -63,9 +63,14 @@ def ascend(probs: Float[Array, "K D C"], gradient: Float[Array, "K D C"]) -> Flo
     return ef.on_simplex(probs, gradient)
 
 
-def guess(centres: Float[Array, "K D"], x: Shaped[Array, "N D"], num_categories: int) -> Theta:
+def guess(
+    centres: Float[Array, "K D"],
+    x: Shaped[Array, "N D"],
+    num_categories: int,
+    weights: Float[Array, " N"] | None = None,
+) -> Theta:
     """π = 1/K, p half-way between the centre's one-hot and the overall frequencies, inside the simplex."""
-    frequencies = jnp.mean(one_hot(x.astype(centres.dtype), num_categories), axis=0)
+    frequencies = ef.mean_of_rows(one_hot(x.astype(centres.dtype), num_categories), weights)
     probs = (one_hot(centres, num_categories) + frequencies[None]) / 2
     probs = jnp.maximum(probs, ef.least(x.shape[0]))
     return {"pi": ef.equal_weights(centres), "probs": probs / jnp.sum(probs, axis=2, keepdims=True)}

@@ -58,9 +58,9 @@ def ascend(rate: Float[Array, "K D"], gradient: Float[Array, "K D"]) -> Float[Ar
     return 1 / (1 / rate - gradient)
 
 
-def guess(centres: Float[Array, "K D"], x: Shaped[Array, "N D"]) -> Theta:
+def guess(centres: Float[Array, "K D"], x: Shaped[Array, "N D"], weights: Float[Array, " N"] | None = None) -> Theta:
     """π = 1/K, 1/λ half-way between the centre and the overall mean; 1 for a column of zeros."""
-    mean = ef.halfway(centres, x)
+    mean = ef.halfway(centres, x, weights)
     return {"pi": ef.equal_weights(centres), "rate": 1 / jnp.where(mean > 0, mean, 1)}
 
 

@@ -94,9 +94,9 @@ def log_saturated(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(large, stirling, direct)
 
 
-def guess(centres: Float[Array, "K D"], x: Shaped[Array, "N D"]) -> Theta:
+def guess(centres: Float[Array, "K D"], x: Shaped[Array, "N D"], weights: Float[Array, " N"] | None = None) -> Theta:
     """π = 1/K, λ half-way between the centre and the overall mean, above 0."""
-    return {"pi": ef.equal_weights(centres), "rate": jnp.maximum(ef.halfway(centres, x), ef.least(x.shape[0]))}
+    return {"pi": ef.equal_weights(centres), "rate": jnp.maximum(ef.halfway(centres, x, weights), ef.least(x.shape[0]))}
 
 
 def check_support(x: np.ndarray, theta: dict[str, np.ndarray]) -> str | None:

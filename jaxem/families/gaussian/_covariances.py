@@ -38,6 +38,7 @@ from jaxem.families.gaussian._moments import (
     in_small_batches,
     leading,
     log_weights,
+    spread_or_a_stand_in,
     step_weights_and_means,
     sum_and_count,
     sum_of_squares,
@@ -293,15 +294,21 @@ def gradient_form(theta: Theta, gradient: Theta, N_k: Array, held: frozenset[str
 # ---- the start, the conditional, the families
 
 
-def guess(centres: Float[Array, "K D"], x: Float[Array, "N D"], *, is_tied: bool) -> Theta:
+def guess(
+    centres: Float[Array, "K D"], x: Float[Array, "N D"], weights: Float[Array, " N"] | None = None, *, is_tied: bool
+) -> Theta:
     """π = 1/K, μ the centres, Σ_k the pooled covariance S of the data.
 
     Its correlations are shrunk by 64·D·eps, what rounding leaves uncertain in them: with K ≤ D tight clusters S is
     all but singular, and what is positive definite must be so in this precision too.
     """
-    deviations = centred(x)
+    deviations = centred(x, weights)
+    deviations = deviations if weights is None else deviations * jnp.sqrt(weights)[:, None]
+    total = x.shape[0] if weights is None else jnp.sum(weights)
     blocks = jnp.pad(deviations, ((0, -x.shape[0] % 256), (0, 0))).reshape(-1, 256, x.shape[1])
-    S = jnp.sum(jnp.einsum("bnd,bne->bde", blocks, blocks, precision=EXACT), axis=0) / x.shape[0]  # in blocks: digits
+    S = jnp.sum(jnp.einsum("bnd,bne->bde", blocks, blocks, precision=EXACT), axis=0) / total  # in blocks: digits
+    on_diagonal = jnp.eye(x.shape[1], dtype=bool)
+    S = jnp.where(on_diagonal, spread_or_a_stand_in(jnp.diagonal(S), x)[None], S)
     Sigma = shrunk(S, jnp.asarray(64 * x.shape[1] * jnp.finfo(S.dtype).eps))
     return equal_weights_at(centres) | {"Sigma": Sigma if is_tied else by_component(Sigma, centres)}
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import jax.numpy as jnp
@@ -37,10 +38,11 @@ def with_floor(m: Mixture, variance: float) -> Mixture:
     >>> [round(float(sigma), 3) for sigma in floored.theta["sigma"]]
     [0.1, 0.5]
     """
+    m = _validate.mixture_only("with_floor", m)
     scale = next((name for name in ("sigma", "Sigma") if name in m.parameters), None)
     if scale is None:
         raise ValueError(f"m: has no sigma or Sigma among {list(m.parameters)}; a floor is for Gaussian families")
-    if not (_validate.is_concrete(variance) and 0 < float(variance) < float("inf")):
+    if not (_validate.is_concrete(variance) and isinstance(variance, Real) and 0 < float(variance) < float("inf")):
         raise ValueError(f"variance: must be a finite number > 0, got {variance!r}; in squared units of x")
 
     def floored(function: Callable[..., Theta]) -> Callable[..., Theta]:

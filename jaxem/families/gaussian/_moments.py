@@ -134,7 +134,14 @@ def equal_weights_at(centres: Float[Array, "K D"]) -> Theta:
     return {"pi": ef.equal_weights(centres), "mu": centres}
 
 
-def centred(x: Float[Array, "N D"]) -> Float[Array, "N D"]:
+def centred(x: Float[Array, "N D"], weights: Float[Array, " N"] | None = None) -> Float[Array, "N D"]:
     """x − x̄, twice: the second takes what rounding left of the first, at data far from the origin."""
-    x = x - jnp.mean(x, axis=0)[None]
-    return x - jnp.mean(x, axis=0)[None]
+    x = x - ef.mean_of_rows(x, weights)[None]
+    return x - ef.mean_of_rows(x, weights)[None]
+
+
+def spread_or_a_stand_in(variance: Array, x: Float[Array, "N D"]) -> Array:
+    """Variances to start from: one of a constant column, 0, is no scale. The others' mean stands in, or x², or 1."""
+    for stand_in in (jnp.mean(variance), jnp.mean(x**2), jnp.ones((), x.dtype)):
+        variance = jnp.where(variance > 0, variance, stand_in)
+    return variance

@@ -32,6 +32,7 @@ from jaxem.families.gaussian._moments import (
     leading,
     log_weights,
     over_features,
+    spread_or_a_stand_in,
     squared_distances,
     step_weights_and_means,
     sum_and_count,
@@ -269,21 +270,29 @@ def gradient_form(theta: Theta, gradient: Theta, N_k: Array, held: frozenset[str
 # ---- the start, the conditional, the families
 
 
-def isotropic_guess(centres: Float[Array, "K D"], x: Float[Array, "N D"]) -> Theta:
+def isotropic_guess(
+    centres: Float[Array, "K D"], x: Float[Array, "N D"], weights: Float[Array, " N"] | None = None
+) -> Theta:
     """π = 1/K, μ the centres, σ the pooled standard deviation of the data."""
-    return equal_weights_at(centres) | {"sigma": jnp.sqrt(jnp.mean(centred(x) ** 2))}
+    variance = jnp.mean(ef.mean_of_rows(centred(x, weights) ** 2, weights))
+    return equal_weights_at(centres) | {"sigma": jnp.sqrt(spread_or_a_stand_in(variance, x))}
 
 
-def spherical_guess(centres: Float[Array, "K D"], x: Float[Array, "N D"]) -> Theta:
+def spherical_guess(
+    centres: Float[Array, "K D"], x: Float[Array, "N D"], weights: Float[Array, " N"] | None = None
+) -> Theta:
     """The same, σ_k the pooled standard deviation for every k."""
-    theta = isotropic_guess(centres, x)
+    theta = isotropic_guess(centres, x, weights)
     return theta | {"sigma": jnp.broadcast_to(theta["sigma"], theta["pi"].shape)}
 
 
-def diagonal_guess(centres: Float[Array, "K D"], x: Float[Array, "N D"]) -> Theta:
+def diagonal_guess(
+    centres: Float[Array, "K D"], x: Float[Array, "N D"], weights: Float[Array, " N"] | None = None
+) -> Theta:
     """The same, σ_k each feature's standard deviation for every k."""
-    sigma = jnp.sqrt(jnp.mean(centred(x) ** 2, axis=0, keepdims=True))
-    return equal_weights_at(centres) | {"sigma": jnp.broadcast_to(sigma, centres.shape)}
+    variance = ef.mean_of_rows(centred(x, weights) ** 2, weights)
+    sigma = jnp.sqrt(spread_or_a_stand_in(variance, x))
+    return equal_weights_at(centres) | {"sigma": jnp.broadcast_to(sigma[None], centres.shape)}
 
 
 def condition(theta: Theta, x: Float[Array, "n D"], mask: np.ndarray) -> tuple[Array, dist.Distribution]:
