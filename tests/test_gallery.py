@@ -5,11 +5,12 @@ import functools
 import jax
 import numpy as np
 import pytest
-from conftest import PRECISION
 from gallery import ENTRIES, PENDING
 from gallery.oracle import Oracle
 
 import jaxem
+
+from conftest import PRECISION
 
 EXACT = 1e-12 if PRECISION == 64 else 3e-5
 

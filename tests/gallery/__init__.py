@@ -4,8 +4,34 @@
 density at every assignment of its latents.
 """
 
-from gallery import annotation, hidden_markov, mixtures
+from gallery import (
+    annotation,
+    bounds,
+    ecology,
+    hidden_markov,
+    idioms,
+    mixtures,
+    sequences,
+    shapes,
+    structures,
+    zero_inflated,
+)
 from gallery.registry import ENTRIES
+
+__all__ = ["ENTRIES", "PENDING"]
+
+THEMES = [
+    mixtures,
+    shapes,
+    zero_inflated,
+    bounds,
+    annotation,
+    ecology,
+    structures,
+    hidden_markov,
+    sequences,
+    idioms,
+]
 
 # entries that a fault still stands against, with the kind of fault; an entry is deleted when it passes
 PENDING = {

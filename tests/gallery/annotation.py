@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpyro
-from gallery.registry import J, draws, entry, unit_interval
 from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.infer.reparam import LocScaleReparam
+
+from gallery.registry import J, draws, entry, unit_interval
 
 ANNOTATORS = J([0, 1, 2, 2])  # position → annotator: the last of three annotates twice
 LABELS = J(draws(3).integers(0, 2, (4, 4)))  # items × positions
@@ -50,7 +51,9 @@ def mace(concentration):
                 probs = jnp.where(s[..., None] == 0, honest, epsilon[positions])
                 numpyro.sample("y", dist.Categorical(probs), obs=labels)
 
-    program.__doc__ = f"An annotator either knows or guesses (MACE), Beta({concentration:g}, {concentration:g}) on which."
+    program.__doc__ = (
+        f"An annotator either knows or guesses (MACE), Beta({concentration:g}, {concentration:g}) on which."
+    )
     return program
 
 
@@ -64,9 +67,9 @@ def hierarchical_dawid_skene(positions, labels):
     with numpyro.plate("class", 2):
         zeta = numpyro.sample("zeta", dist.Normal(0.0, 1.0).expand([1]).to_event(1))
         omega = numpyro.sample("omega", dist.HalfNormal(1.0).expand([1]).to_event(1))
-    with numpyro.plate("annotator", 3, dim=-2), numpyro.plate("class", 2):
-        with handlers.reparam(config={"beta": LocScaleReparam(0)}):
-            beta = numpyro.sample("beta", dist.Normal(zeta, omega).to_event(1))
+    decentered = handlers.reparam(config={"beta": LocScaleReparam(0)})
+    with numpyro.plate("annotator", 3, dim=-2), numpyro.plate("class", 2), decentered:
+        beta = numpyro.sample("beta", dist.Normal(zeta, omega).to_event(1))
     logits = jnp.concatenate([beta, jnp.zeros_like(beta[..., :1])], axis=-1)
     pi = numpyro.sample("pi", dist.Dirichlet(jnp.full(2, 2.0)))
     with numpyro.plate("item", len(labels), dim=-2):
@@ -177,5 +180,3 @@ def pupils_within_schools(scores, passed):
         with numpyro.plate("pupils", 2):
             z = numpyro.sample("z", dist.Bernoulli(pi[s]))
             numpyro.sample("y", dist.Bernoulli(0.2 + 0.6 * z), obs=passed)
-
-

@@ -2,11 +2,12 @@
 
 import jax.numpy as jnp
 import numpyro
-from gallery.registry import J, draws, entry, simplex, unit_interval
 from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
+
+from gallery.registry import J, draws, entry, simplex, unit_interval
 
 EXAMPLE = "NumPyro example hmm_enum"
 SEQUENCES = J(draws(5).integers(0, 2, (2, 4, 2)))  # sequences × time × tones

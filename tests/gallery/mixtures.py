@@ -2,11 +2,12 @@
 
 import jax.numpy as jnp
 import numpyro
-from gallery.registry import J, entry, positive, weights
 from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.infer.reparam import LocScaleReparam
+
+from gallery.registry import J, entry, positive, weights
 
 ROWS = J([-2.1, -1.7, 0.4, 1.9, 2.6])
 PAIRS = J([[-1.0, 0.2], [-0.8, -0.4], [0.1, 0.3], [1.2, 0.9], [0.7, 1.6]])
@@ -77,9 +78,7 @@ def reparameterised_components(x):
         numpyro.sample("x", dist.MixtureSameFamily(dist.Categorical(w), dist.Normal(loc, 0.8)), obs=x)
 
 
-@entry(
-    jnp.stack([ROWS, ROWS**2]).T, source="public repository: hierarchical mixture", closed="mu", climbs="chol"
-)
+@entry(jnp.stack([ROWS, ROWS**2]).T, source="public repository: hierarchical mixture", closed="mu", climbs="chol")
 def correlated_components(x):
     """Components share a correlation with an LKJ prior."""
     pi = numpyro.sample("pi", dist.Dirichlet(jnp.full(2, 3.0)))
@@ -135,9 +134,7 @@ def labels_by_obs_mask(x, labels, known):
     """The label itself is partly observed: its other half is a latent of the rows without one."""
     pi, mu = weights("pi", 0.4, 0.6), numpyro.param("mu", J([-1.0, 1.0]))
     with numpyro.plate("rows", len(x)):
-        z = numpyro.sample(
-            "z", dist.Categorical(pi), obs=labels, obs_mask=known, infer={"enumerate": "parallel"}
-        )
+        z = numpyro.sample("z", dist.Categorical(pi), obs=labels, obs_mask=known, infer={"enumerate": "parallel"})
         numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
 
 
@@ -224,9 +221,7 @@ def ordered_logistic(x):
     shift = numpyro.sample("shift", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
     cuts = numpyro.sample(
         "cuts",
-        dist.TransformedDistribution(
-            dist.Normal(0.0, 1.0).expand([2]).to_event(1), dist.transforms.OrderedTransform()
-        ),
+        dist.TransformedDistribution(dist.Normal(0.0, 1.0).expand([2]).to_event(1), dist.transforms.OrderedTransform()),
     )
     with numpyro.plate("rows", len(x)):
         z = numpyro.sample("z", dist.Bernoulli(0.4))

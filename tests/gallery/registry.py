@@ -1,5 +1,6 @@
 """What an entry of the gallery is, and the registry of them all."""
 
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,7 +24,9 @@ class Entry(NamedTuple):
     closed: tuple[str, ...]  # parameters whose M-step is a formula
     climbs: tuple[str, ...]  # parameters for which there is none
     reference: Callable[..., Any] | None  # the same joint density with its latents spelled out
-    density: Callable[..., Any] | None  # (θ, *x) → log p(x, θ) by hand, where NumPyro has no sum over assignments to give
+    density: (
+        Callable[..., Any] | None
+    )  # (θ, *x) → log p(x, θ) by hand, where NumPyro has no sum over assignments to give
     theta: dict[str, Any] | None  # where the fit starts; by default the program's own start
     ends: tuple[str, ...]  # the statuses a fit may truthfully end with
     refusal: str | None  # a pattern of the one line that refuses it
@@ -52,7 +55,7 @@ def entry(
         key = name or program.__name__
         assert key not in ENTRIES, key
         about = program.__doc__.strip().splitlines()[0].rstrip(".")
-        theme = program.__module__.rsplit(".", 1)[-1]
+        theme = sys._getframe(1).f_globals["__name__"].rsplit(".", 1)[-1]  # a partial has no module of its own
         names = tuple(closed.split()), tuple(climbs.split())
         ENTRIES[key] = Entry(
             program,
