@@ -5,12 +5,12 @@ import functools
 import jax
 import numpy as np
 import pytest
-from gallery import ENTRIES, PENDING
-from gallery.oracle import Oracle
 
 import jaxem
 
 from conftest import PRECISION
+from gallery import ENTRIES, PENDING
+from gallery.oracle import Oracle
 
 EXACT = 1e-12 if PRECISION == 64 else 3e-5
 
@@ -29,9 +29,8 @@ REFUSED = [name for name, entry in ENTRIES.items() if entry.refusal is not None]
 def started(name):
     """(model, θ, the oracle)."""
     entry = ENTRIES[name]
-    m = jaxem.from_numpyro(entry.program)
-    theta = entry.theta or m.init(jax.random.key(0), entry.x)
-    return m, theta, Oracle(entry.reference or entry.program, entry.x, entry.density, entry.skip_masked)
+    oracle = Oracle(entry.reference or entry.program, entry.x, entry.density, entry.skip_masked)
+    return jaxem.from_numpyro(entry.program), entry.theta or oracle.start(), oracle
 
 
 def free_energy(m, theta, x, temperature):
@@ -80,6 +79,7 @@ def test_a_fit_never_falls_and_ends_at_a_maximum_or_says_that_it_does_not(name):
     assert (np.diff(rise) >= -EXACT * (1 + np.abs(rise[1:]))).all(), rise
     status = jaxem.Status(int(fit.status))
     assert status.name in entry.ends, status
+    assert not oracle.outside(fit.theta), fit.theta
     wanted = oracle.log_density(fit.theta)
     if np.isfinite(wanted):
         assert abs(rise[-1] - wanted) <= EXACT * (1 + abs(wanted))

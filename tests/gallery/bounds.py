@@ -108,7 +108,7 @@ uniform_prior(
 )
 
 
-@entry(J([3, 4, 4, 2, 4]), source="textbook")
+@entry(J([3, 4, 4, 2, 4]), source="textbook", theta={"p": J([0.6, 0.8])}, closed="p")
 def beta_below_one(x):
     """Beta(1/2, 2) on probabilities: no update leaves [0, 1]."""
     p = numpyro.sample("p", dist.Beta(0.5, 2.0).expand([2]).to_event(1))

@@ -39,7 +39,7 @@ def cormack_jolly_seber(by_sex):
 
 SEX = J([0, 1])
 for by_sex, name in ((False, "capture_recapture"), (True, "capture_recapture_by_sex")):
-    entry(HISTORIES, SEX, source=CAPTURE, skip_masked=True, name=name)(cormack_jolly_seber(by_sex))
+    entry(HISTORIES, SEX, source=CAPTURE, name=name)(cormack_jolly_seber(by_sex))
 
 
 @entry(HISTORIES, source=CAPTURE, refusal="'phi'.*scan")
@@ -99,9 +99,9 @@ def royle_nichols(visits, cover):
             numpyro.sample("y", dist.Bernoulli(1 - (1 - r) ** n), obs=visits)
 
 
-@entry(VISITS, J(draws(8).normal(size=(4, 3))), source=OCCUPANCY, climbs="mu1")
+@entry(VISITS, J(draws(8).normal(size=(4, 3))), source=OCCUPANCY, refusal="'mu1'")
 def scores(visits, score):
-    """Scores of a classifier: the mean where occupied lies above the mean where not."""
+    """Scores of a classifier: the mean where occupied is bounded below by the mean where not."""
     mu0 = numpyro.sample("mu0", dist.Normal(0.0, 1.0))
     mu1 = numpyro.sample("mu1", dist.TruncatedNormal(0.0, 2.0, low=mu0))
     with numpyro.plate("sites", len(score), dim=-2):

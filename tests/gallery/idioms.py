@@ -9,7 +9,7 @@ import numpyro
 from numpyro import distributions as dist
 from numpyro import handlers
 
-from gallery.registry import J, entry, weights
+from gallery.registry import J, entry, positive, weights
 
 X = J([-2.1, -1.7, 0.4, 1.9])
 DOCS = "NumPyro docs' idiom"
@@ -143,9 +143,9 @@ entry(X, source="callables", closed="mu", name="bound_method")(Model(1.5).method
 # ---- handlers
 
 
-def handled(about, name, program, **given):
+def handled(about, name, program, closed="mu"):
     program.__doc__ = about
-    entry(X, source="NumPyro handlers", closed="mu", name=name, **given)(program)
+    entry(X, source="NumPyro handlers", closed=closed, name=name)(program)
 
 
 def plain(x):
@@ -166,9 +166,10 @@ def aside(x):
 
 
 def scoped_rows(x):
+    scale = numpyro.param("scale", J(1.5), constraint=positive)
     with numpyro.plate("rows", len(x)):
         z = numpyro.sample("z", dist.Bernoulli(0.4))
-        numpyro.sample("x", dist.Normal(2.0 * z, 1.0), obs=x)
+        numpyro.sample("x", dist.Normal(2.0 * z, scale), obs=x)
 
 
 def scaled_likelihood(x):
@@ -218,7 +219,7 @@ handled(
     lambda x: handlers.lift(plain, prior={"mu": dist.Normal(0.0, 2.0).expand([2]).to_event(1)})(x),
 )
 handled("A site of no consequence blocked.", "blocked", lambda x: handlers.block(aside, hide=["aside"])(x))
-handled("Sites renamed by a scope.", "scoped", lambda x: handlers.scope(scoped_rows, prefix="a")(x))
+handled("Sites renamed by a scope.", "scoped", lambda x: handlers.scope(scoped_rows, prefix="a")(x), "a/scale")
 handled("The likelihood alone is scaled.", "scaled_likelihood", lambda x: scaled_likelihood(x))
 handled("A plate with subsample_size its size.", "subsample_of_all", lambda x: subsample_of_all(x))
 handled("A plate_stack around the components.", "plate_stack", lambda x: stacked(x))

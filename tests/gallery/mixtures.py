@@ -5,7 +5,7 @@ import numpyro
 from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.distributions import constraints
-from numpyro.infer.reparam import LocScaleReparam
+from numpyro.infer.reparam import CircularReparam, LocScaleReparam
 
 from gallery.registry import J, entry, positive, weights
 
@@ -55,6 +55,21 @@ def flat_prior(x):
     with numpyro.plate("rows", len(x)):
         z = numpyro.sample("z", dist.Bernoulli(0.4))
         numpyro.sample("x", dist.Normal(m + 2.0 * z, 1.0), obs=x)
+
+
+@entry(
+    J([[0.2, 1.3], [2.9, -2.8], [-1.0, 0.1]]),
+    source="NumPyro example ssbvm_mixture",
+    theta={"phi_unwrapped": J([0.3, -0.2])},
+)
+def circular_reparameterisation(x):
+    """Sine-skewed angles about a direction that CircularReparam unwraps."""
+    with handlers.reparam(config={"phi": CircularReparam()}):
+        phi = numpyro.sample("phi", dist.VonMises(0.0, 2.0).expand([2]).to_event(1))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Bernoulli(0.4))
+        base = dist.SineBivariateVonMises(phi[0] + z, phi[1], 2.0, 2.0, correlation=0.5)
+        numpyro.sample("x", dist.SineSkewed(base, J([0.1, -0.2])), obs=x)
 
 
 def spelled_hill(x):

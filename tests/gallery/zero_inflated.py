@@ -56,8 +56,9 @@ def point_and_poisson(x):
     """A point at zero and a Poisson, as MixtureGeneral."""
     gate, law = poisson()
     with numpyro.plate("rows", len(x)):
+        mixing = dist.Categorical(jnp.stack([gate, 1 - gate]))
         parts = [dist.Delta(0), law]
-        numpyro.sample("x", dist.MixtureGeneral(dist.Categorical(jnp.stack([gate, 1 - gate])), parts), obs=x)
+        numpyro.sample("x", dist.MixtureGeneral(mixing, parts, support=law.support), obs=x)
 
 
 @entry(COUNTS, source="PyMC example: latent occupancy")
