@@ -14,7 +14,7 @@ LABELS = J(draws(3).integers(0, 2, (4, 4)))  # items × positions
 EXAMPLE = "NumPyro example annotation"
 
 
-@entry(LABELS, source=EXAMPLE, closed="zeta pi")
+@entry(LABELS, source=EXAMPLE, closed="zeta pi", single=True)
 def multinomial_annotation(labels):
     """All annotators alike, with flat priors: a class may see no label at all."""
     with numpyro.plate("class", 2):
@@ -26,7 +26,7 @@ def multinomial_annotation(labels):
             numpyro.sample("y", dist.Categorical(zeta[c]), obs=labels)
 
 
-@entry(ANNOTATORS, LABELS, source=EXAMPLE, closed="beta pi")
+@entry(ANNOTATORS, LABELS, source=EXAMPLE, closed="beta pi", single=True)
 def dawid_skene(positions, labels):
     """A confusion matrix for each annotator (Dawid & Skene 1979), flat priors."""
     with numpyro.plate("annotator", 3, dim=-2), numpyro.plate("class", 2):

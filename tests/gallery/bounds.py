@@ -88,7 +88,7 @@ def positive_slopes(x, y):
         numpyro.sample("y", dist.Normal(slope[z] * x + 1.0 * z, 1.0), obs=y)
 
 
-def uniform_prior(low, high, about, name):
+def uniform_prior(low, high, about, name, **given):
     def program(x):
         mu = numpyro.sample("mu", dist.Uniform(low(x), high(x)).expand([2]).to_event(1))
         with numpyro.plate("rows", len(x)):
@@ -96,7 +96,7 @@ def uniform_prior(low, high, about, name):
             numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
 
     program.__doc__ = about
-    entry(X, source="common: bounds of a prior computed in the program", name=name)(program)
+    entry(X, source="common: bounds of a prior computed in the program", name=name, **given)(program)
 
 
 uniform_prior(lambda x: -3.0, lambda x: 3.0, "A uniform prior between Python numbers.", "bounds_of_python")

@@ -153,9 +153,9 @@ def labels_by_obs_mask(x, labels, known):
         numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
 
 
-@entry(ROWS, source="forum: sample_shape for a latent of every row", closed="mu", refusal="sample_shape")
+@entry(ROWS, source="forum: sample_shape for a latent of every row", closed="mu pi")
 def sample_shape(x):
-    """One latent for every row by sample_shape: NumPyro draws it so, and its samplers refuse it."""
+    """One latent for every row by sample_shape."""
     mu = numpyro.param("mu", J([-1.0, 1.0]))
     z = numpyro.sample("z", dist.Categorical(weights("pi", 2)), sample_shape=(len(x),))
     numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)

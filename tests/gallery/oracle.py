@@ -48,10 +48,9 @@ class Joint(NamedTuple):
 class Oracle:
     """One program on its data; every question is one compiled function of θ."""
 
-    def __init__(self, program: Any, args: tuple, density: Any = None, skip_masked: bool = False):
+    def __init__(self, program: Any, args: tuple, skip_masked: bool = False):
         self.program, self.args, self.skip_masked = program, args, skip_masked
         self.at_all = jax.jit(self._at_all)
-        self.by_hand = density and jax.jit(lambda theta: density(theta, *args))
 
     @functools.cached_property
     def trace(self) -> dict[str, Any]:
@@ -119,7 +118,7 @@ class Oracle:
 
     def log_density(self, theta: dict[str, Any]) -> float:
         """log p(x, θ), the latents summed out."""
-        return float(self.by_hand(theta)) if self.by_hand else self.joint(theta).free_energy(1.0)
+        return self.joint(theta).free_energy(1.0)
 
     # ---- is it at a maximum?
 

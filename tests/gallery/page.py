@@ -30,16 +30,22 @@ COLUMNS = "| program | what it is | where its kind is published | updates |\n|--
 
 def verdict(name: str, entry: Entry) -> str:
     """What becomes of it: the update of every parameter, or why it is refused."""
-    m = jaxem.from_numpyro(entry.program)
     if name in PENDING:
-        return f"*not yet: {PENDING[name]}*"
-    if entry.refusal is not None:
-        try:
-            m.explain(m.init(jax.random.key(0), entry.x), entry.x)
-        except ValueError as refused:
-            return f"refused: {str(refused).removeprefix('program: ').replace('|', chr(92) + '|')}"
-        return "refused"
-    return updates(m.explain(entry.theta or m.init(jax.random.key(0), entry.x), entry.x))
+        return f"not yet: {PENDING[name]}"
+    m = jaxem.from_numpyro(entry.program)
+    try:
+        theta = m.init(jax.random.key(0), entry.x)
+        said = m.explain(theta, entry.x)
+        if entry.refusal:
+            jaxem.em(m, theta, entry.x, max_steps=0)
+    except ValueError as refused:
+        return shortened(refused)
+    return updates(said)
+
+
+def shortened(refused: Exception) -> str:
+    """The line that refuses it, for a cell of a table."""
+    return "refused: " + str(refused).removeprefix("program: ").replace("|", "\\|")
 
 
 def updates(said: dict[str, str]) -> str:

@@ -10,15 +10,15 @@ COUNTS = J([0, 0, 3, 1, 0])
 X = J([-0.5, 0.2, 0.9, 0.1, -1.0])
 
 
-def spelled(count):
-    """The same with its latent: z = 1 is the count's own law."""
+def spelled(count, zero):
+    """The same with its latent, whose value `zero` is a zero of the gate's own."""
 
     def program(x):
         gate, law = count()
         with numpyro.plate("rows", len(x)):
-            z = numpyro.sample("x", dist.Categorical(jnp.stack([gate, 1 - gate])))
-            zero = jnp.where(x == 0, 0.0, -jnp.inf)
-            numpyro.factor("value", jnp.where(z == 0, zero, law.log_prob(x)))
+            z = numpyro.sample("x", dist.Bernoulli(gate if zero == 1 else 1 - gate))
+            inflated = jnp.where(x == 0, 0.0, -jnp.inf)
+            numpyro.factor("value", jnp.where(z == zero, inflated, law.log_prob(x)))
 
     return program
 
@@ -35,7 +35,7 @@ def negative_binomial():
     return gate, dist.NegativeBinomial2(mean, 3.0)
 
 
-@entry(COUNTS, source="NumPyro example zero_inflated_poisson", reference=spelled(poisson))
+@entry(COUNTS, source="NumPyro example zero_inflated_poisson", reference=spelled(poisson, 1))
 def zero_inflated_poisson(x):
     """ZeroInflatedPoisson: the two-component mixture that the distribution sums itself."""
     gate, law = poisson()
@@ -43,7 +43,7 @@ def zero_inflated_poisson(x):
         numpyro.sample("x", dist.ZeroInflatedPoisson(gate, law.rate), obs=x)
 
 
-@entry(COUNTS, source="NumPyro docs: ZeroInflatedNegativeBinomial2", reference=spelled(negative_binomial))
+@entry(COUNTS, source="NumPyro docs: ZeroInflatedNegativeBinomial2", reference=spelled(negative_binomial, 1))
 def zero_inflated_negative_binomial(x):
     """The same about a negative binomial."""
     gate, law = negative_binomial()
@@ -51,7 +51,7 @@ def zero_inflated_negative_binomial(x):
         numpyro.sample("x", dist.ZeroInflatedNegativeBinomial2(law.mean, law.concentration, gate=gate), obs=x)
 
 
-@entry(COUNTS, source="NumPyro docs: mixtures; classic", reference=spelled(poisson), closed="rate")
+@entry(COUNTS, source="NumPyro docs: mixtures; classic", reference=spelled(poisson, 0), closed="rate")
 def point_and_poisson(x):
     """A point at zero and a Poisson, as MixtureGeneral."""
     gate, law = poisson()
