@@ -14,7 +14,7 @@ LABELS = J(draws(3).integers(0, 2, (4, 4)))  # items × positions
 EXAMPLE = "NumPyro example annotation"
 
 
-@entry(LABELS, source=EXAMPLE, closed="zeta pi")
+@entry(LABELS, source=EXAMPLE, closed="zeta pi", single=True)
 def multinomial_annotation(labels):
     """All annotators alike, with flat priors: a class may see no label at all."""
     with numpyro.plate("class", 2):
@@ -26,7 +26,7 @@ def multinomial_annotation(labels):
             numpyro.sample("y", dist.Categorical(zeta[c]), obs=labels)
 
 
-@entry(ANNOTATORS, LABELS, source=EXAMPLE, closed="beta pi")
+@entry(ANNOTATORS, LABELS, source=EXAMPLE, closed="beta pi", single=True)
 def dawid_skene(positions, labels):
     """A confusion matrix for each annotator (Dawid & Skene 1979), flat priors."""
     with numpyro.plate("annotator", 3, dim=-2), numpyro.plate("class", 2):
@@ -67,9 +67,9 @@ def hierarchical_dawid_skene(positions, labels):
     with numpyro.plate("class", 2):
         zeta = numpyro.sample("zeta", dist.Normal(0.0, 1.0).expand([1]).to_event(1))
         omega = numpyro.sample("omega", dist.HalfNormal(1.0).expand([1]).to_event(1))
-    with numpyro.plate("annotator", 3, dim=-2), numpyro.plate("class", 2):
-        with handlers.reparam(config={"beta": LocScaleReparam(0)}):
-            beta = numpyro.sample("beta", dist.Normal(zeta, omega).to_event(1))
+    decentered = handlers.reparam(config={"beta": LocScaleReparam(0)})
+    with numpyro.plate("annotator", 3, dim=-2), numpyro.plate("class", 2), decentered:
+        beta = numpyro.sample("beta", dist.Normal(zeta, omega).to_event(1))
     logits = jnp.concatenate([beta, jnp.zeros_like(beta[..., :1])], axis=-1)
     pi = numpyro.sample("pi", dist.Dirichlet(jnp.full(2, 2.0)))
     with numpyro.plate("item", len(labels), dim=-2):

@@ -54,7 +54,7 @@ def music(order, prior=True, mask_states=False):
 
 for order in (1, 2):
     entry(SEQUENCES, ENDS, source=EXAMPLE, closed="probs_x probs_y", name=f"music_{order}")(music(order))
-    entry(SEQUENCES, ENDS, source=f"{EXAMPLE}, include_prior=False", name=f"music_{order}_without_prior")(
+    entry(SEQUENCES, ENDS, source=f"{EXAMPLE}, include_prior=False", name=f"music_{order}_without_prior", single=True)(
         music(order, prior=False)
     )
 entry(SEQUENCES, ENDS, source=EXAMPLE, closed="probs_x probs_y", name="music_masked_states", skip_masked=True)(
@@ -173,6 +173,7 @@ for guise in ("covariance_matrix", "precision_matrix", "scale_tril"):
     {"y": J([[-1.0, 0.5, 1.2], [0.3, -0.9, 1.0]]), "lengths": J([3, 2])},
     source="public repository: sequences in a dictionary",
     closed="A mu",
+    single=True,
 )
 def arguments_in_a_dictionary(data):
     """Sequences of unequal length, all arguments in a dictionary."""
@@ -191,7 +192,7 @@ def arguments_in_a_dictionary(data):
     scan(step, (jnp.zeros(len(y), int), 0), y.T)
 
 
-@entry(SERIES, source="numpyro test_funsor: a chain by markov", closed="mu")
+@entry(SERIES, source="numpyro test_funsor: a chain by markov", closed="mu", single=True)
 def unrolled(y):
     """A chain as a Python loop, a site for each step."""
     A = numpyro.sample("A", dist.Dirichlet(jnp.full(2, 2.0)).expand([2]).to_event(1))
@@ -250,7 +251,7 @@ def inputs_drive_the_chain(y, u):
     scan(step, 0, (y, u))
 
 
-@entry(J([4, 5, 0, 1, 0, 2]), source="public tutorial: coal mining disasters", closed="A")
+@entry(J([4, 5, 0, 1, 0, 2]), source="public tutorial: coal mining disasters", closed="A", single=True)
 def regimes_of_counts(counts):
     """Poisson rates of regimes in a sticky chain, with priors."""
     A = numpyro.sample("A", dist.Dirichlet(10.0 * jnp.eye(2) + 1.0).to_event(1))

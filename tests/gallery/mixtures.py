@@ -5,7 +5,9 @@ import numpyro
 from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.distributions import constraints
-from numpyro.infer.reparam import LocScaleReparam
+from numpyro.infer.reparam import CircularReparam, LocScaleReparam
+
+from gallery.registry import J, entry, positive, weights
 
 from gallery.registry import J, entry, positive, weights
 
@@ -55,6 +57,21 @@ def flat_prior(x):
     with numpyro.plate("rows", len(x)):
         z = numpyro.sample("z", dist.Bernoulli(0.4))
         numpyro.sample("x", dist.Normal(m + 2.0 * z, 1.0), obs=x)
+
+
+@entry(
+    J([[0.2, 1.3], [2.9, -2.8], [-1.0, 0.1]]),
+    source="NumPyro example ssbvm_mixture",
+    theta={"phi_unwrapped": J([0.3, -0.2])},
+)
+def circular_reparameterisation(x):
+    """Sine-skewed angles about a direction that CircularReparam unwraps."""
+    with handlers.reparam(config={"phi": CircularReparam()}):
+        phi = numpyro.sample("phi", dist.VonMises(0.0, 2.0).expand([2]).to_event(1))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Bernoulli(0.4))
+        base = dist.SineBivariateVonMises(phi[0] + z, phi[1], 2.0, 2.0, correlation=0.5)
+        numpyro.sample("x", dist.SineSkewed(base, J([0.1, -0.2])), obs=x)
 
 
 def spelled_hill(x):
@@ -138,9 +155,9 @@ def labels_by_obs_mask(x, labels, known):
         numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
 
 
-@entry(ROWS, source="forum: sample_shape for a latent of every row", closed="mu", refusal="sample_shape")
+@entry(ROWS, source="forum: sample_shape for a latent of every row", closed="mu pi")
 def sample_shape(x):
-    """One latent for every row by sample_shape: NumPyro draws it so, and its samplers refuse it."""
+    """One latent for every row by sample_shape."""
     mu = numpyro.param("mu", J([-1.0, 1.0]))
     z = numpyro.sample("z", dist.Categorical(weights("pi", 2)), sample_shape=(len(x),))
     numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)

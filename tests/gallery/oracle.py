@@ -48,22 +48,31 @@ class Joint(NamedTuple):
 class Oracle:
     """One program on its data; every question is one compiled function of θ."""
 
-    def __init__(self, program: Any, args: tuple, density: Any = None, skip_masked: bool = False):
+    def __init__(self, program: Any, args: tuple, skip_masked: bool = False):
         self.program, self.args, self.skip_masked = program, args, skip_masked
         self.at_all = jax.jit(self._at_all)
-        total = density or (lambda theta, *args: jax.nn.logsumexp(self._at_all(theta, self.latents.assignments)[0]))
-        self.total = jax.jit(lambda theta: total(theta, *args))
 
-    def trace(self, theta: dict[str, Any]) -> dict[str, Any]:
-        seeded = handlers.seed(handlers.substitute(self.program, data=theta), 0)
-        return handlers.trace(seeded).get_trace(*self.args)
+    @functools.cached_property
+    def trace(self) -> dict[str, Any]:
+        """The program as it stands, its latents drawn from their laws."""
+        with jax.numpy_rank_promotion("allow"):  # NumPyro's distributions broadcast freely
+            return handlers.trace(handlers.seed(self.program, 0)).get_trace(*self.args)
+
+    def start(self) -> dict[str, Any]:
+        """A θ: what the program starts its params with, and a draw of its continuous latents."""
+
+        def is_free(site: dict[str, Any]) -> bool:
+            latent = site["type"] == "sample" and not site["is_observed"] and not site["fn"].is_discrete
+            return site["type"] == "param" or latent
+
+        return {name: jnp.asarray(site["value"]) for name, site in self.trace.items() if is_free(site)}
 
     @functools.cached_property
     def latents(self) -> Latents:
         """Every assignment; it does not depend on θ."""
         sites = {
             name: site
-            for name, site in handlers.trace(handlers.seed(self.program, 0)).get_trace(*self.args).items()
+            for name, site in self.trace.items()
             if site["type"] == "sample" and not site["is_observed"] and site["fn"].is_discrete
         }
         sizes = {name: int(site["fn"].enumerate_support(expand=False).shape[0]) for name, site in sites.items()}
@@ -91,26 +100,34 @@ class Oracle:
         def at(values: dict[str, Any]) -> tuple[Any, Any]:
             total, trace = log_density(self.program, self.args, {}, theta | values)
             own = {name: trace[name] for name in theta if trace[name]["type"] == "sample"}
-            return total, {name: (1 if s["scale"] is None else s["scale"]) * s["fn"].log_prob(s["value"])
-                           for name, s in own.items()}  # fmt: skip
+            return total, {name: log_prob(site) for name, site in own.items()}
+
+        def log_prob(site: dict[str, Any]) -> Any:
+            return (1 if site["scale"] is None else site["scale"]) * site["fn"].log_prob(site["value"])
 
         total, own = jax.vmap(at)(assignments)
         return total, {name: jnp.sum(value.reshape(len(total), -1), axis=1) for name, value in own.items()}
 
     def joint(self, theta: dict[str, Any]) -> Joint:
         """Every assignment, at one θ."""
-        with jax.numpy_rank_promotion("allow"):  # NumPyro's distributions broadcast freely
+        _ = self.latents  # outside of the compiled function
+        with jax.numpy_rank_promotion("allow"):
             total, own = jax.device_get(self.at_all(theta, self.latents.assignments))
         prior = sum(float(value[0]) for value in own.values() if np.ptp(value) == 0)  # others are factors of the data
         return Joint(self.latents, prior, np.asarray(total, float) - prior)
 
     def log_density(self, theta: dict[str, Any]) -> float:
         """log p(x, θ), the latents summed out."""
-        with jax.numpy_rank_promotion("allow"):
-            _ = self.latents  # outside of the compiled function
-            return float(self.total(theta))
+        return self.joint(theta).free_energy(1.0)
 
     # ---- is it at a maximum?
+
+    def outside(self, theta: dict[str, Any]) -> list[str]:
+        """The entries of θ that do not satisfy their constraint: no coordinate leads back to them."""
+        with jax.numpy_rank_promotion("allow"):
+            there = {name: biject_to(constraint) for name, constraint in self.constraints(theta).items()}
+            back = {name: bijection(bijection.inv(theta[name])) for name, bijection in there.items()}
+        return [name for name in theta if not np.allclose(back[name], theta[name], rtol=1e-4, atol=1e-5)]
 
     def slopes(self, theta: dict[str, Any], step: float = 1e-4) -> dict[str, float]:
         """|∂ log p(x, θ)/∂u| in NumPyro's unconstrained coordinates u, by central differences, NaN at an edge."""
@@ -134,10 +151,10 @@ class Oracle:
 
     def constraints(self, theta: dict[str, Any]) -> dict[str, Any]:
         """Where each entry of θ may lie."""
-        trace = self.trace(theta)
-        return {
-            name: trace[name]["fn"].support
-            if trace[name]["type"] == "sample"
-            else trace[name]["kwargs"].get("constraint", constraints.real)
-            for name in theta
-        }
+
+        def of(site: dict[str, Any]) -> Any:
+            return (
+                site["fn"].support if site["type"] == "sample" else site["kwargs"].get("constraint", constraints.real)
+            )
+
+        return {name: of(self.trace[name]) for name in theta}

@@ -1,5 +1,6 @@
 """What an entry of the gallery is, and the registry of them all."""
 
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,20 +17,18 @@ class Entry(NamedTuple):
     """A program someone writes, its data, and what is true of it."""
 
     program: Callable[..., Any]
-    x: Any  # its argument, or the tuple of its arguments
+    x: tuple  # its arguments
     about: str  # what it shows, in one line
     source: str  # where programs of its kind are published
     theme: str
     closed: tuple[str, ...]  # parameters whose M-step is a formula
     climbs: tuple[str, ...]  # parameters for which there is none
     reference: Callable[..., Any] | None  # the same joint density with its latents spelled out
-    density: (
-        Callable[..., Any] | None
-    )  # (θ, *x) → log p(x, θ) by hand, where NumPyro has no sum over assignments to give
     theta: dict[str, Any] | None  # where the fit starts; by default the program's own start
     ends: tuple[str, ...]  # the statuses a fit may truthfully end with
     refusal: str | None  # a pattern of the one line that refuses it
     skip_masked: bool  # a latent under a mask counts nothing, rather than once for each of its values
+    single: bool  # float32 has ended it in another way than float64
 
 
 ENTRIES: dict[str, Entry] = {}
@@ -41,12 +40,12 @@ def entry(
     closed: str = "",
     climbs: str = "",
     reference: Callable[..., Any] | None = None,
-    density: Callable[..., Any] | None = None,
     theta: dict[str, Any] | None = None,
     ends: str = "CONVERGED MAX_STEPS",
     refusal: str | None = None,
     name: str | None = None,
     skip_masked: bool = False,
+    single: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Put a program into the gallery, under its own name."""
 
@@ -54,21 +53,21 @@ def entry(
         key = name or program.__name__
         assert key not in ENTRIES, key
         about = program.__doc__.strip().splitlines()[0].rstrip(".")
-        theme = program.__module__.rsplit(".", 1)[-1]
-        names = tuple(closed.split()), tuple(climbs.split())
+        theme = sys._getframe(1).f_globals["__name__"].rsplit(".", 1)[-1]  # a partial has no module of its own
         ENTRIES[key] = Entry(
-            program,
-            x,
-            about,
-            source,
-            theme,
-            *names,
-            reference,
-            density,
-            theta,
-            tuple(ends.split()),
-            refusal,
-            skip_masked,
+            program=program,
+            x=x,
+            about=about,
+            source=source,
+            theme=theme,
+            closed=tuple(closed.split()),
+            climbs=tuple(climbs.split()),
+            reference=reference,
+            theta=theta,
+            ends=tuple(ends.split()),
+            refusal=refusal,
+            skip_masked=skip_masked,
+            single=single,
         )
         return program
 
