@@ -58,27 +58,21 @@ def is_narrower(bounds: Bounds, natural: tuple[float, float]) -> bool:
     return bool(np.any(np.asarray(bounds[0]) > natural[0]) or np.any(np.asarray(bounds[1]) < natural[1]))
 
 
-def project(constraint: constraints.Constraint, value: Array) -> Array:
-    """The nearest point of an interval, of an open one the nearest number that lies inside; 0 counts as inside."""
-    bounds = interval(constraint)
+def project(constraint: constraints.Constraint, value: Array, pole: Any = False) -> Array:
+    """The nearest point of an interval, of an open one the nearest number inside; a `pole` of Q at 0 stays there."""
+    bounds, alone = interval(constraint), base(constraint)
     if bounds is None:
         return value
-    is_open = not isinstance(base(constraint), constraints.greater_than_eq | constraints.less_than_eq)
-    is_open &= not is_closed_interval(base(constraint))
-
-    def inside(bound: Any, towards: float) -> Array:
-        bound = jnp.asarray(bound, value.dtype)
-        return (
-            jnp.where(bound == 0, bound, jnp.nextafter(bound, jnp.asarray(towards, value.dtype))) if is_open else bound
-        )
-
-    lower, upper = inside(bounds[0], jnp.inf), inside(bounds[1], -jnp.inf)
-    value = jnp.where(jnp.isneginf(lower), value, jnp.maximum(value, lower))
-    return jnp.where(jnp.isposinf(upper), value, jnp.minimum(value, upper))
-
-
-def is_closed_interval(constraint: constraints.Constraint) -> bool:
-    return isinstance(constraint, constraints.interval) and not isinstance(constraint, constraints.open_interval)
+    lower, upper = (jnp.asarray(bound, value.dtype) for bound in bounds)
+    is_closed = isinstance(alone, constraints.greater_than_eq | constraints.less_than_eq) or (
+        isinstance(alone, constraints.interval) and not isinstance(alone, constraints.open_interval)
+    )
+    tiny = jnp.finfo(value.dtype).tiny  # the next number after 0 would be subnormal
+    if not is_closed:
+        lower = jnp.where(lower == 0, jnp.where(pole, 0, tiny), jnp.nextafter(lower, jnp.inf))
+        upper = jnp.where(upper == 0, jnp.where(pole, 0, -tiny), jnp.nextafter(upper, -jnp.inf))
+    value = jnp.where(jnp.isneginf(bounds[0]), value, jnp.maximum(value, lower))
+    return jnp.where(jnp.isposinf(bounds[1]), value, jnp.minimum(value, upper))
 
 
 def is_inside(constraint: constraints.Constraint, value: np.ndarray) -> bool:

@@ -51,14 +51,13 @@ class Probe:
         self.data = next(self.arguments())
 
     def arguments(self) -> Iterator[Arguments]:
-        """Stand-ins for the data: integers of the widest range that the program bears, then of narrower ones."""
+        """Stand-ins for the data, of the widest ranges that the program bears, then of narrower ones."""
 
         def violations(data: Arguments) -> Any:
             return self._evaluate(self.base, data)[2]
 
-        has_integers = any(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in jax.tree.leaves(self.shapes))
-        for first in range(len(self.limits) if has_integers else 1):
-            yield _probe.arguments(self.shapes, violations, np.random.default_rng(2 + first), self.limits[first:])
+        for first in range(max(4, len(self.limits))):
+            yield _probe.arguments(self.shapes, violations, self.limits, first)
 
     def at(self, some: Theta) -> tuple[Found, Found]:
         """What distributions are given, and what the priors of θ are given, at the base with some entries changed."""

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
+from numpyro.distributions.constraints import Constraint
 
 from jaxem import _domains
 from jaxem._climb import climb
@@ -34,18 +35,20 @@ Stages = list[tuple[list[str], Theta]]
 def stages(m: Any, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -> Stages:
     """(block, θ after its update), one after another, from ([], θ)."""
 
-    def names(kind: str, last: bool = False, block: int = 0) -> list[str]:
-        return [
-            name for name, update in plan.items() if (update.kind, update.last, update.block) == (kind, last, block)
-        ]
+    def names(kind: str) -> list[str]:
+        return [name for name, update in plan.items() if update.kind == kind]
 
-    blocks = sorted({update.block for update in plan.values()})
+    def selected(last: bool) -> list[list[str]]:
+        """Block by block."""
+        some = [name for name in names("selection") if plan[name].last == last]
+        return [[name for name in some if plan[name].block == block] for block in sorted({plan[n].block for n in some})]
+
     found: Stages = [([], theta)]
     for block, update in (
-        *((names("selection", block=block), partial(select, plan=plan)) for block in blocks),
+        *((block, partial(select, plan=plan)) for block in selected(last=False)),
         (names("linear"), partial(least_squares, plan=plan)),
         (names("gradient"), ascend),
-        *((names("selection", True, block), partial(select, plan=plan)) for block in blocks),
+        *((block, partial(select, plan=plan)) for block in selected(last=True)),
     ):
         if block:
             old = found[-1][1]
@@ -79,9 +82,8 @@ def select(m: Any, block: list[str], *, plan: Plan, marginals: Marginals, theta:
         ]
         laws = {term.name: term for term in priors}
         return theta | {
-            name: _domains.project(
-                parameters[name].constraint,
-                updated(plan[name], (sums[0][name], sums[1][name]), laws.get(name), theta[name]),
+            name: updated(
+                plan[name], (sums[0][name], sums[1][name]), laws.get(name), theta[name], parameters[name].constraint
             )
             for name in block
         }
@@ -292,25 +294,26 @@ def pseudo_counts(update: Update, prior: Term | None, old: Array) -> Sums:
     return jnp.broadcast_to(counts * above, old.shape), jnp.broadcast_to(counts * below, old.shape)
 
 
-def updated(update: Update, sums: Sums, prior: Term | None, old: Array) -> Array:
+def updated(update: Update, sums: Sums, prior: Term | None, old: Array, constraint: Constraint) -> Array:
     """eq:update, with the prior's pseudo-counts; an entry that no event saw stays as it is.
 
     A prior below 1 may ask for less than nothing: Q then has a pole at the edge, and that is where it ends.
     """
     numerator, denominator = (own + extra for own, extra in zip(sums, pseudo_counts(update, prior, old), strict=True))
-    if update.form == "square":
-        return old + jnp.where(denominator > 0, numerator / jnp.where(denominator > 0, denominator, 1), 0)
     if update.form == "scatter":
-        seen = denominator > 0
-        seen_at_all = jnp.all(seen, axis=(-1, -2), keepdims=True)
-        V = numerator / jnp.where(seen, denominator, 1)
-        V = jnp.where(seen_at_all, V, jnp.eye(old.shape[-1], dtype=old.dtype))
-        return jnp.where(seen_at_all, update.coordinate.inverse(V), old)
-    numerator, denominator = jnp.maximum(numerator, 0), jnp.maximum(denominator, 0)
-    if update.form == "odds":
-        denominator = numerator + denominator
-    elif update.form == "shares":
-        denominator = jnp.sum(numerator, axis=-1, keepdims=True)
-    seen = (numerator > 0) | (denominator > 0)
-    new = update.coordinate.inverse(jnp.where(seen, numerator, 1), jnp.where(seen, denominator, 1))
-    return jnp.where(seen, new, old)
+        seen = jnp.all(denominator > 0, axis=(-1, -2), keepdims=True)
+        V = jnp.where(seen, numerator / jnp.where(seen, denominator, 1), jnp.eye(old.shape[-1], dtype=old.dtype))
+        return jnp.where(seen, update.coordinate.inverse(V), old)
+    if update.form == "square":
+        seen, pole = denominator > 0, False
+        new = old + numerator / jnp.where(seen, denominator, 1)
+    else:
+        numerator, denominator = jnp.maximum(numerator, 0), jnp.maximum(denominator, 0)
+        pole = denominator == 0
+        if update.form == "odds":
+            denominator = numerator + denominator
+        elif update.form == "shares":
+            denominator = jnp.sum(numerator, axis=-1, keepdims=True)
+        seen = (numerator > 0) | (denominator > 0)
+        new = update.coordinate.inverse(jnp.where(seen, numerator, 1), jnp.where(seen, denominator, 1))
+    return jnp.where(seen, _domains.project(constraint, new, pole), old)

@@ -7,6 +7,7 @@ still has arguments that it allows.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,17 +23,18 @@ once = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_le
 
 
 def arguments(
-    shapes: Arguments, violations: Callable[[Arguments], Any], rng: np.random.Generator, limits: list[int]
+    shapes: Arguments, violations: Callable[[Arguments], Any], limits: list[int], first: int = 0
 ) -> Arguments:
     """Random data of the same shapes and dtypes, of the widest ranges that lead to no more `violations`.
 
-    Integers are below one of the `limits`: the first that does, or 0 and 1.
+    Of the ranges of each argument (`ranges`) the first few are passed over.
     """
+    rng = np.random.default_rng(2 + first)
     leaves, treedef = jax.tree.flatten(shapes)
-    found = [narrow(leaf, rng) for leaf in leaves]
+    found = [list(ranges(leaf, limits, rng))[-1] for leaf in leaves]
     least = int(violations(jax.tree.unflatten(treedef, found)))
     for place, leaf in enumerate(leaves):
-        for wide in wider(leaf, limits, rng):
+        for wide in itertools.islice(ranges(leaf, limits, rng), first, None):
             some = [*found[:place], wide, *found[place + 1 :]]
             count = int(violations(jax.tree.unflatten(treedef, some)))
             if count <= least:
@@ -48,11 +50,17 @@ def limits(shapes: Arguments, structure: Structure) -> list[int]:
     return sorted({size + more for size in axes for more in (0, 1) if size + more > 1} | {2}, reverse=True)
 
 
-def narrow(leaf: Any, rng: np.random.Generator) -> jax.Array:
-    """Numbers inside (0, 1), integers that are 0 or 1: inside the support of most things."""
+def ranges(leaf: Any, limits: list[int], rng: np.random.Generator) -> Iterator[jax.Array]:
+    """Stand-ins for one argument, the widest range first; the last lies inside the support of most things."""
     if jnp.issubdtype(leaf.dtype, jnp.floating):
-        return jnp.asarray(rng.uniform(0.05, 0.95, leaf.shape), leaf.dtype)
-    return integers(leaf, 2, rng)
+        yield jnp.asarray(rng.normal(0, 2, leaf.shape), leaf.dtype)
+        yield jnp.asarray(rng.uniform(1.1, 1 + limits[0], leaf.shape), leaf.dtype)
+        yield jnp.asarray(rng.uniform(1.1, 3, leaf.shape), leaf.dtype)
+        yield jnp.asarray(rng.uniform(0.05, 0.95, leaf.shape), leaf.dtype)
+    elif jnp.issubdtype(leaf.dtype, jnp.integer):
+        yield from (integers(leaf, limit, rng) for limit in limits)
+    else:
+        yield integers(leaf, 2, rng)
 
 
 def integers(leaf: Any, count: int, rng: np.random.Generator) -> jax.Array:
@@ -60,15 +68,6 @@ def integers(leaf: Any, count: int, rng: np.random.Generator) -> jax.Array:
     every = np.arange(int(np.prod(leaf.shape, dtype=int))) % count
     shift = rng.integers(count) if every.size < count else 0
     return jnp.asarray(rng.permutation((every + shift) % count).reshape(leaf.shape), leaf.dtype)
-
-
-def wider(leaf: Any, limits: list[int], rng: np.random.Generator) -> Iterator[jax.Array]:
-    """Other stand-ins, the widest range first."""
-    if jnp.issubdtype(leaf.dtype, jnp.floating):
-        yield jnp.asarray(rng.normal(0, 2, leaf.shape), leaf.dtype)
-        yield jnp.asarray(rng.uniform(1.1, 3, leaf.shape), leaf.dtype)
-    elif jnp.issubdtype(leaf.dtype, jnp.integer):
-        yield from (integers(leaf, limit, rng) for limit in limits)
 
 
 def parameters(structure: Structure, dtype: Any, rng: np.random.Generator) -> Theta:
