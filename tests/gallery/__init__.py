@@ -9,9 +9,12 @@ from gallery import (
     bounds,
     ecology,
     formulas,
+    handled,
     hidden_markov,
     idioms,
     mixtures,
+    music,
+    refused,
     sequences,
     shapes,
     structures,
@@ -30,9 +33,12 @@ THEMES = [
     annotation,
     ecology,
     structures,
+    music,
     hidden_markov,
     sequences,
     idioms,
+    handled,
+    refused,
 ]
 
 # Entries that a fault still stands against, by the fault. An entry is deleted from here when it passes; then the page
