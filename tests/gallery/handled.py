@@ -112,11 +112,10 @@ handled("A deterministic site beside.", "deterministic", lambda x: deterministic
 
 @entry(X, source="forum", closed="mu")
 def expanded_latent(x):
-    """A latent of every row by `.expand`, without a plate."""
+    """A latent of every row by `.expand`, and no plate at all."""
     mu = two_means()
     z = numpyro.sample("z", dist.Bernoulli(0.4).expand([len(x)]))
-    with numpyro.plate("rows", len(x)):
-        numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+    numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
 
 
 @entry(X, source="beginners: a loop over rows", closed="mu pi")

@@ -126,7 +126,7 @@ def continuous_imputation(u, seen, y):
         numpyro.sample("y", dist.Normal(b[z] * u, 1.0), obs=y)
 
 
-@entry(COVARIATES, RESPONSE, source="numpyro #778 as posted", refusal="plate")
+@entry(COVARIATES, RESPONSE, source="numpyro #778 as posted", refusal="^program: ")
 def latent_used_outside_of_its_plate(covariates, y):
     """A plate of switches, used outside of it: NumPyro cannot, either."""
     beta = numpyro.sample("beta", dist.Normal(0.0, 2.0).expand([2]).to_event(1))
@@ -146,7 +146,7 @@ def class_of_a_group_used_by_rows(x, group):
         numpyro.sample("x", dist.Normal(mu[z[group]], 1.0), obs=x)
 
 
-@entry(SERIES, source=f"{TESTS} without init", refusal="scan.*init|init.*scan")
+@entry(SERIES, source=f"{TESTS} without init", refusal="^program: .*scan")
 def scan_without_init(y):
     """A scan whose carry begins as None: NumPyro's samplers raise, too."""
     A, mu = chain_parameters()
@@ -159,7 +159,7 @@ def scan_without_init(y):
     scan(step, None, y)
 
 
-@entry(SERIES, source="forum: states collected in the carry", refusal="scan")
+@entry(SERIES, source="forum: states collected in the carry", refusal="^program: ")
 def carry_that_collects_states(y):
     """A carry that grows a record of all states: NumPyro's enumeration cannot, either."""
     A, mu = chain_parameters()
@@ -236,3 +236,12 @@ def subsampled(x):
     with numpyro.plate("rows", len(x), subsample_size=2):
         z = numpyro.sample("z", dist.Bernoulli(0.4))
         numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=numpyro.subsample(x, 0))
+
+
+@entry(ROWS, source="forum", refusal="'z' is used outside of its plate")
+def expanded_latent_used_in_a_plate(x):
+    """A latent of every row by `.expand`, and its rows in a plate: two plates of one dimension."""
+    mu = two_means()
+    z = numpyro.sample("z", dist.Bernoulli(0.4).expand([len(x)]))
+    with numpyro.plate("rows", len(x)):
+        numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)

@@ -186,7 +186,7 @@ def change_point(counts):
     """One change point anywhere in the series, summed over."""
     rate = numpyro.sample("rate", dist.Exponential(1.0).expand([2]).to_event(1))
     change = numpyro.sample("change", dist.Categorical(jnp.full(5, 0.2)))
-    late = (jnp.arange(5) >= change[..., None]).astype(int)
+    late = (jnp.arange(5) >= change).astype(int)
     with numpyro.plate("years", 5):
         numpyro.sample("y", dist.Poisson(rate[late]), obs=counts)
 
