@@ -7,7 +7,7 @@ from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.infer.reparam import LocScaleReparam
 
-from gallery.registry import J, draws, entry, unit_interval
+from gallery.registry import J, draws, entry, unit_interval, weights
 
 ANNOTATORS = J([0, 1, 2, 2])  # position → annotator: the last of three annotates twice
 LABELS = J(draws(3).integers(0, 2, (4, 4)))  # items × positions
@@ -78,41 +78,6 @@ def hierarchical_dawid_skene(positions, labels):
             numpyro.sample("y", dist.Categorical(logits=logits[positions, c, :]), obs=labels)
 
 
-@entry(LABELS, source=EXAMPLE, refusal="'theta'.*plate 'item'")
-def item_difficulty(labels):
-    """A difficulty of each item, whose prior depends on the item's class: an integral for each item."""
-    eta = numpyro.sample("eta", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
-    pi = numpyro.sample("pi", dist.Dirichlet(jnp.ones(2)))
-    with numpyro.plate("item", len(labels), dim=-2):
-        c = numpyro.sample("c", dist.Categorical(pi))
-        theta = numpyro.sample("theta", dist.Normal(eta[c], 1.0))
-        with numpyro.plate("position", labels.shape[1]):
-            numpyro.sample("y", dist.Bernoulli(logits=theta), obs=labels)
-
-
-@entry(ANNOTATORS, LABELS, source=EXAMPLE, refusal="'theta'.*plate 'item'")
-def random_effects_of_items(positions, labels):
-    """Logistic random effects: annotators' ability, and an effect of each item."""
-    with numpyro.plate("annotator", 3):
-        zeta = numpyro.sample("zeta", dist.Normal(0.0, 1.0))
-    pi = numpyro.sample("pi", dist.Dirichlet(jnp.ones(2)))
-    with numpyro.plate("item", len(labels), dim=-2):
-        c = numpyro.sample("c", dist.Categorical(pi))
-        theta = numpyro.sample("theta", dist.Normal(0.0, 1.0))
-        with numpyro.plate("position", len(positions)):
-            numpyro.sample("y", dist.Bernoulli(logits=zeta[positions] * (2.0 * c - 1.0) - theta), obs=labels)
-
-
-@entry(LABELS, source=EXAMPLE, refusal="depends on the values of its arguments.*Python int")
-def number_of_classes_from_the_data(labels):
-    """The number of classes is the largest label: a structure that values fix."""
-    num_classes = int(labels.max()) + 1
-    pi = numpyro.sample("pi", dist.Dirichlet(jnp.ones(num_classes)))
-    with numpyro.plate("item", len(labels)):
-        c = numpyro.sample("c", dist.Categorical(pi))
-        numpyro.sample("y", dist.Normal(1.0 * c, 1.0), obs=labels[:, 0])
-
-
 @entry(LABELS[:3, :3], source="classic: item response with guessing")
 def guessing(answers):
     """Who does not know guesses: abilities and difficulties as parameters."""
@@ -180,3 +145,43 @@ def pupils_within_schools(scores, passed):
         with numpyro.plate("pupils", 2):
             z = numpyro.sample("z", dist.Bernoulli(pi[s]))
             numpyro.sample("y", dist.Bernoulli(0.2 + 0.6 * z), obs=passed)
+
+
+ROWS = J([-2.1, -1.7, 0.4, 1.9, 2.6])
+
+
+def semi_supervised(names):
+    def program(x, labels, known):
+        pi, mu = weights("pi", 0.4, 0.6), numpyro.param("mu", J([-1.0, 1.0]))
+        with numpyro.plate("known", len(labels)):
+            numpyro.sample("labels", dist.Categorical(pi), obs=labels)
+            numpyro.sample(names[0], dist.Normal(mu[labels], 1.0), obs=known)
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("z", dist.Categorical(pi))
+            numpyro.sample(names[1], dist.Normal(mu[z], 1.0), obs=x)
+
+    program.__doc__ = f"Labelled rows beside unlabelled ones, their sites {names[0]} and {names[1]}."
+    return program
+
+
+LABELLED = (J([-3.0, -2.9, 4.0, 3.9]), J([0, 1]), J([-1.0, 1.0]))
+SEMI = "Pyro example ss-vae, without its network"
+entry(*LABELLED, source=SEMI, closed="pi mu", name="semi_supervised")(semi_supervised(("labelled", "unlabelled")))
+entry(*LABELLED, source=SEMI, closed="pi mu", name="sites_named_observed_and_unobserved")(
+    semi_supervised(("x_observed", "x_unobserved"))
+)
+
+
+@entry(
+    ROWS,
+    J([0, 0, 0, 1, 0]),
+    J([True, False, False, True, False]),
+    source="forum: labels by obs_mask",
+    closed="pi mu",
+)
+def labels_by_obs_mask(x, labels, known):
+    """The label itself is partly observed: its other half is a latent of the rows without one."""
+    pi, mu = weights("pi", 0.4, 0.6), numpyro.param("mu", J([-1.0, 1.0]))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(pi), obs=labels, obs_mask=known, infer={"enumerate": "parallel"})
+        numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)

@@ -88,7 +88,7 @@ def positive_slopes(x, y):
         numpyro.sample("y", dist.Normal(slope[z] * x + 1.0 * z, 1.0), obs=y)
 
 
-def uniform_prior(low, high, about, name, **given):
+def uniform_prior(low, high, about, name):
     def program(x):
         mu = numpyro.sample("mu", dist.Uniform(low(x), high(x)).expand([2]).to_event(1))
         with numpyro.plate("rows", len(x)):
@@ -96,16 +96,13 @@ def uniform_prior(low, high, about, name, **given):
             numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
 
     program.__doc__ = about
-    entry(X, source="common: bounds of a prior computed in the program", name=name, **given)(program)
+    entry(X, source="common: bounds of a prior computed in the program", name=name)(program)
 
 
 uniform_prior(lambda x: -3.0, lambda x: 3.0, "A uniform prior between Python numbers.", "bounds_of_python")
 uniform_prior(lambda x: np.array(-3.0), lambda x: np.float64(3.0), "The same between NumPy's.", "bounds_of_numpy")
 uniform_prior(lambda x: J(-3.0), lambda x: 3.0 * jnp.ones(()), "The same between JAX constants.", "bounds_of_jax")
 uniform_prior(lambda x: -jnp.exp(1.0), lambda x: jnp.float32(3.0), "The same, computed.", "bounds_computed")
-uniform_prior(
-    lambda x: x.min(), lambda x: x.max(), "The same, between the least and largest row.", "bounds_of_the_data"
-)
 
 
 @entry(J([3, 4, 4, 2, 4]), source="textbook", theta={"p": J([0.6, 0.8])}, closed="p")

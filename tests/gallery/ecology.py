@@ -42,21 +42,6 @@ for by_sex, name in ((False, "capture_recapture"), (True, "capture_recapture_by_
     entry(HISTORIES, SEX, source=CAPTURE, name=name)(cormack_jolly_seber(by_sex))
 
 
-@entry(HISTORIES, source=CAPTURE, refusal="'phi'.*scan")
-def survival_of_each_year(histories):
-    """Survival drawn anew each year, inside the scan."""
-    rho = numpyro.sample("rho", dist.Uniform(0.0, 1.0))
-
-    def step(z, y):
-        phi = numpyro.sample("phi", dist.Uniform(0.0, 1.0))
-        with numpyro.plate("animals", len(y)):
-            z = numpyro.sample("z", dist.Bernoulli(phi * z))
-            numpyro.sample("y", dist.Bernoulli(rho * z), obs=y)
-        return z, None
-
-    scan(step, jnp.ones(len(histories), int), histories.T)
-
-
 @entry(VISITS, J(draws(7).uniform(size=(4, 3)) < 0.8), source=OCCUPANCY)
 def occupancy(visits, made):
     """Occupied or not, seen or not; some visits were not made."""
@@ -99,17 +84,6 @@ def royle_nichols(visits, cover):
             numpyro.sample("y", dist.Bernoulli(1 - (1 - r) ** n), obs=visits)
 
 
-@entry(VISITS, J(draws(8).normal(size=(4, 3))), source=OCCUPANCY, refusal="'mu1'")
-def scores(visits, score):
-    """Scores of a classifier: the mean where occupied is bounded below by the mean where not."""
-    mu0 = numpyro.sample("mu0", dist.Normal(0.0, 1.0))
-    mu1 = numpyro.sample("mu1", dist.TruncatedNormal(0.0, 2.0, low=mu0))
-    with numpyro.plate("sites", len(score), dim=-2):
-        z = numpyro.sample("z", dist.Bernoulli(0.4))
-        with numpyro.plate("visits", score.shape[1]):
-            numpyro.sample("s", dist.Normal(jnp.where(z == 1, mu1, mu0), 1.0), obs=score)
-
-
 @entry(J([[1, 2], [0, 0], [3, 2]]), source=OCCUPANCY, closed="p")
 def n_mixture(counts):
     """Repeated counts of a population whose size is latent (Royle 2004)."""
@@ -131,15 +105,6 @@ def n_mixture_of_species(counts):
             n = numpyro.sample("n", dist.Categorical(logits=truncated_poisson(rate, 4)))
             with numpyro.plate("visits", 2, dim=-1):
                 numpyro.sample("y", dist.Binomial(n, p), obs=counts)
-
-
-@entry(J([2.0, 3.1, 0.4]), source="Pyro example tracking_1d", refusal="'state'.*plate 'objects'")
-def tracking(x):
-    """Each object exists or not, and has a state of its own: an integral for each row."""
-    with numpyro.plate("objects", len(x)):
-        exists = numpyro.sample("exists", dist.Bernoulli(0.5))
-        state = numpyro.sample("state", dist.Normal(0.0, 1.0))
-        numpyro.sample("x", dist.Normal(jnp.where(exists == 1, state, 0.0), 1.0), obs=x)
 
 
 IMPUTATION = "NumPyro notebook: missing values in discrete covariates"
@@ -168,22 +133,6 @@ def why_it_is_missing(a, seen, y):
         numpyro.factor("seen", jnp.where(seen & (z != a), -jnp.inf, 0.0))
         numpyro.sample("missing", dist.Bernoulli(p[z]), obs=1 - seen.astype(int))
         numpyro.sample("y", dist.Normal(b[z], 1.0), obs=y)
-
-
-@entry(
-    J([0.5, -1.2, 0.0, 0.8, 0.0]),
-    SEEN,
-    J([-1.0, 0.8, 0.4, 1.1, -0.6]),
-    source="NumPyro tutorial bayesian_imputation",
-    refusal="obs_mask|'u'|u_unobserved",
-)
-def continuous_imputation(u, seen, y):
-    """A missing continuous covariate is used downstream: an integral for each row, not one random value."""
-    b, m = numpyro.param("b", J([-1.0, 1.0])), numpyro.param("m", J(0.0))
-    with numpyro.plate("rows", len(y)):
-        z = numpyro.sample("z", dist.Bernoulli(0.4))
-        u = numpyro.sample("u", dist.Normal(m, 1.0), obs=u, obs_mask=seen)
-        numpyro.sample("y", dist.Normal(b[z] * u, 1.0), obs=y)
 
 
 @entry(J([[1, 0, 1], [0, 1, 1]]), J([1, 0, 0]), source="classic: noisy-or diagnosis", closed="prior")

@@ -118,43 +118,6 @@ def weights_of_subgroups(x, group):
         numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
 
 
-def semi_supervised(names):
-    def program(x, labels, known):
-        pi, mu = weights("pi", 0.4, 0.6), numpyro.param("mu", J([-1.0, 1.0]))
-        with numpyro.plate("known", len(labels)):
-            numpyro.sample("labels", dist.Categorical(pi), obs=labels)
-            numpyro.sample(names[0], dist.Normal(mu[labels], 1.0), obs=known)
-        with numpyro.plate("rows", len(x)):
-            z = numpyro.sample("z", dist.Categorical(pi))
-            numpyro.sample(names[1], dist.Normal(mu[z], 1.0), obs=x)
-
-    program.__doc__ = f"Labelled rows beside unlabelled ones, their sites {names[0]} and {names[1]}."
-    return program
-
-
-LABELLED = (J([-3.0, -2.9, 4.0, 3.9]), J([0, 1]), J([-1.0, 1.0]))
-SEMI = "Pyro example ss-vae, without its network"
-entry(*LABELLED, source=SEMI, closed="pi mu", name="semi_supervised")(semi_supervised(("labelled", "unlabelled")))
-entry(*LABELLED, source=SEMI, closed="pi mu", name="sites_named_observed_and_unobserved")(
-    semi_supervised(("x_observed", "x_unobserved"))
-)
-
-
-@entry(
-    ROWS,
-    J([0, 0, 0, 1, 0]),
-    J([True, False, False, True, False]),
-    source="forum: labels by obs_mask",
-    closed="pi mu",
-)
-def labels_by_obs_mask(x, labels, known):
-    """The label itself is partly observed: its other half is a latent of the rows without one."""
-    pi, mu = weights("pi", 0.4, 0.6), numpyro.param("mu", J([-1.0, 1.0]))
-    with numpyro.plate("rows", len(x)):
-        z = numpyro.sample("z", dist.Categorical(pi), obs=labels, obs_mask=known, infer={"enumerate": "parallel"})
-        numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
-
-
 @entry(ROWS, source="forum: sample_shape for a latent of every row", closed="mu pi")
 def sample_shape(x):
     """One latent for every row by sample_shape."""

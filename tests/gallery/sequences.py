@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpyro
 from numpyro import distributions as dist
 from numpyro import handlers
-from numpyro.contrib.control_flow import cond, scan
+from numpyro.contrib.control_flow import scan
 
 from gallery.registry import J, draws, entry, simplex
 
@@ -140,61 +140,6 @@ def two_latents_a_step(y):
     scan(step, 0, y)
 
 
-@entry(SERIES, source=f"{TESTS} without init", refusal="scan.*init|init.*scan")
-def scan_without_init(y):
-    """A scan whose carry begins as None: NumPyro's samplers raise, too."""
-    A, mu = chain_parameters()
-
-    def step(z, y):
-        z = numpyro.sample("z", dist.Categorical(J([0.5, 0.5]) if z is None else A[z]))
-        numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
-        return z, None
-
-    scan(step, None, y)
-
-
-@entry(SERIES, source="forum: states collected in the carry", refusal="scan")
-def carry_that_collects_states(y):
-    """A carry that grows a record of all states: NumPyro's enumeration cannot, either."""
-    A, mu = chain_parameters()
-
-    def step(carry, y):
-        record, z, t = carry
-        z = numpyro.sample("z", dist.Categorical(A[z]))
-        numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
-        return (record.at[t].set(z), z, t + 1), None
-
-    scan(step, (jnp.zeros(4, int), 0, 0), y)
-
-
-@entry(SERIES, source="NumPyro docs: reverse scan", refusal="reverse")
-def backwards(y):
-    """A scan from the last step to the first."""
-    A, mu = chain_parameters()
-
-    def step(z, y):
-        z = numpyro.sample("z", dist.Categorical(A[z]))
-        numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
-        return z, None
-
-    scan(step, 0, y, reverse=True)
-
-
-@entry(SERIES, source="NumPyro docs: control_flow.cond", refusal="cond")
-def branches(y):
-    """A branch with a site of its own on either side, by control_flow.cond."""
-    mu = numpyro.param("mu", J([-1.0, 1.0]))
-    m = cond(
-        y[0] > 0,
-        lambda _: numpyro.sample("m", dist.Normal(0.0, 1.0)),
-        lambda _: numpyro.sample("m", dist.Normal(1.0, 1.0)),
-        None,
-    )
-    with numpyro.plate("rows", len(y)):
-        z = numpyro.sample("z", dist.Bernoulli(0.4))
-        numpyro.sample("y", dist.Normal(mu[z] + m, 1.0), obs=y)
-
-
 @entry(SERIES, source="NumPyro docs: scan over times", closed="A mu")
 def time_indexed(y):
     """A scan over times: the data and a table are indexed by the step's own time."""
@@ -252,25 +197,6 @@ def gaps(y, seen):
         return z, None
 
     scan(step, 0, (y, seen))
-
-
-@entry(
-    SERIES,
-    J([True, False, True, True]),
-    source="forum: autoregression over gaps",
-    refusal="obs_mask|'y'|y_unobserved",
-)
-def autoregression_over_gaps(y, seen):
-    """The missing value is the next one's regressor: an integral over a continuous latent in a scan."""
-    A, c = chain_parameters()
-
-    def step(carry, values):
-        z, last = carry
-        z = numpyro.sample("z", dist.Categorical(A[z]))
-        y = numpyro.sample("y", dist.Normal(c[z] + 0.5 * last, 1.0), obs=values[0], obs_mask=values[1])
-        return (z, y), None
-
-    scan(step, (0, J(0.0)), (y, seen))
 
 
 def spelled_emissions(y):

@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 import numpyro
 from numpyro import distributions as dist
+from numpyro.contrib.control_flow import scan
 
-from gallery.registry import J, draws, entry, simplex, unit_interval, weights
+from gallery.registry import J, draws, entry, simplex, unit_interval
 
 TUTORIAL = "Pyro tutorial: enumeration"
 ROWS = J([-2.1, -1.7, 0.4, 1.9])
@@ -170,26 +171,6 @@ def variables_switched(covariates, y):
         numpyro.sample("y", dist.Normal(location, 1.0), obs=y)
 
 
-@entry(COVARIATES, RESPONSE, source="numpyro #778 as posted", refusal="plate")
-def latent_used_outside_of_its_plate(covariates, y):
-    """A plate of switches, used outside of it: NumPyro cannot, either."""
-    beta = numpyro.sample("beta", dist.Normal(0.0, 2.0).expand([2]).to_event(1))
-    with numpyro.plate("columns", 2):
-        on = numpyro.sample("on", dist.Bernoulli(0.3))
-    with numpyro.plate("rows", len(y)):
-        numpyro.sample("y", dist.Normal(covariates @ (on * beta), 1.0), obs=y)
-
-
-@entry(ROWS, J([0, 0, 1, 1]), source="public repository: mixture of linear mixed models", refusal="'z'.*plate")
-def class_of_a_group_used_by_rows(x, group):
-    """Each group has a class, and rows look theirs up outside of the plate of the groups."""
-    mu = numpyro.param("mu", J([-1.0, 1.0]))
-    with numpyro.plate("groups", 2):
-        z = numpyro.sample("z", dist.Categorical(weights("pi", 2)))
-    with numpyro.plate("rows", len(x)):
-        numpyro.sample("x", dist.Normal(mu[z[group]], 1.0), obs=x)
-
-
 @entry(J([[-1.0, 0.4], [0.8, 1.5]]), source="classic: random effects", ends="MAX_STEPS NONFINITE")
 def scale_of_random_effects(x):
     """Random effects and their own scale: the posterior has no maximum, at scale zero."""
@@ -205,7 +186,7 @@ def change_point(counts):
     """One change point anywhere in the series, summed over."""
     rate = numpyro.sample("rate", dist.Exponential(1.0).expand([2]).to_event(1))
     change = numpyro.sample("change", dist.Categorical(jnp.full(5, 0.2)))
-    late = (jnp.arange(5) >= change[..., None]).astype(int)
+    late = (jnp.arange(5) >= change).astype(int)
     with numpyro.plate("years", 5):
         numpyro.sample("y", dist.Poisson(rate[late]), obs=counts)
 
@@ -228,3 +209,21 @@ def latent_coins(x):
     with numpyro.plate("rows", len(x)):
         z = numpyro.sample("z", dist.Bernoulli(p))
         numpyro.sample("x", dist.Bernoulli(q[z]), obs=x)
+
+
+@entry(J([[1, 0], [0, 0]]), source="Pyro example mixed_hmm", closed="A e")
+def random_effects(moves):
+    """Mixed hidden Markov model: a discrete random effect for each individual shifts its chain."""
+    e = numpyro.param("e", J([0.4, 0.6]), constraint=simplex)
+    A = numpyro.param("A", J([[[0.8, 0.2], [0.3, 0.7]], [[0.5, 0.5], [0.6, 0.4]]]), constraint=simplex)
+    p = numpyro.param("p", J([0.2, 0.7]), constraint=unit_interval)
+    with numpyro.plate("individuals", len(moves)):
+        effect = numpyro.sample("effect", dist.Categorical(e))
+
+    def step(z, y):
+        with numpyro.plate("individuals", len(y)):
+            z = numpyro.sample("z", dist.Categorical(A[effect, z]))
+            numpyro.sample("y", dist.Bernoulli(p[z]), obs=y)
+        return z, None
+
+    scan(step, jnp.zeros(len(moves), int), moves.T)
