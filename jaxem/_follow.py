@@ -78,7 +78,7 @@ class Probe:
     def origin(self, name: str, form: str) -> Any:
         return {"odds": 0.5, "square": self.base[name]}.get(form, 0)
 
-    def draw(self, name: str, form: str) -> np.ndarray:
+    def draw(self, name: str, form: str) -> Any:
         """Random x = V − o; products and means of two are of the same kind."""
         value = self.base[name]
         if form == "scatter":

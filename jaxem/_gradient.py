@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxem import _validate
-from jaxem._climb import check_optimizer, climb
+from jaxem._climb import check_optimizer, highest
 from jaxem._mixture import Mixture
 from jaxem._model import Data, Model, Theta
 
@@ -52,10 +52,13 @@ class GradientAscent:
     num_steps: int
 
     def __call__(self, m: Mixture, statistics: Any, theta: Theta, data: Data) -> Theta:
-        size = m.size(data)  # once, not at every evaluation
-
-        def loss(free: Theta) -> jax.Array:
-            return -m.objective(m.constrain(free, theta, data), theta, data) / size
-
-        best, moved = climb(loss, m.unconstrain(theta, data), self.optimizer, self.num_steps)
-        return jax.tree.map(lambda new, old: jnp.where(moved, new, old), m.constrain(best, theta, data), theta)
+        return highest(
+            lambda new: m.objective(new, theta, data),
+            lambda free: m.constrain(free, theta, data),
+            m.unconstrain(theta, data),
+            theta,
+            m.size(data),
+            {name: m.constraint(name) for name in m.free},
+            self.optimizer,
+            self.num_steps,
+        )

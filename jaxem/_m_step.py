@@ -20,7 +20,7 @@ from jaxtyping import Array
 from numpyro.distributions.constraints import Constraint
 
 from jaxem import _domains
-from jaxem._climb import climb
+from jaxem._climb import highest
 from jaxem._follow import Place
 from jaxem._model import Data, Theta
 from jaxem._plan import Plan, Update
@@ -47,7 +47,7 @@ def stages(m: Any, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -
     for block, update in (
         *((block, partial(select, plan=plan)) for block in selected(last=False)),
         (names("linear"), partial(least_squares, plan=plan)),
-        (names("gradient"), ascend),
+        (names("gradient"), partial(ascend, plan=plan)),
         *((block, partial(select, plan=plan)) for block in selected(last=True)),
     ):
         if block:
@@ -128,17 +128,25 @@ def least_squares(m: Any, block: list[str], *, plan: Plan, marginals: Marginals,
         )  # a direction that no row sees does not move
 
 
-def ascend(m: Any, block: list[str], *, marginals: Marginals, theta: Theta, data: Data) -> Theta:
-    """Generalised EM: some steps of the optimiser up Q in unconstrained coordinates; F does not fall."""
+def ascend(m: Any, block: list[str], *, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -> Theta:
+    """Up Q in unconstrained coordinates, to where it is stationary (`_climb`).
 
-    size = m.size(data)
-
-    def loss(free: Theta) -> Array:
-        return -m.energy(marginals, m.constrain(free, theta, data), data) / size
-
-    best, moved = climb(loss, m.coordinates(theta, data, block), m.optimizer, m.num_gradient_steps)
-    new = m.constrain(best, theta, data)
-    return jax.tree.map(lambda new, old: jnp.where(moved, new, old), new, theta)
+    What shares a distribution with the block climbs with it, closed form or not: by turns, a Gamma's shape and rate
+    would take hundreds of M-steps for one.
+    """
+    parameters = m.structure(data.x).parameters
+    shared = {term for name in block for term, _ in plan[name].places}
+    block = [name for name in plan if name in block or shared & {term for term, _ in plan[name].places}]
+    return highest(
+        lambda theta: m.energy(marginals, theta, data),
+        lambda free: m.constrain(free, theta, data),
+        m.coordinates(theta, data, block),
+        theta,
+        m.size(data),
+        {name: parameters[name].constraint for name in block},
+        m.optimizer,
+        m.num_gradient_steps,
+    )
 
 
 class Tested(NamedTuple):

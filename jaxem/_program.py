@@ -8,6 +8,7 @@ form that `_plan` found for it, or by gradient.
 """
 
 import functools
+import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from jaxem._eliminate import Elimination, Graph, add, log_partition
 from jaxem._free_energy import product
 from jaxem._m_step import Marginals, stages, stationarity
 from jaxem._model import Data, Expectation, Model, Theta, at_once
+from jaxem._reach import reached, tangents
 from jaxem._read import Arguments, Structure, Term
 from jaxem._values import settle
 
@@ -51,7 +53,7 @@ class Program(Model):
     program: Any
     held: frozenset[str] = frozenset()
     optimizer: optax.GradientTransformation | None = None
-    num_gradient_steps: int = 10
+    num_gradient_steps: int = 100
     memory_limit: int = 2**31
     closed_form: bool = True
 
@@ -194,9 +196,13 @@ class Program(Model):
         return log_prior(self.terms(theta, data.x)[1], data.temperature.dtype)
 
     def energy(self, marginals: Marginals, theta: Theta, data: Data) -> Array:
-        """Q(θ): log p(θ) + Σ ⟨marginal, table⟩."""
-        _, tables, priors = self.tables(theta, data.x)
-        total = sum(jnp.sum(product(marginals[name], tables[name])) for name in tables)
+        """Q(θ): log p(θ) + Σ ⟨marginal, table⟩, its derivative with 0·∞ = 0 (`_reach`)."""
+        moves = tangents(lambda theta: [*itertools.chain(*self.terms(theta, data.x))], theta)
+        terms, priors = self.terms(theta, data.x)
+        with jax.numpy_rank_promotion("allow"):
+            priors = [reached(term, moves.get(term.name, {}), None) for term in priors]
+            terms = [reached(term, moves.get(term.name, {}), marginals[term.name]) for term in terms]
+            total = sum(jnp.sum(product(marginals[term.name], term.table())) for term in terms)
         return total + log_prior(priors, data.temperature.dtype)
 
     def objective(self, theta: Theta, old: Theta, data: Data) -> Array:
@@ -284,7 +290,7 @@ def from_numpyro(
     program: Any,
     *,
     optimizer: optax.GradientTransformation | None = None,
-    num_gradient_steps: int = 10,
+    num_gradient_steps: int = 100,
     memory_limit: int = 2**31,
     closed_form: bool = True,
 ) -> Program:
