@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-FORMAT = 1
+FORMAT = 2
 
 
 def identity(value: Any) -> Any:

@@ -78,7 +78,7 @@ def _prepare_temperature(temperature: ArrayLike, theta: Theta, batched: bool) ->
     if temperature.shape not in {(), lanes}:
         raise ValueError(f"temperature: must be a scalar{' or one per lane' * batched}, got shape {temperature.shape}")
     non_negative("temperature", temperature, "use 1 for EM, 0 for hard assignment")
-    return temperature
+    return poisoned(temperature, temperature >= 0)
 
 
 def mixture_only(what: str, m: Any) -> Mixture:
@@ -217,7 +217,12 @@ def prepare_weights(weights: ArrayLike | None, x: Array, dtype: jnp.dtype) -> Ar
     non_negative("weights", weights, "drop rows by giving them weight 0")
     if is_concrete(weights) and not float(jnp.sum(weights)) > 0:
         raise ValueError("weights: sum to 0; give at least one row a positive weight")
-    return weights
+    return poisoned(weights, (weights >= 0) & (jnp.sum(weights) > 0))
+
+
+def poisoned(value: Array, allowed: Array | bool) -> Array:
+    """What cannot be looked at here, NaN where it is not allowed: then F is NaN, and the fit NONFINITE."""
+    return value if is_concrete(value) else jnp.where(allowed & jnp.isfinite(value), value, jnp.nan)
 
 
 def non_negative(name: str, value: ArrayLike, remedy: str) -> None:
