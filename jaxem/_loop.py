@@ -31,6 +31,12 @@ class Status(enum.IntEnum):
     NONFINITE = 3  # F is NaN or infinite, or a component came to rest on fewer dimensions than the data have, where F
     # rises without end; θ from before it, or with its covariance lifted off that plane
 
+    @classmethod
+    def counts(cls, fits: "Fit") -> dict[str, int]:
+        """How many lanes ended how, e.g. {"CONVERGED": 14, "NONFINITE": 6}."""
+        codes = np.asarray(fits.status).ravel().tolist()
+        return {status.name: codes.count(status) for status in cls if status in codes}
+
 
 class Fit(NamedTuple):
     """The outcome of `em`; every field describes the same θ. Batched fits carry a leading lane axis."""
