@@ -45,7 +45,7 @@ def _(primals: tuple[Tables, Array], tangents: tuple[Tables, Array]) -> tuple[Ar
     tables, temperature = primals
     value, marginals, energy = expectations(tables, temperature)
     change = inner(marginals, tangents[0], value)
-    entropy = jnp.where(temperature > 0, (value - energy) / jnp.where(temperature > 0, temperature, 1), 0)
+    entropy = jnp.where(temperature == 0, 0, (value - energy) / jnp.where(temperature == 0, 1, temperature))
     return value, change + entropy * tangents[1]
 
 
@@ -53,14 +53,14 @@ def expectations(tables: Tables, temperature: Array) -> tuple[Array, Marginals, 
     """(F, marginals, Σ ⟨marginal, table⟩) for each lane. A marginal has its lanes, even where its table repeats."""
 
     def soft() -> tuple[Array, Marginals]:
-        scaled = jax.tree.map(lambda table: table / jnp.where(temperature > 0, temperature, 1), tables)
+        scaled = jax.tree.map(lambda table: table / jnp.where(temperature == 0, 1, temperature), tables)
         passes = forward(scaled)
         value, marginals = lax.cond(
             passes.safe, lambda: by_probabilities(scaled, passes), lambda: by_logarithms(scaled)
         )
         return value * temperature, marginals
 
-    value, marginals = lax.cond(temperature > 0, soft, lambda: by_paths(tables))
+    value, marginals = lax.cond(temperature == 0, lambda: by_paths(tables), soft)
     return value, marginals, inner(marginals, tables, value)
 
 

@@ -3,6 +3,7 @@
 The loop is `_loop.py`, many lanes of it `_lanes.py`, where its rows lie `_devices.py`.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,9 +26,15 @@ from jaxem.families import gaussian
 ADVICE = {
     Status.MAX_STEPS: "still rising: raise max_steps, or loosen tol",
     Status.DECREASED: "an M-step lowered F: it does not maximise Q; certify(m, theta, x).C3 shows by how much",
-    Status.NONFINITE: "F is NaN or infinite: a component collapsed or the data overflow; hold its scale, "
-    "start elsewhere (jaxem.inits), or use fewer components",
+    Status.NONFINITE: "a component collapsed onto a point or a plane, or a parameter ran off, where F has no bound: put a "
+    "floor under it (gaussian.with_floor; in a program a bound or a proper prior), hold its scale, start elsewhere "
+    "(jaxem.inits), or use fewer components or columns",
 }
+FROM_THE_START = (
+    "F was NaN or infinite before any step: −∞ says that some row is impossible at this θ, NaN or ∞ that the data, the "
+    "weights or the temperature are none, or overflow; move θ, or scale x"
+)
+MOST_STEPS = 10**8  # of a path, all of whose θ are kept
 
 
 class EMError(RuntimeError):
@@ -119,7 +126,9 @@ def em(
     """Fit a model by expectation–maximisation: coordinate ascent on F_T (eq:F) from `theta`.
 
     Stops when |gain| ≤ max(tol·W, 8·eps·Σ|F_n|), where W = Σ w_n (N without weights) and the second term is
-    the floor below which a change of F is rounding. Works inside `jit` and `vmap` (over θ, x, temperature,
+    the floor below which a change of F is rounding; or at a fall of F within its `rounding`, which also knows the terms
+    that cancel inside F_n and the digits of θ. Where `fit.rounding` is above tol·W, as at this tol it is in float32, that
+    and not tol ended the fit, and more steps in float64 may gain more. Works inside `jit` and `vmap` (over θ, x, temperature,
     weights), and is forward-differentiable; for reverse mode use `em_path`.
 
     Args:
@@ -238,6 +247,11 @@ def em_path(
     """
     theta, data = _validate.prepare(m, theta, x, weights, temperature, labels)
     _validate.static_count("num_steps", num_steps, 1)
+    if num_steps > MOST_STEPS:
+        raise ValueError(
+            f"num_steps: must be at most {MOST_STEPS}, since θ of every step is kept, got {num_steps}; "
+            "use em(..., max_steps=) where only the last counts"
+        )
     m.get_ready(theta, data)
     path = _path(m, theta, data, int(num_steps))
     _validate.blame_x(data.x, path.after_e)
@@ -296,8 +310,11 @@ def kmeans(
     return fit
 
 
-def best(fits: Fit) -> Fit:
-    """The lane of highest free energy; lanes whose F is NaN come last.
+def best(fits: Fit | Sequence[Fit]) -> Fit:
+    """The lane of highest free energy among those that CONVERGED, else those at MAX_STEPS, else the others.
+
+    A collapsed lane has no maximum to offer, however high its F was when it was stopped; `Status.counts(fits)` says how
+    many ended how. A list of fits of one model is taken for its lanes, and a single fit is its own best.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -306,8 +323,18 @@ def best(fits: Fit) -> Fit:
     >>> jaxem.best(fits).theta["mu"].tolist()
     [[0.0]]
     """
-    lane = jnp.argmax(jnp.where(jnp.isnan(fits.free_energy), -jnp.inf, fits.free_energy))
-    return jax.tree.map(lambda leaf: leaf[lane], fits)
+    if isinstance(fits, list | tuple) and not isinstance(fits, Fit) and all(isinstance(fit, Fit) for fit in fits):
+        if not fits or len({str(jax.tree.map(jnp.shape, fit)) for fit in fits}) > 1:
+            raise ValueError(f"fits: must be fits of one model and one shape of θ, at least one, got {len(fits)}")
+        fits = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits)
+    if not isinstance(fits, Fit):
+        raise ValueError(f"fits: must be a Fit with lanes, as of em_batch, or a list of Fits, got {type(fits).__name__}")
+    axes = jnp.ndim(fits.free_energy)
+    lanes = jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, *jnp.shape(leaf)[axes:])), fits)
+    end = jnp.where(lanes.status == Status.MAX_STEPS, 1, jnp.where(lanes.status == Status.CONVERGED, 0, 2))
+    value = jnp.where(jnp.isnan(lanes.free_energy), -jnp.inf, lanes.free_energy)
+    lane = jnp.lexsort((-value, end))[0]
+    return jax.tree.map(lambda leaf: leaf[lane], lanes)
 
 
 def check(fit: Fit) -> Fit:
@@ -324,9 +351,10 @@ def check(fit: Fit) -> Fit:
     status = np.atleast_1d(np.asarray(fit.status))
     if (status == Status.CONVERGED).all():
         return fit
+    from_the_start = (status == Status.NONFINITE) & ~np.isfinite(np.atleast_1d(fit.free_energy))
     lines = []
-    for code, advice in ADVICE.items():
-        lanes = np.argwhere(status == code)
+    for code, advice in (*ADVICE.items(), (Status.NONFINITE, FROM_THE_START)):
+        lanes = np.argwhere((status == code) & (from_the_start == (advice == FROM_THE_START)))
         if lanes.size:
             where = ", ".join(str(lane.tolist() if lane.size > 1 else int(lane[0])) for lane in lanes[:10])
             where = f" in lane(s) {where}{', …' * (len(lanes) > 10)}" if np.ndim(fit.status) else ""

@@ -72,7 +72,7 @@ def weighted(rows: Array, weights: Array | None) -> Array:
     """w_n · row_n, a row of weight zero counting for nothing even where it is infinite."""
     if weights is None:
         return rows
-    return jnp.where(weights > 0, weights * jnp.where(weights > 0, rows, 0), 0)
+    return jnp.where(weights == 0, 0, weights * jnp.where(weights == 0, 0, rows))  # NaN in, NaN out
 
 
 def product(gamma: Array, table: Array) -> Array:
@@ -88,12 +88,12 @@ def assign(log_joint: Array, temperature: ArrayLike, axis: int) -> tuple[Array, 
     """
     temperature = jnp.asarray(temperature, log_joint.dtype)
     soft, hard = partial(assign_soft, temperature=temperature, axis=axis), partial(assign_one_hot, axis=axis)
-    return lax.cond(temperature > 0, soft, hard, log_joint)
+    return lax.cond(temperature == 0, hard, soft, log_joint)  # NaN in, NaN out
 
 
 def assign_soft(log_joint: Array, temperature: Array, axis: int) -> tuple[Array, Array]:
     """γ = softmax(ℓ / T) and T log Σ_k e^{ℓ/T}, for T > 0."""
-    t = jnp.where(temperature > 0, temperature, 1)  # under vmap both branches run: stay finite at T = 0
+    t = jnp.where(temperature == 0, 1, temperature)  # under vmap both branches run: stay finite at T = 0
     peak = lax.stop_gradient(jnp.max(log_joint, axis=axis, keepdims=True))
     possible = jnp.isfinite(peak)
     # eq:E, from differences to the row's peak: no overflow, and exactly 0 where e^{…} underflows

@@ -163,7 +163,7 @@ def kernel(
             table = table + dot(phi_i, eta_i, (((1,), (0,)), ((), ())))
         gamma, value = assigned(table, component, temperature, hard)
         norms = jnp.sum(x * x, axis=1)
-        value = jnp.where(w > 0, w * (value + alpha + beta * norms), 0)
+        value = jnp.where(w == 0, 0, w * (value + alpha + beta * norms))
         gamma = gamma * w[:, None]
         terms = (
             jnp.sum(gamma, axis=0),
@@ -190,11 +190,12 @@ def assigned(
     one_hot = (component == winner[:, None]).astype(table.dtype)
     if hard:
         return one_hot, peak
-    t = jnp.where(temperature > 0, temperature, 1)
+    t = jnp.where(temperature == 0, 1, temperature)
     relative = jnp.exp((table - peak[:, None]) / t)
     total = jnp.sum(relative, axis=1)
     soft = relative / total[:, None]
-    return jnp.where(temperature > 0, soft, one_hot), jnp.where(temperature > 0, peak + t * jnp.log(total), peak)
+    is_hard = temperature == 0
+    return jnp.where(is_hard, one_hot, soft), jnp.where(is_hard, peak, peak + t * jnp.log(total))
 
 
 @sums.defjvp

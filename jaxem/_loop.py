@@ -27,8 +27,15 @@ class Status(enum.IntEnum):
 
     CONVERGED = 0  # the last gain in F was within tolerance (k-means: no centre changed)
     MAX_STEPS = 1  # still rising after max_steps
-    DECREASED = 2  # an M-step lowered F by more than rounding: it does not maximise; θ from before it
-    NONFINITE = 3  # F became NaN or infinite: a collapse, or bad data; θ from before it
+    DECREASED = 2  # an M-step lowered F by more than tolerance and rounding: it does not maximise; θ from before it
+    NONFINITE = 3  # F is NaN or infinite, or a component came to rest on fewer dimensions than the data have, where F
+    # rises without end; θ from before it, or with its covariance lifted off that plane
+
+    @classmethod
+    def counts(cls, fits: "Fit") -> dict[str, int]:
+        """How many lanes ended how, e.g. {"CONVERGED": 14, "NONFINITE": 6}."""
+        codes = np.asarray(fits.status).ravel().tolist()
+        return {status.name: codes.count(status) for status in cls if status in codes}
 
 
 class Fit(NamedTuple):
@@ -39,6 +46,7 @@ class Fit(NamedTuple):
     gain: Float[Array, "*lanes"]  # its last rise, nats; ∞ before the first step
     num_steps: Int[Array, "*lanes"]  # M-steps done
     status: Int[Array, "*lanes"]  # a Status
+    rounding: Float[Array, "*lanes"] | None = None  # nats that rounding leaves open in F: above tol·W, it ended the fit
 
 
 class State(NamedTuple):
@@ -49,6 +57,7 @@ class State(NamedTuple):
     gain: Array
     num_steps: Array  # −1: not even the first E-step is done
     status: Array
+    rounding: Array  # nats
 
 
 Stop = Callable[[State, State, Array], Array]  # (before, after, tolerance in nats) -> done?
@@ -69,7 +78,7 @@ class Climb(NamedTuple):
 
 def unstarted(m: Model, theta: Theta, data: Data) -> Climb:
     """θ before its E-step."""
-    shapes = jax.eval_shape(lambda: begin(theta, m.expect(theta, data)))
+    shapes = jax.eval_shape(lambda: begin(m, theta, m.expect(theta, data)))
     state: State = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return renewed(Climb(state, theta, jnp.zeros((), bool)), theta)
 
@@ -84,12 +93,19 @@ def renewed(climb: Climb, theta: Theta) -> Climb:
     return Climb(state, theta, jnp.zeros_like(climb.retaken))
 
 
-def begin(theta: Theta, expectation: Expectation) -> State:
+def begin(m: Model, theta: Theta, expectation: Expectation) -> State:
     """The state at θ, of which the E-step is done and no M-step."""
     finite = jnp.isfinite(expectation.free_energy)
     status = jnp.where(finite, Status.MAX_STEPS, Status.NONFINITE).astype(jnp.int32)
     infinity = jnp.full_like(expectation.free_energy, jnp.inf)
-    return State(theta, expectation, infinity, jnp.zeros((), jnp.int32), status)
+    rounding = noise(m, theta, expectation) + m.rounding_of_theta(theta, expectation)[0]
+    return State(theta, expectation, infinity, jnp.zeros((), jnp.int32), status, rounding)
+
+
+def noise(m: Model, theta: Theta, expectation: Expectation) -> Array:
+    """What the rounding of its arithmetic can move F by, nats: 8·eps·Σ w (|F_n| + sizes of the terms of ℓ_n)."""
+    sizes = expectation.scale + m.sizes(theta, expectation)
+    return 8 * jnp.finfo(sizes.dtype).eps * sizes
 
 
 def step(m: Model, climb: Climb, data: Data, tol: Array, size: Array | int, stop: Stop) -> Climb:
@@ -108,7 +124,7 @@ def step(m: Model, climb: Climb, data: Data, tol: Array, size: Array | int, stop
         theta, lost = choose(is_new, state.theta, theta), lost & ~is_new & ~climb.retaken
         expectation = m.expect_about(choose(lost, reference, theta), choose(lost, state.theta, theta), data, lost)
     after = advance(m, state, theta, expectation, tol, size, stop)
-    after = choose(is_new, begin(theta, expectation), after)
+    after = choose(is_new, begin(m, theta, expectation), after)
     if not retakes:
         return Climb(after, after.theta, climb.retaken)
     anew = state._replace(expectation=state.expectation._replace(statistics=expectation.statistics))
@@ -121,20 +137,23 @@ def advance(
 ) -> State:
     """The state after a step to θ; a fall of F or a non-finite F leaves θ where it was.
 
-    Rounding moves F by its own `floor`, and by what θ's digits leave open, `slack`. A fall within both is none; where
-    the slack is small, it is the end of what can be gained. A θ that lost its digits is no result.
+    F is known up to `rounding`: of its own arithmetic, and what θ's digits leave open, `slack`. A fall within that, or
+    within the tolerance, is none; where the slack is small, it is the end of what can be gained. A θ that lost its
+    digits is no result: on its way a fit may pass it, but where it comes to rest there, that is a collapse.
     """
     gain = expectation.free_energy - state.expectation.free_energy
-    floor = 8 * jnp.finfo(gain.dtype).eps * expectation.scale  # what rounding alone can move F by
-    after = State(theta, expectation, gain, state.num_steps + 1, state.status)
     slack, lost = m.rounding_of_theta(theta, expectation)
-    at_rest = (gain < -floor) & (slack < size / 32)
-    done = (stop(state, after, jnp.maximum(tol * size, floor)) | at_rest) & ~jnp.asarray(lost)
+    rounding = noise(m, theta, expectation) + slack
+    after = State(theta, expectation, gain, state.num_steps + 1, state.status, rounding)
+    floor = 8 * jnp.finfo(gain.dtype).eps * expectation.scale  # a gain below it is not worth a step
+    tolerance = jnp.maximum(tol * size, floor)
+    fell = gain < -jnp.maximum(tolerance, state.rounding + rounding)
+    at_rest = (gain < -tolerance) & (slack < size / 32)
+    done, collapsed = stop(state, after, tolerance) | at_rest, lost & (gain <= tolerance)
     finite = jnp.isfinite(expectation.free_energy)
-    fell = gain < -(floor + slack)
-    status = jnp.where(done, Status.CONVERGED, Status.MAX_STEPS)
+    status = jnp.where(done & ~jnp.asarray(lost), Status.CONVERGED, Status.MAX_STEPS)
     status = jnp.where(fell, Status.DECREASED, status)
-    status = jnp.where(finite, status, Status.NONFINITE).astype(jnp.int32)
+    status = jnp.where(finite & ~collapsed, status, Status.NONFINITE).astype(jnp.int32)
     accept = finite & ~fell
     kept = jax.tree.map(lambda new, old: jnp.where(accept, new, old), after, state)
     return kept._replace(status=status)
@@ -180,4 +199,4 @@ def run_in_legs(
 
 def fit_of(state: State) -> Fit:
     """What of the carry is the outcome."""
-    return Fit(state.theta, state.expectation.free_energy, state.gain, state.num_steps, state.status)
+    return Fit(state.theta, state.expectation.free_energy, *state[2:])

@@ -77,6 +77,8 @@ class Mixture(Model):
         squares: do those take ‖x_n − c‖², which a fit then computes once? Then `products` takes that c too.
         recentre: (θ, θ⁺) → (θ at which the statistics keep their digits, are those at θ too inexact?); None where
             they never are.
+        sizes_of_terms: (θ, statistics about θ's means) → Σ γ (sizes of the terms of ℓ), nats: those that cancel inside it round
+            F by more than its own size tells. None where none do.
         scale: the name that this is for; where it is held, statistics are never too inexact.
         rounding: (θ, statistics, held) → (the nats by which rounding θ alone can move F, has a component of θ lost
             its digits?); None where that is less than the rounding of F itself.
@@ -102,6 +104,7 @@ class Mixture(Model):
     recentre: Callable[[Theta, Theta], tuple[Theta, Array]] | None = None
     scale: str = ""
     rounding: Callable[[Theta, Any, frozenset[str]], tuple[Any, Any]] | None = None
+    sizes_of_terms: Callable[[Theta, Any], Array] | None = None
     condition: Callable[[Theta, Array, np.ndarray], tuple[Array, Distribution]] | None = None
     check_support: Callable[[np.ndarray, dict[str, np.ndarray]], str | None] | None = None
     held: frozenset[str] = frozenset()
@@ -296,6 +299,10 @@ class Mixture(Model):
     def maximize(self, statistics: Any, theta: Theta, data: Data) -> Theta:
         """The M-step (eq:M): θ⁺ = argmax_θ Σ γ ℓ(θ), held entries as they are."""
         return self.maximizer(self, statistics, theta, data)
+
+    def sizes(self, theta: Theta, expectation: Expectation) -> Any:
+        """Σ w (sizes of the terms of ℓ_n), nats."""
+        return 0.0 if self.sizes_of_terms is None else self.sizes_of_terms(theta, expectation.statistics)
 
     def rounding_of_theta(self, theta: Theta, expectation: Expectation) -> tuple[Any, Any]:
         """The nats by which rounding θ alone can move F, and whether θ has lost its digits."""

@@ -79,6 +79,10 @@ class Model:
         """The M-step (eq:M): θ⁺ = argmax_θ Σ γ ℓ(θ), held entries as they are."""
         raise NotImplementedError
 
+    def sizes(self, theta: Theta, expectation: Expectation) -> Any:
+        """Σ w (sizes of the terms of ℓ_n), nats, as far as they exceed those of F_n: they cancel, their rounding not."""
+        return 0.0
+
     def rounding_of_theta(self, theta: Theta, expectation: Expectation) -> tuple[Any, Any]:
         """The nats by which rounding θ alone can move F, and whether θ has lost its digits."""
         return 0.0, False

@@ -90,8 +90,8 @@ def by_temperature(
     old: tuple[Array, ...], parts: tuple[Array, ...], table: Array, counts: Counts
 ) -> tuple[tuple[Float[Array, "K _"], ...], Array]:
     """Softly or by the winner."""
-    branches = (partial(add, old, parts, table, counts) for add in (softly, by_winner))
-    return lax.cond(counts.temperature > 0, *branches)
+    branches = (partial(add, old, parts, table, counts) for add in (by_winner, softly))
+    return lax.cond(counts.temperature == 0, *branches)
 
 
 def softly(

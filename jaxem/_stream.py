@@ -189,10 +189,10 @@ def em_stream(
 
     with _bar(progress, max_steps) as show:
         if resume is None:
-            state = _begin(reader.theta, passes.expect(reader.theta))
+            state = _begin(m, reader.theta, passes.expect(reader.theta))
             save(state)
         else:
-            like = jax.eval_shape(begin, reader.theta, passes.nothing.total)
+            like = jax.eval_shape(begin, m, reader.theta, passes.nothing.total)
             arrays, found = _checkpoint.load(resume, like, description)
             state = _devices.replicated(jax.tree.map(jnp.asarray, arrays), reader.mesh)
             if why := unsound(arrays, found):

@@ -108,7 +108,7 @@ def _prepare_temperature(temperature: ArrayLike, theta: Theta, batched: bool) ->
     if temperature.shape not in {(), lanes}:
         raise ValueError(f"temperature: must be a scalar{' or one per lane' * batched}, got shape {temperature.shape}")
     non_negative("temperature", temperature, "use 1 for EM, 0 for hard assignment")
-    return temperature
+    return poisoned(temperature, temperature >= 0)
 
 
 def mixture_only(what: str, m: Any) -> Mixture:
@@ -310,7 +310,12 @@ def prepare_weights(weights: Any, x: Any, dtype: Any) -> Array:
             raise ValueError("weights: sum to 0; give at least one row a positive weight")
         if not np.isfinite(total):
             raise ValueError(f"weights: sum to more than {w.dtype} can hold; divide them by their largest")
-    return w
+    return poisoned(w, (w >= 0) & (jnp.sum(w) > 0))
+
+
+def poisoned(value: Array, allowed: Array | bool) -> Array:
+    """What cannot be looked at here, NaN where it is not allowed: then F is NaN, and the fit NONFINITE."""
+    return value if is_concrete(value) else jnp.where(allowed & jnp.isfinite(value), value, jnp.nan)
 
 
 def blame_x(x: Any, outcome: Any) -> None:

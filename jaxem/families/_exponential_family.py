@@ -85,6 +85,13 @@ class ExponentialFamily:
         phi = self.features(x.astype(parameter.dtype), parameter)
         return Moments(jnp.sum(gamma, axis=1), jnp.matmul(gamma, phi, precision=lax.Precision.HIGHEST))
 
+    def sizes_of_terms(self, theta: Theta, moments: Moments) -> Array:
+        """Σ γ (sizes of the terms of ℓ) = Σ_k N_k |log π_k| + |η_k|·S_k, since φ ≥ 0; twice, h being no larger."""
+        N_k, S = moments
+        eta = jnp.abs(self.natural(theta[self.name]))
+        log_pi = jnp.abs(jnp.log(jnp.where(theta["pi"] > 0, theta["pi"], 1)))
+        return 2 * jnp.sum(jnp.where(S > 0, eta * S, 0)) + jnp.sum(N_k * log_pi)
+
     def update(self, moments: Moments, theta: Theta, held: frozenset[str]) -> Theta:
         """π_k = N_k / N,  E_θ[φ] = S_k / N_k."""
         N_k, S = moments

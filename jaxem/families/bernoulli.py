@@ -91,4 +91,5 @@ mixture = Mixture(
     gradient_form=family.gradient_form,
     condition=conditional,
     check_support=check_support,
+    sizes_of_terms=family.sizes_of_terms,
 )

@@ -97,4 +97,5 @@ mixture = Mixture(
     guess=guess,
     gradient_form=family.gradient_form,
     check_support=check_support,
+    sizes_of_terms=family.sizes_of_terms,
 )

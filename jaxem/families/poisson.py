@@ -21,6 +21,9 @@ from jaxem.bregman import i_divergence_terms
 from jaxem.families import _exponential_family as ef
 
 
+LOST = 1e-3  # nats a row that the product may be off by
+
+
 def program(x: Array | None = None, num_points: int | None = None) -> None:
     """z_n ~ Categorical(π),  x_nd | z_n = k ~ Poisson(λ_kd)."""
     pi = numpyro.param("pi", constraint=constraints.simplex)
@@ -71,7 +74,13 @@ def log_joint(theta: Theta, x: Shaped[Array, "n D"]) -> Float[Array, "K n"]:
     dtype = theta["rate"].dtype
     largest = jnp.maximum(jnp.max(x).astype(dtype), 1)
     lost = jnp.finfo(dtype).eps * x.shape[1] * largest * jnp.log(largest)  # a function of x: fixed along a fit
-    return lax.cond(lost < 1e-3, family.log_joint, log_joint_by_divergence, theta, x)
+    return lax.cond(lost < LOST, family.log_joint, log_joint_by_divergence, theta, x)
+
+
+def sizes_of_terms(theta: Theta, moments: ef.Moments) -> Array:
+    """The family's; where they were larger than rounding allows, they are not subtracted."""
+    most = LOST / jnp.finfo(theta["rate"].dtype).eps
+    return jnp.minimum(family.sizes_of_terms(theta, moments), most * jnp.sum(moments.N_k))
 
 
 def log_joint_by_divergence(theta: Theta, x: Shaped[Array, "n D"]) -> Float[Array, "K n"]:
@@ -114,4 +123,5 @@ mixture = Mixture(
     guess=guess,
     gradient_form=family.gradient_form,
     check_support=check_support,
+    sizes_of_terms=sizes_of_terms,
 )

@@ -14,8 +14,9 @@ only the vector is expanded and then squared, L⁻¹(x − r) − L⁻¹(μ − 
    mean quadratic form q̄ of a row about its own component, max_k loss_k ≤ LIMIT·q̄, with reach that of the means;
    where a vector is expanded they are made by differences.
 2. The M-step expands about the old means (about c, if that E-step expanded squares). If that costs more than
-   LIMIT times what an expansion about the new means does, a second pass takes the statistics about those
-   (`Mixture.recentre`): it happens in the first steps from a hard start, or never.
+   LIMIT times what an expansion about the new means does, or more than NATS a row and four times as much, a second pass
+   takes the statistics about those (`Mixture.recentre`): it happens in the first steps from a hard start, or where
+   columns are all but collinear, or never.
 """
 
 from collections.abc import Callable
@@ -28,9 +29,9 @@ from jaxtyping import Array, Bool, Float
 
 from jaxem._model import Theta
 from jaxem._products import Fused, Products, by_pooling, by_temperature, by_winner, in_fours
-from jaxem.families.gaussian._moments import Moments
+from jaxem.families.gaussian._moments import LIMIT, Moments, centre
 
-LIMIT = 256.0  # an expanded form may cost eight bits
+NATS = 1 / 64
 EXACT = lax.Precision.HIGHEST  # no TF32 or bfloat16 in a matrix product, on any device
 
 # θ → √diag Σ_k (K, D), and P_k = Σ_k⁻¹ as (K, D) where diagonal, else (K, D, D)
@@ -41,11 +42,6 @@ def loss(reach: Float[Array, "K D"], precision: Float[Array, "K D ..."]) -> Floa
     """reachᵀ |P_k| reach / D  (eq:loss)."""
     image = precision * reach if precision.ndim == 2 else jnp.einsum("kde,ke->kd", jnp.abs(precision), reach)
     return jnp.mean(reach * image, axis=1)
-
-
-def centre(theta: Theta) -> Float[Array, "1 D"]:
-    """c = Σ_k π_k μ_k, as a constant: ℓ and the statistics do not depend on it."""
-    return lax.stop_gradient(jnp.sum(theta["pi"][:, None] * theta["mu"], axis=0, keepdims=True))
 
 
 def vector_loss(reach: Float[Array, "K D"], inverse: Float[Array, "K D D"]) -> Float[Array, " K"]:
@@ -141,5 +137,7 @@ def recentre(theta: Theta, new: Theta, *, geometry: Geometry, squares: bool) -> 
         reference = jnp.where(is_accurate(theta, c, geometry), c, reference)
     deviation, precision = geometry(new)
     reach = jnp.abs(new["mu"] - reference) + deviation
-    kept = jnp.all(loss(reach, precision) <= LIMIT * loss(deviation, precision))
+    cost, least = loss(reach, precision), loss(deviation, precision)
+    nats = reach.shape[1] * jnp.finfo(cost.dtype).eps * cost
+    kept = jnp.all((cost <= LIMIT * least) & ((nats <= NATS) | (cost <= 4 * least)))
     return theta | {"mu": new["mu"]}, ~kept  # so that a NaN asks for the second pass

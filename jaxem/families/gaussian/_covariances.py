@@ -19,18 +19,19 @@ from numpyro.distributions import constraints
 from jaxem._mixture import Mixture
 from jaxem._model import Theta
 from jaxem._products import Products, by_gamma
+from jaxem.families.gaussian import _rounding
 from jaxem.families.gaussian._accuracy import (
     EXACT,
-    LIMIT,
     and_one,
-    centre,
     farthest,
     linear,
     recentre,
     vector_loss,
 )
 from jaxem.families.gaussian._moments import (
+    LIMIT,
     Moments,
+    centre,
     centred,
     differences,
     divide_where_occupied,
@@ -44,6 +45,9 @@ from jaxem.families.gaussian._moments import (
     sum_of_squares,
     update_weights_and_means,
 )
+
+
+BLOCK = 64  # rows
 
 
 def by_component(Sigma: Array, mu: Float[Array, "K D"]) -> Float[Array, "K D D"]:
@@ -118,8 +122,12 @@ def statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "K n"])
 
 
 def products_of(a: Float[Array, "K D n"], b: Float[Array, "K D n"]) -> Float[Array, "K D D"]:
-    """Σ_n a_kn b_knᵀ."""
-    return jnp.einsum("kdn,ken->kde", a, b, precision=EXACT)
+    """Σ_n a_kn b_knᵀ; in single precision by blocks, whose sums lose fewer digits than one along all rows."""
+    (K, D, n), size = a.shape, BLOCK
+    if a.dtype == jnp.float64 or n <= size:
+        return jnp.einsum("kdn,ken->kde", a, b, precision=EXACT)
+    a, b = (jnp.pad(rows, ((0, 0), (0, 0), (0, -n % size))).reshape(K, D, -1, size) for rows in (a, b))
+    return jnp.sum(jnp.einsum("kdbn,kebn->bkde", a, b, precision=EXACT), axis=0)
 
 
 def pooled(sums: Float[Array, "K ..."], like: Array) -> Array:
@@ -231,46 +239,35 @@ def geometry(theta: Theta) -> tuple[Array, Array]:
 # ---- the M-step
 
 
-def update(moments: Moments, theta: Theta, held: frozenset[str]) -> Theta:
-    """π and μ as for every Gaussian;  Σ_k = Σγ(x − μ_k⁺)(x − μ_k⁺)ᵀ / N_k, tied: summed over k, / N."""
-    N_k, shift, spread = moments
-    theta, move = update_weights_and_means(moments, theta, held)
+def update(moments: Moments, theta: Theta, held: frozenset[str], *, lifts: bool = True) -> Theta:
+    """π and μ as for every Gaussian;  Σ_k = Σγ(x − μ_k⁺)(x − μ_k⁺)ᵀ / N_k, tied: summed over k, / N.
+
+    An empty component keeps its own; of rows on a plane Σ_k is lifted off it (`_rounding.py`), if nothing else does.
+    """
+    old = theta["Sigma"]
+    theta, _ = update_weights_and_means(moments, theta, held)
     if "Sigma" in held:
         return theta
-    # Σγ(x − μ − move)(x − μ − move)ᵀ, expanded about the old mean
-    correction = outer(move, N_k[:, None] * move - shift) - outer(shift, move)
-    return theta | {"Sigma": _covariance(spread + pooled(correction, spread), N_k, theta["Sigma"])}
+    within, N_k = scatter(moments, theta, held), pooled(moments.N_k, old)
+    within = _rounding.lifted(within) if lifts else within
+    return theta | {"Sigma": within / N_k if old.ndim == 2 else divide_where_occupied(within, N_k, otherwise=old)}
 
 
-def _covariance(within: Array, N_k: Array, old: Array) -> Array:
-    """within_k / N_k, or Σ within / N where `old` has one Σ; symmetric; an empty component keeps its own.
-
-    Correlations are shrunk by 2·D·eps, the rounding of an M-step, so that Σ_k is positive definite in this precision
-    while a component passes over several tight clusters. Not on D rows or fewer: that is a collapse, to be seen.
-    """
-    within, N_k = (within + jnp.swapaxes(within, -2, -1)) / 2, pooled(N_k, old)
-    num_features = within.shape[-1]
-    share = jnp.where(N_k > num_features, 2 * num_features * jnp.finfo(within.dtype).eps, 0)
-    within = shrunk(within, share[..., None, None])
-    return within / N_k if old.ndim == 2 else divide_where_occupied(within, N_k, otherwise=old)
+def scatter(moments: Moments, theta: Theta, held: frozenset[str]) -> Float[Array, "*k D D"]:
+    """Σγ(x − μ_k⁺)(x − μ_k⁺)ᵀ, expanded about the old mean; tied: summed over k."""
+    N_k, shift, spread = moments
+    if "mu" not in held:
+        move = divide_where_occupied(shift, N_k)
+        correction = outer(move, N_k[:, None] * move - shift) - outer(shift, move)
+        spread = spread + pooled(correction, spread)
+    return (spread + jnp.swapaxes(spread, -2, -1)) / 2
 
 
-def shrunk(S: Float[Array, "*K D D"], share: Array) -> Float[Array, "*K D D"]:
-    """(1 − share) S + share diag S: the correlations shrink, the variances stay, to the bit."""
-    on_diagonal = jnp.broadcast_to(jnp.eye(S.shape[-1], dtype=bool), S.shape)
-    return jnp.where(on_diagonal, S, (1 - jnp.broadcast_to(share, S.shape)) * S)
-
-
-def rounding(theta: Theta, moments: Moments, held: frozenset[str]) -> tuple[Array | float, Array | bool]:
-    """What the rounding of Σ_k's entries can move F by, ≤ eps·D·Σ_d Σ_dd P_dd nats a row; is that above ½ a nat?"""
-    if "Sigma" in held:
-        return 0.0, False
+def inflation(theta: Theta) -> tuple[Array, Array]:
+    """√diag Σ_k and Σ_dd P_dd, both (K, D)."""
     inverse, _ = whiteners(theta)
-    variance = jnp.diagonal(by_component(theta["Sigma"], theta["mu"]), axis1=1, axis2=2)
-    num_features = variance.shape[1]
-    a_row = num_features * jnp.finfo(variance.dtype).eps * jnp.sum(variance * jnp.sum(inverse**2, axis=1), axis=1)
-    a_row = jnp.where(moments.N_k > 0, a_row, 0)
-    return jnp.sum(moments.N_k * a_row), jnp.any(a_row > 0.5)
+    deviation = jnp.sqrt(jnp.diagonal(by_component(theta["Sigma"], theta["mu"]), axis1=1, axis2=2))
+    return deviation, jnp.sum((inverse * deviation[:, None]) ** 2, axis=1)
 
 
 def gradient_form(theta: Theta, gradient: Theta, N_k: Array, held: frozenset[str]) -> Theta:
@@ -309,7 +306,7 @@ def guess(
     S = jnp.sum(jnp.einsum("bnd,bne->bde", blocks, blocks, precision=EXACT), axis=0) / total  # in blocks: digits
     on_diagonal = jnp.eye(x.shape[1], dtype=bool)
     S = jnp.where(on_diagonal, spread_or_a_stand_in(jnp.diagonal(S), x)[None], S)
-    Sigma = shrunk(S, jnp.asarray(64 * x.shape[1] * jnp.finfo(S.dtype).eps))
+    Sigma = _rounding.shrunk(S, jnp.asarray(64 * x.shape[1] * jnp.finfo(S.dtype).eps))
     return equal_weights_at(centres) | {"Sigma": Sigma if is_tied else by_component(Sigma, centres)}
 
 
@@ -347,7 +344,7 @@ tied, full = (
         products=products,
         recentre=partial(recentre, geometry=geometry, squares=squares),
         scale="Sigma",
-        rounding=rounding,
+        **_rounding.by(inflation, _rounding.rounding_of_covariances, scatter=scatter),
         condition=condition,
     )
     for shape, products, squares in (

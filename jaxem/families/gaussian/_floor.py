@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -10,7 +11,9 @@ import jax.numpy as jnp
 from jaxem import _validate
 from jaxem._mixture import Mixture
 from jaxem._model import Theta
+from jaxem.families.gaussian._covariances import inflation, update
 from jaxem.families.gaussian._moments import in_small_batches
+from jaxem.families.gaussian._rounding import rounding_of_covariances
 
 
 def with_floor(m: Mixture, variance: float) -> Mixture:
@@ -49,7 +52,11 @@ def with_floor(m: Mixture, variance: float) -> Mixture:
         return Floored(function, scale, float(variance))
 
     gradient_form = None if m.gradient_form is None else floored(m.gradient_form)
-    return replace(m, update=floored(m.update), guess=floored(m.guess), gradient_form=gradient_form)
+    m_step, rounding = m.update, m.rounding
+    if scale == "Sigma":
+        rounding = partial(rounding_of_covariances, inflation=inflation, scatter=None)
+        m_step = partial(update, lifts=False) if m.update is update else m.update  # the floor lifts it
+    return replace(m, update=floored(m_step), guess=floored(m.guess), gradient_form=gradient_form, rounding=rounding)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from jaxem.families import _exponential_family as ef
 SPELLED_OUT = 8  # features, at most, of a sum that is written term by term
 SMALL_TABLE = 16_384  # entries, at most, of a table made by such a sum over differences
 LAPACK_ALONE = 100_000  # operations of a batch of matrices
+LIMIT = 256.0  # an expanded form may cost eight bits
 
 
 class Moments(NamedTuple):
@@ -127,6 +128,11 @@ def step_weights_and_means(
         move = divide_where_occupied(natural_step, N_k)
         theta = theta | {"mu": theta["mu"] + move}
     return theta, move
+
+
+def centre(theta: Theta) -> Float[Array, "1 D"]:
+    """c = Σ_k π_k μ_k, as a constant: ℓ and the statistics do not depend on it."""
+    return lax.stop_gradient(jnp.sum(theta["pi"][:, None] * theta["mu"], axis=0, keepdims=True))
 
 
 def equal_weights_at(centres: Float[Array, "K D"]) -> Theta:

@@ -22,9 +22,11 @@ from jaxem._model import Theta
 from jaxem._products import Fused, Products, added, in_fours
 from jaxem._reduce import squared_norms
 from jaxem.families import _exponential_family as ef
-from jaxem.families.gaussian._accuracy import and_one, centre, linear, recentre
+from jaxem.families.gaussian import _rounding
+from jaxem.families.gaussian._accuracy import and_one, linear, recentre
 from jaxem.families.gaussian._moments import (
     Moments,
+    centre,
     centred,
     differences,
     divide_where_occupied,
@@ -224,6 +226,12 @@ def geometry(theta: Theta) -> tuple[Array, Array]:
     return sigma, 1 / sigma**2
 
 
+def inflation(theta: Theta) -> tuple[Array, Array]:
+    """σ (K, D), and 1: no feature tells of another."""
+    sigma = by_feature(theta["sigma"], theta["mu"])
+    return sigma, jnp.ones_like(sigma)
+
+
 # ---- the M-step
 
 
@@ -318,6 +326,7 @@ isotropic = Mixture(
     by_winner=round_statistics_by_winner,
     recentre=partial(recentre, geometry=geometry, squares=True),
     scale="sigma",
+    **_rounding.by(inflation, _rounding.rounding_of_scales),
     condition=condition,
 )
 
@@ -334,6 +343,7 @@ spherical = Mixture(
     squares=True,
     recentre=partial(recentre, geometry=geometry, squares=True),
     scale="sigma",
+    **_rounding.by(inflation, _rounding.rounding_of_scales),
     condition=condition,
 )
 
@@ -349,5 +359,6 @@ diagonal = Mixture(
     products=diagonal_products,
     recentre=partial(recentre, geometry=geometry, squares=True),
     scale="sigma",
+    **_rounding.by(inflation, _rounding.rounding_of_scales),
     condition=condition,
 )
