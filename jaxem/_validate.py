@@ -73,12 +73,12 @@ def _prepare_program(
 
 def _prepare_temperature(temperature: ArrayLike, theta: Theta, batched: bool) -> Array:
     leaves = jax.tree.leaves(theta)
-    temperature = jnp.asarray(temperature, jnp.result_type(*leaves) if leaves else float)
+    temperature = number(temperature, jnp.result_type(*leaves) if leaves else float)  # NumPy's: to be read
     lanes = leaves[0].shape[:1] if batched else ()
     if temperature.shape not in {(), lanes}:
         raise ValueError(f"temperature: must be a scalar{' or one per lane' * batched}, got shape {temperature.shape}")
     non_negative("temperature", temperature, "use 1 for EM, 0 for hard assignment")
-    return temperature
+    return jnp.asarray(temperature)
 
 
 def mixture_only(what: str, m: Any) -> Mixture:
@@ -155,9 +155,9 @@ def prepare_theta(m: Mixture, theta: ThetaLike, x: Array, *, batched: bool = Fal
         dtype = jnp.result_type(*theta.values())
         theta = {name: value.astype(dtype) for name, value in theta.items()}
     _check_shapes(m, theta, x, batched)
-    for name, value in theta.items():
-        if is_concrete(value):
-            _check_values(name, np.asarray(value), m.constraint(name))
+    known = {name: value for name, value in theta.items() if is_concrete(value)}
+    for name, value in jax.device_get(known).items():  # together: each alone is waited for
+        _check_values(name, value, m.constraint(name))
     return theta
 
 
