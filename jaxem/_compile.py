@@ -1,7 +1,8 @@
-"""How jaxem's own programs are compiled: for all of a CPU's vector registers.
+"""How jaxem's own programs are compiled: for all of a CPU's vector registers, and for a GPU's library of products.
 
 XLA takes half of AVX-512's by default. Whole ones make a fit of a thousand rows a fifth faster, and a large one up to
-a tenth; a machine without them does as it did.
+a tenth; a machine without them does as it did. On a GPU it tries Triton's products beside cuBLAS's, which takes seconds
+to compile, or minutes, and is no faster (experiments/GPU.md).
 """
 
 import functools
@@ -12,12 +13,12 @@ import jax
 
 from jaxem._model import being_traced, is_traced
 
-WIDE = {"xla_cpu_prefer_vector_width": 512}  # bits
+OPTIONS = {"xla_cpu_prefer_vector_width": 512, "xla_gpu_enable_triton_gemm": False}
 
 
 def compiled(f: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """`jax.jit(f, **options)` so compiled; as part of a caller's program, as that program is."""
-    part, own = jax.jit(f, **options), jax.jit(f, compiler_options=WIDE, **options)
+    part, own = jax.jit(f, **options), jax.jit(f, compiler_options=OPTIONS, **options)
 
     @functools.wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -206,7 +206,7 @@ def em_batch(
     rows, lanes = _devices.meshes_for_lanes(m, run.data, len(jax.tree.leaves(run.theta)[0]), mesh)
     rest = _devices.replicated((run.theta, run.tol, run.max_steps), rows or lanes)
     data = _devices.spread_rows(run.data, rows) if rows else _devices.replicated(run.data, lanes)
-    fits = _lanes.run_lanes(m, rest[0], data, *rest[1:], gain_is_small, lanes, _lanes.slots_here())
+    fits = _lanes.run_lanes(m, rest[0], data, *rest[1:], gain_is_small, lanes, _lanes.slots_here(run.data.x))
     _validate.blame_x(run.data.x, fits.free_energy)
     return fits
 

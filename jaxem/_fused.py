@@ -19,11 +19,12 @@ from jaxtyping import Array, Float
 from jaxem._free_energy import assign, assign_one_hot, weighted
 from jaxem._reduce import sum_over_rows
 
-# as measured on an H100, where K = 64, D = 32 is fastest so: experiments/GPU.md
-TABLE = 2**13  # entries of the table that a program makes at a time, in registers
-MOST = 2**12  # sums that it may hold there
+# as measured on an H200, where D = 32, K = 64 and D = 2, K = 16 are fastest so: experiments/GPU.md
+TABLE = 2**10  # entries of the table that a warp makes at a time, in registers
+MOST = 2**12  # sums that a program may hold there, …
+SUMS = 2**9  # … and a warp, while there are fewer than WARPS
 TILES = 64  # of rows that it takes at most: so many sums are added one by one
-PROGRAMS = 264  # at least, where there are rows: two for each multiprocessor
+PROGRAMS = 264  # at least, where there are rows, if they have all warps: two for each multiprocessor
 WARPS, STAGES = 4, 2
 LEAST, LONGEST = 16, 128  # rows and columns of what Triton multiplies
 PRECISION = lax.DotAlgorithmPreset.TF32_TF32_F32_X3  # three products of 11 bits each: as exact as float32, and faster
@@ -88,8 +89,9 @@ def sums(
     num_rows, D = x.shape
     K, parts = len(ell.intercept), len(ell.etas)
     F, C = padded(D), padded(K)
-    tile = min(max(TABLE // C, LEAST), LONGEST)
-    share = min(TILES, -(-num_rows // (tile * PROGRAMS))) * tile
+    warps = min(max(F * C // SUMS, 1), WARPS)
+    tile = min(max(TABLE * warps // max(F, C), LEAST), LONGEST)
+    share = min(TILES, -(-num_rows // (tile * PROGRAMS * (WARPS // warps) ** 2))) * tile
     programs = -(-num_rows // share)
 
     def columns(eta: Float[Array, "K D"]) -> Float[Array, "F C"]:
@@ -123,7 +125,7 @@ def sums(
         ],
         out_specs=[own(*shape) for shape in shapes],
         out_shape=[jax.ShapeDtypeStruct((programs, *shape), x.dtype) for shape in shapes],
-        compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=STAGES),
+        compiler_params=triton.CompilerParams(num_warps=warps, num_stages=STAGES),
         interpret=interpret,
     )(*whole, *along)
     first, *second = (jnp.sum(part, axis=0)[:K, :D] for part in moments)

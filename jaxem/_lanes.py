@@ -20,12 +20,14 @@ from jaxem._loop import Climb, Fit, Status, Stop, fit_of, renewed, run, step, un
 from jaxem._model import Data, Model, Theta
 
 SLOTS = {"cpu": 1}  # by platform
-MANY = 256  # elsewhere
+MANY = 1_024  # elsewhere, at most, …
+ROWS = 2**20  # … and so many rows at a time, each slot all of them: experiments/GPU.md
 
 
-def slots_here() -> int:
-    """How many lanes to run at a time on the platform that is the default."""
-    return SLOTS.get(jax.default_backend(), MANY)
+def slots_here(x: Any) -> int:
+    """How many lanes of these data to run at a time on the platform that is the default."""
+    rows = max((leaf.shape[0] for leaf in jax.tree.leaves(x) if leaf.ndim), default=1)
+    return SLOTS.get(jax.default_backend(), max(1, min(MANY, ROWS // rows)))
 
 
 @partial(compiled, static_argnames=("stop", "mesh", "slots"))

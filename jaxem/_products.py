@@ -8,16 +8,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxem import _fused
-from jaxem._free_energy import assign, assign_hard, assign_soft
+from jaxem._free_energy import assign, assign_hard, assign_one_hot, assign_soft
 from jaxem._reduce import plus
 
 FOUR = 4  # numbers that a CPU adds at once: a scatter of few columns is up to 30 % faster in whole fours
 NARROW = 16  # columns for which that is so
+POOLED = 512  # components to which a GPU adds rows faster by a product than one by one
 FEW = 16  # rows of a chunk to a component, of which `GROUP` chunks may be added one by one
 
 
@@ -98,7 +100,14 @@ def softly(
     old: tuple[Array, ...], parts: tuple[Array, ...], table: Array, counts: Counts
 ) -> tuple[tuple[Float[Array, "K _"], ...], Array]:
     """For T > 0, by matrix products."""
-    gamma, value = assign_soft(table, counts.temperature, axis=0)
+    return by_product(old, parts, assign_soft(table, counts.temperature, axis=0), counts)
+
+
+def by_product(
+    old: tuple[Array, ...], parts: tuple[Array, ...], assigned: tuple[Array, Array], counts: Counts
+) -> tuple[tuple[Float[Array, "K _"], ...], Array]:
+    """Σγφ, of γ and what else an assignment gives."""
+    gamma, value = assigned
     gamma = gamma * counts.weights[None]
     exact = lax.Precision.HIGHEST
     return tuple(sums + jnp.matmul(gamma, phi, precision=exact) for sums, phi in zip(old, parts, strict=True)), value
@@ -107,7 +116,9 @@ def softly(
 def by_winner(
     old: tuple[Array, ...], parts: tuple[Array, ...], table: Array, counts: Counts
 ) -> tuple[tuple[Float[Array, "K _"], ...], Array]:
-    """At T = 0: a row's features are added to its component's, and γ is never made."""
+    """At T = 0: a row's features are added to its component's, and γ is never made, unless that is faster."""
+    if jax.default_backend() != "cpu" and len(table) <= POOLED:
+        return by_product(old, parts, assign_one_hot(table, axis=0), counts)
     winner, value = assign_hard(table, axis=0)
     if counts.counted:  # a row that is not counted goes to no component
         winner = jnp.where(counts.weights > 0, winner, len(table))

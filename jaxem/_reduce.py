@@ -24,7 +24,8 @@ ROW_ENTRIES = 131_072  # numbers made for the rows of a chunk beside the table, 
 FEWEST = 64  # rows of a chunk, whatever K, which has a multiple of so many: a product of others takes up to 17 % longer
 BESIDE = 16  # rows that take as long as what a chunk takes whatever its size
 ACCELERATOR = 128  # times as much where the backend is no CPU, to fill it, and …
-LONGEST = 8_192  # … no more rows: a sum over 65,536 that are made on the way took XLA's autotuner minutes to compile
+LONGEST = 65_536  # … no more rows; and of what is not a product with features, …
+DIFFERENCES = 8_192  # … since sums over 65,536 that are made on the way took XLA's autotuner minutes to compile
 SAMPLE = 4_096  # rows of a device, whose mean is near enough to that of all
 GROUP = 16  # chunks added plainly, at most; only the sums of groups are compensated
 
@@ -52,7 +53,9 @@ class Shards(NamedTuple):
 
 def chunk_rows(num_rows: int, num_components: int, width: int = 0) -> int:
     """Rows in a chunk: all, or of what the limits allow the number that costs least, with what its last group lacks."""
-    larger, longest = (1, num_rows) if jax.default_backend() == "cpu" else (ACCELERATOR, LONGEST)
+    larger, longest = 1, num_rows
+    if jax.default_backend() != "cpu":
+        larger, longest = ACCELERATOR, LONGEST if width else DIFFERENCES
     most = min(larger * TABLE_ENTRIES // num_components, longest)
     if width:
         most = min(most, larger * ROW_ENTRIES // width)

@@ -9,7 +9,7 @@ from jaxem import _compile
 
 def test_options_are_for_programs_of_its_own(monkeypatch):
     """An option that XLA does not know shows where it arrives: JAX lets no part of a program have any."""
-    monkeypatch.setattr(_compile, "WIDE", {"no_such_option": 1})
+    monkeypatch.setattr(_compile, "OPTIONS", {"no_such_option": 1})
     double = _compile.compiled(lambda x: 2 * x)
     with pytest.raises(Exception, match="no_such_option"):
         double(1.0)

@@ -313,6 +313,17 @@ def test_no_steps_in_slots():
     jax.tree.map(np.testing.assert_array_equal, fits.theta, thetas)
 
 
+def test_a_gpu_has_room_for_so_many_lanes(monkeypatch):
+    """Fewer the more rows each has; a CPU runs one after another."""
+    few, many = np.zeros((1_000, 2), np.float32), np.zeros((3 * _lanes.ROWS, 1), np.float32)
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert _lanes.slots_here(few) == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert _lanes.slots_here(few) == _lanes.MANY
+    assert _lanes.slots_here((np.float32(0), np.zeros(_lanes.ROWS // 8))) == 8
+    assert _lanes.slots_here(many) == 1
+
+
 def test_a_program_spreads_its_lanes_and_keeps_its_rows():
     m, x = jaxem.from_numpyro(programs.mixture), CASE.x()
     theta = m.init(jax.random.key(0), x)

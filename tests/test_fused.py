@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from scipy.special import logsumexp, softmax
 
 import jaxem
-from jaxem import _fused
+from jaxem import _fused, _reduce
 from jaxem.families import gaussian
 
 from conftest import AS_A_USER
@@ -208,6 +208,29 @@ def test_kmeans_by_it_is_kmeans(monkeypatch):
     assert by_kernel.num_steps == by_chunks.num_steps
     assert np.allclose(by_kernel.theta["mu"], by_chunks.theta["mu"], atol=1e-5)
     assert np.isclose(jaxem.distortion(x, by_kernel.theta["mu"]), jaxem.distortion(x, by_chunks.theta["mu"]), rtol=1e-6)
+
+
+@pytest.mark.skipif(not INTERPRET, reason="there it is what runs")
+@pytest.mark.parametrize("name", ["kmeans", "full"])
+def test_by_the_chunks_of_a_gpu_a_fit_is_the_same(monkeypatch, name):
+    """Other lengths of chunks, and sums by products where a CPU adds row by row."""
+    x = rows()
+
+    def fit():
+        if name == "kmeans":
+            return jaxem.kmeans(x, x[:16], max_steps=3)
+        start = {"pi": np.full(16, 1 / 16), "mu": x[:16], "Sigma": np.tile(4 * np.eye(3), (16, 1, 1))}
+        return jaxem.em(gaussian.full, start, x, max_steps=3)
+
+    here, cpu = fit(), _reduce.chunk_rows(len(x), 16, 4)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(_reduce, "ACCELERATOR", 4)
+    assert cpu < _reduce.chunk_rows(len(x), 16, 4) < len(x)
+    jax.clear_caches()
+    there = fit()
+    jax.clear_caches()
+    assert np.isclose(there.free_energy, here.free_energy, rtol=32 * EPS32)
+    assert np.allclose(there.theta["mu"], here.theta["mu"], atol=1e-4)
 
 
 @pytest.mark.parametrize("hard", [True, False])

@@ -18,8 +18,8 @@ import numpy as np
 from _timing import finish, goal, measure, parser
 
 
-def mixtures(quick: bool, seed: int) -> list[dict[str, Any]]:
-    """N = 100,000, D = 2, K = 3, float32: spherical and full covariances, family against program."""
+def mixtures(quick: bool, seed: int, num_rows: int = 100_000) -> list[dict[str, Any]]:
+    """D = 2, K = 3, float32: spherical and full covariances, family against program."""
     import jax
     import jax.numpy as jnp
     import numpyro
@@ -29,7 +29,7 @@ def mixtures(quick: bool, seed: int) -> list[dict[str, Any]]:
     import jaxem
     from jaxem.families import gaussian
 
-    num_rows, num_features, num_components = (2_000 if quick else 100_000), 2, 3
+    num_rows, num_features, num_components = (2_000 if quick else num_rows), 2, 3
     steps, repeats = (2, 1) if quick else (20, 7)
     rng = np.random.default_rng(seed)
     centres = 2 * rng.normal(size=(num_components, num_features))
