@@ -8,8 +8,9 @@ that a program calls know nothing of jaxem.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 from numpyro import handlers
@@ -22,3 +23,23 @@ def alone() -> Iterator[None]:
     """Where a program is traced: by one thread, unseen by handlers around it, its ranks promoted as NumPyro's are."""
     with _LOCK, handlers.block(), jax.numpy_rank_promotion("allow"):
         yield
+
+
+def all_alone(f: Callable[..., Any]) -> Callable[..., Any]:
+    """f of arrays, run `alone`, and its derivatives of every order too.
+
+    JAX asks for the derivatives of what stands in a loop when the loop is differentiated, long after `alone` has ended;
+    NumPyro's and SciPy's rules for them promote ranks as their functions do.
+    """
+
+    @jax.custom_jvp
+    def run(*args: Any) -> Any:
+        with alone():
+            return f(*args)
+
+    @run.defjvp
+    def derivative(primals: tuple, tangents: tuple) -> Any:
+        slope = all_alone(lambda at, along: jax.jvp(f, at, along)[1])  # apart from f: in reverse mode f alone is known
+        return all_alone(f)(*primals), slope(primals, tangents)
+
+    return run

@@ -23,7 +23,7 @@ from numpyro.distributions import Distribution, biject_to, constraints
 
 from jaxem import _fused
 from jaxem._free_energy import assign, assign_hard, assign_one_hot, row_free_energy, weighted
-from jaxem._handlers import alone
+from jaxem._handlers import all_alone, alone
 from jaxem._model import Data, Expectation, Model, Norms, Theta
 from jaxem._products import Counts, Products, Sums
 from jaxem._reduce import fits_one_chunk, norms_of_rows, plus, seen_here, sum_over_rows
@@ -144,17 +144,21 @@ class Mixture(Model):
 
     def traced_table(self, theta: Theta, x: Array) -> Float[Array, "K n"]:
         """ℓ read off the program's trace: every value of z at once, against the data plate (eq:joint)."""
-        num_components = jnp.shape(theta["pi"])[0]
-        z = jnp.arange(num_components)[:, None]
-        model = handlers.substitute(self.program, data=theta | {"z": z})
-        with alone():
-            sites = handlers.trace(model).get_trace(x)
+
+        def log_joint(theta: Theta, x: Array) -> Array:
+            num_components = jnp.shape(theta["pi"])[0]
+            z = jnp.arange(num_components)[:, None]
+            model = handlers.substitute(self.program, data=theta | {"z": z})
+            with alone():
+                sites = handlers.trace(model).get_trace(x)
             terms = [
                 site["fn"].log_prob(site["value"])
                 for site in sites.values()
                 if site["type"] == "sample" and site["cond_indep_stack"]
             ]
             return jnp.broadcast_to(sum(terms), (num_components, x.shape[0]))
+
+        return all_alone(log_joint)(theta, x)
 
     def table(self, theta: Theta, x: Array) -> Float[Array, "K n"]:
         """ℓ_nk, component-major: the kernel's where there is one, else the program's."""

@@ -38,6 +38,7 @@ class Case:
     random_theta: Callable[[np.random.Generator, int, int], dict]
     random_x: Callable[[np.random.Generator, int, int], np.ndarray]
     log_density: Callable[[dict, np.ndarray, int], np.ndarray]  # (θ, x, k) -> log p(x_n | z_n = k), (N,)
+    slack: float = 1.0  # how many times the tolerances of the theorems it may take; say why
 
     def theta(self, seed: int = 0, K: int = 3, D: int = 2) -> dict:
         return cast(self.random_theta(np.random.default_rng([seed, 1]), K, D))

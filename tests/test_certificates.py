@@ -23,9 +23,10 @@ TOL = tolerance(2e-13, 1e-4)
 def test_every_certificate_holds_at_random_theta(case, temperature):
     for seed in range(2):
         certificate = jaxem.certify(case.m, case.theta(seed), case.x(seed), temperature)
-        assert bool(certificate.holds(TOL)), certificate
+        assert bool(certificate.holds(TOL * case.slack)), certificate
         assert int(certificate.C4_rows) > 0
-        assert np.isfinite([getattr(certificate, name) for name in FIELDS]).all()
+        said = [name for name in FIELDS if name != "C6" or case.m.gradient_form is not None]
+        assert np.isfinite([getattr(certificate, name) for name in said]).all()
 
 
 @each_case
@@ -33,7 +34,7 @@ def test_certificates_hold_with_weights_and_held_parameters(case):
     weights = cast(np.random.default_rng(0).uniform(0, 3, size=60))
     held = case.m.parameters[-1]
     certificate = jaxem.certify(case.m.hold(held), case.theta(), case.x(), weights=weights)
-    assert bool(certificate.holds(TOL)), (held, certificate)
+    assert bool(certificate.holds(TOL * case.slack)), (held, certificate)
 
 
 @each_kind

@@ -19,7 +19,8 @@ each_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_log_joint_is_scipys(case):
     theta, x = case.theta(), case.x()
     measured = np.asarray(jaxem.log_joint(case.m, theta, x), float)
-    assert np.allclose(measured, case.log_joint(theta, x), rtol=tolerance(1e-12, 2e-5), atol=tolerance(1e-12, 2e-5))
+    within = tolerance(1e-12, 2e-5) * case.slack
+    assert np.allclose(measured, case.log_joint(theta, x), rtol=within, atol=within)
 
 
 @each_case
