@@ -34,11 +34,9 @@ def numbers(name: str, value: Any, dtype: Any = None, *, counts: np.ndarray | No
         return array if dtype is None or array.dtype == dtype else array.astype(dtype)
     wanted = jax.dtypes.canonicalize_dtype(array.dtype if dtype is None else dtype)
     if rows and array.dtype == np.float64 and wanted == np.float32 and not isinstance(value, list | tuple | float):
-        warnings.warn(
+        warn(
             f"{name}: float64 becomes float32, in which 8 digits are left of 16, because JAX's x64 is off: enable it, "
-            f"{ENABLE_X64}, or pass float32",
-            UserWarning,
-            stacklevel=users_frame(),
+            f"{ENABLE_X64}, or pass float32"
         )
     array = fitted(name, array, wanted)
     return jnp.asarray(value if dtype is None and type(value) is float else array)  # JAX's weak type stays
@@ -277,9 +275,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
 
 
-def users_frame() -> int:
-    """How many frames up, for `warnings.warn`, the line is that called jaxem."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
-        frame, level = frame.f_back, level + 1
-    return level
+def warn(message: str) -> None:
+    """A warning at the line that called jaxem, shown once for each such line."""
+    frame: Any = sys._getframe()
+    outermost = frame
+    while frame is not None:
+        outermost = frame if frame.f_code.co_filename.startswith(PACKAGE) else outermost
+        frame = frame.f_back
+    caller = outermost.f_back or outermost
+    registry = caller.f_globals.setdefault("__warningregistry__", {})
+    warnings.warn_explicit(message, UserWarning, caller.f_code.co_filename, caller.f_lineno, registry=registry)

@@ -65,7 +65,7 @@ class Reader:
         self.opened: Iterable[Any] | None = itertools.chain([first], opened)
         x, weights = rows_and_weights(first, self.place_of(0))
         anything = replace(m, check_support=None)  # `checked` looks at the rows
-        start, data = _validate.prepare(anything, theta, x[:1], None, temperature)
+        start, data = _validate.prepare(anything, theta, np.zeros_like(x[:1]), None, temperature)
         self.dtype, self.placed_as = x.dtype, np.dtype(data.x.dtype)  # float64 becomes float32 without x64
         self.num_features = x.shape[1]
         self.checksum: int | None = None  # of the batches so far of the first pass; None where nobody asks for it
@@ -149,7 +149,8 @@ class Reader:
         if x.shape[1] != self.num_features:
             raise ValueError(f"{where} has shape {x.shape}; the first had {self.num_features} columns, like θ")
         if x.dtype != self.dtype:
-            raise ValueError(f"{where} has dtype {x.dtype}, the first had {self.dtype}; convert them to one")
+            given = getattr(batch[0] if isinstance(batch, tuple) else batch, "dtype", x.dtype)
+            raise ValueError(f"{where} has dtype {given}, the first had {self.dtype}; convert them to one")
         x = self.with_weightless_rows_replaced(x, weights)
         if self.passes == 1 and self.m.check_support is not None:
             fault = self.m.check_support(x, {name: np.asarray(value) for name, value in self.theta.items()})
@@ -169,6 +170,7 @@ class Reader:
             with named(where):
                 _validate.blame_x(x, np.nan)
                 _validate.fitted("x", x, self.placed_as)
+                raise ValueError(f"has integers beyond {self.placed_as}; pass them as floats")
         weight = float(num_rows if weights is None else weights.sum())
         return Rows(rows, self.filled_up(weights, num_rows), num_rows, weight, index)
 
@@ -247,12 +249,13 @@ def all_finite(x: np.ndarray) -> bool:
 
 
 def copied(x: np.ndarray, copy: np.ndarray) -> bool:
-    """The rows of x into an array; are they finite there?"""
+    """The rows of x into an array; are they finite there, and if whole the same?"""
     finite = True
     for block in blocks(len(x), copy[0].nbytes):
         with np.errstate(over="ignore"):
             copy[block] = x[block]
-        finite &= bool(np.isfinite(copy[block]).all())
+        good = copy[block] == x[block] if x.dtype.kind in "iu" else np.isfinite(copy[block])
+        finite &= bool(good.all())
     return finite
 
 
@@ -267,9 +270,9 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 def rows_and_weights(batch: Any, where: str) -> tuple[np.ndarray, np.ndarray | None]:
     """x (rows, D), and the weights (rows,) if the batch is a pair."""
     if isinstance(batch, tuple) and len(batch) != 2:
-        raise ValueError(f"{where} is a tuple of {len(batch)}; it must be an array of rows, or a pair (x, weights)")
+        raise ValueError(f"{where} is no array of rows, nor a pair of one and weights, but a tuple of {len(batch)}")
     x, weights = batch if isinstance(batch, tuple) else (batch, None)
-    with named(where):
+    with named(f"{where} is no array of rows of numbers: it"):
         w = None if weights is None else np.asarray(_validate.raw("weights", weights)).astype(float)
         x = np.asarray(_validate.raw("x", x, None if w is None or w.ndim != 1 else w > 0))
     x = x[:, None] if x.ndim == 1 else x
@@ -288,4 +291,4 @@ def named(where: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{where} {str(error).removeprefix('x: ').replace('weights: ', 'has weights: ')}") from None
+        raise ValueError(f"{where} {str(error).removeprefix('x: ')}") from None

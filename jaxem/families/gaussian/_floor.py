@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Real
 from typing import Any
 
 import jax.numpy as jnp
@@ -45,11 +44,15 @@ def with_floor(m: Mixture, variance: float) -> Mixture:
     scale = next((name for name in ("sigma", "Sigma") if name in m.parameters), None)
     if scale is None:
         raise ValueError(f"m: has no sigma or Sigma among {list(m.parameters)}; a floor is for Gaussian families")
-    if not (_validate.is_concrete(variance) and isinstance(variance, Real) and 0 < float(variance) < float("inf")):
-        raise ValueError(f"variance: must be a finite number > 0, got {variance!r}; in squared units of x")
+    given = _validate.raw("variance", variance)
+    if not (_validate.is_concrete(given) and given.shape == () and 0 < float(given) < float("inf")):
+        raise ValueError(
+            f"variance: must be a finite number > 0, got {_validate.shown(variance)}; in squared units of x"
+        )
+    variance = float(given)
 
     def floored(function: Callable[..., Theta]) -> Callable[..., Theta]:
-        return Floored(function, scale, float(variance))
+        return Floored(function, scale, variance)
 
     gradient_form = None if m.gradient_form is None else floored(m.gradient_form)
     m_step, rounding = m.update, m.rounding
