@@ -22,6 +22,9 @@ from jaxem._compile import compiled
 from jaxem._model import Data, Expectation, Model, Theta
 
 
+PATIENCE = 30  # steps that a fit may idle at a θ without digits
+
+
 class Status(enum.IntEnum):
     """How a fit ended. Codes, not exceptions, so that they survive `jit` and `vmap`; `check` raises."""
 
@@ -58,6 +61,7 @@ class State(NamedTuple):
     num_steps: Array  # −1: not even the first E-step is done
     status: Array
     rounding: Array  # nats
+    idle: Array  # steps in a row after which θ had lost its digits, and F not risen by more than rounding
 
 
 Stop = Callable[[State, State, Array], Array]  # (before, after, tolerance in nats) -> done?
@@ -99,7 +103,8 @@ def begin(m: Model, theta: Theta, expectation: Expectation) -> State:
     status = jnp.where(finite, Status.MAX_STEPS, Status.NONFINITE).astype(jnp.int32)
     infinity = jnp.full_like(expectation.free_energy, jnp.inf)
     rounding = noise(m, theta, expectation) + m.rounding_of_theta(theta, expectation)[0]
-    return State(theta, expectation, infinity, jnp.zeros((), jnp.int32), status, rounding)
+    zero = jnp.zeros((), jnp.int32)
+    return State(theta, expectation, infinity, zero, status, rounding, zero)
 
 
 def noise(m: Model, theta: Theta, expectation: Expectation) -> Array:
@@ -139,19 +144,22 @@ def advance(
 
     F is known up to `rounding`: of its own arithmetic, and what θ's digits leave open, `slack`. A fall within that, or
     within the tolerance, is none; where the slack is small, it is the end of what can be gained. A θ that lost its
-    digits is no result: on its way a fit may pass it, but where it comes to rest there, that is a collapse.
+    digits is no result, and its F not to be compared: a fit may pass it on its way, but if it rests or idles there, that
+    is a collapse.
     """
     gain = expectation.free_energy - state.expectation.free_energy
     slack, lost = m.rounding_of_theta(theta, expectation)
     rounding = noise(m, theta, expectation) + slack
-    after = State(theta, expectation, gain, state.num_steps + 1, state.status, rounding)
+    lost, either = jnp.asarray(lost), state.rounding + rounding
+    idle = jnp.where(lost & ~(gain > either), state.idle + 1, 0)
+    after = State(theta, expectation, gain, state.num_steps + 1, state.status, rounding, idle)
     floor = 8 * jnp.finfo(gain.dtype).eps * expectation.scale  # a gain below it is not worth a step
     tolerance = jnp.maximum(tol * size, floor)
-    fell = gain < -jnp.maximum(tolerance, state.rounding + rounding)
+    fell = (gain < -jnp.maximum(tolerance, either)) & ~lost
     at_rest = (gain < -tolerance) & (slack < size / 32)
-    done, collapsed = stop(state, after, tolerance) | at_rest, lost & (gain <= tolerance)
+    done, collapsed = stop(state, after, tolerance) | at_rest, lost & ((jnp.abs(gain) <= tolerance) | (idle >= PATIENCE))
     finite = jnp.isfinite(expectation.free_energy)
-    status = jnp.where(done & ~jnp.asarray(lost), Status.CONVERGED, Status.MAX_STEPS)
+    status = jnp.where(done & ~lost, Status.CONVERGED, Status.MAX_STEPS)
     status = jnp.where(fell, Status.DECREASED, status)
     status = jnp.where(finite & ~collapsed, status, Status.NONFINITE).astype(jnp.int32)
     accept = finite & ~fell
@@ -199,4 +207,4 @@ def run_in_legs(
 
 def fit_of(state: State) -> Fit:
     """What of the carry is the outcome."""
-    return Fit(state.theta, state.expectation.free_energy, *state[2:])
+    return Fit(state.theta, state.expectation.free_energy, *state[2:6])
