@@ -65,7 +65,8 @@ FAULTS = {
     "C7 arguments, infer, samplers": "namespace settings_of_a_dataclass shared_infer density_without_sampler "
     "obs_forgotten",
     "C8 raw errors": "latent_used_outside_of_its_plate scan_without_init carry_that_collects_states",
-    "R1 a latent of a group of rows": "item_difficulty random_effects_of_items topics ability_of_each_person n_mixture_of_species",
+    "R1 a latent of a group of rows": "item_difficulty random_effects_of_items topics ability_of_each_person "
+    "n_mixture_of_species",
     "R2 cond": "branches",
     "R3 constant bounds": "bounds_of_jax bounds_computed",
     "R4 two remembered states": "second_order",
