@@ -33,8 +33,8 @@ def each(names):
 def started(name):
     """(model, θ, the oracle)."""
     entry = ENTRIES[name]
-    oracle = Oracle(entry.reference or entry.program, entry.x, entry.skip_masked)
-    return jaxem.from_numpyro(entry.program), entry.theta or oracle.start(), oracle
+    oracle = Oracle(entry.reference or entry.program, entry.x, entry.theta, entry.skip_masked)
+    return jaxem.from_numpyro(entry.program), oracle.start(), oracle
 
 
 def free_energy(m, theta, x):
