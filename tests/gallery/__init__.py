@@ -57,7 +57,7 @@ FAULTS = {
     "capped_probabilities capped_rates positive_slopes",
     "W11 Beta below one": "beta_below_one beta_below_one_at_its_edge",
     "C1 indexed by plate, latent or time": "data_by_plate_index table_by_latent argument_updated_in_place time_indexed "
-    "weights_by_row",
+    "weights_by_row length_alone",
     "C2 batch shapes without a plate": "expanded_latent_used_in_a_plate reparameterised_components expanded_priors",
     "C3 one component": "one_component",
     "C4 improper priors, reparameterisation": "flat_prior circular_reparameterisation",

@@ -124,7 +124,7 @@ def sample_shape(x):
     numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
 
 
-@entry(ROWS, source="loops over the number of components", closed="pi mu")
+@entry(ROWS, source="loops over the number of components", closed="mu")
 def one_component(x):
     """K = 1, where a loop over numbers of components begins."""
     pi, mu = weights("pi", 1), numpyro.param("mu", J([0.5]))
