@@ -68,7 +68,7 @@ def circular_reparameterisation(x):
         phi = numpyro.sample("phi", dist.VonMises(0.0, 2.0).expand([2]).to_event(1))
     with numpyro.plate("rows", len(x)):
         z = numpyro.sample("z", dist.Bernoulli(0.4))
-        base = dist.SineBivariateVonMises(phi[0] + z, phi[1], 2.0, 2.0, correlation=0.5)
+        base = dist.VonMises(phi + z[..., None], 2.0).to_event(1)
         numpyro.sample("x", dist.SineSkewed(base, J([0.1, -0.2])), obs=x)
 
 
