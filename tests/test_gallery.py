@@ -17,7 +17,9 @@ from gallery.page import PAGE, row, shortened, updates
 EXACT = 1e-12 if PRECISION == 64 else 3e-5
 STATIONARY = 1e-3  # nats per unit of an unconstrained coordinate; EM stops at 1e-10 nats an observation
 
+WRITTEN = {"idioms", "handled", "shapes", "sequences", "formulas"}  # themes about how a program is written
 RUN = [name for name, entry in ENTRIES.items() if entry.refusal is None]
+SUMMED = RUN if PRECISION == 64 else [name for name in RUN if ENTRIES[name].theme not in WRITTEN]
 REFUSED = [name for name, entry in ENTRIES.items() if entry.refusal is not None]
 FITTED = RUN if PRECISION == 64 else [name for name in RUN if ENTRIES[name].single]
 only_double = pytest.mark.skipif(PRECISION == 32, reason="does not depend on the precision")
@@ -33,8 +35,8 @@ def each(names):
 def started(name):
     """(model, θ, the oracle)."""
     entry = ENTRIES[name]
-    oracle = Oracle(entry.reference or entry.program, entry.x, entry.skip_masked)
-    return jaxem.from_numpyro(entry.program), entry.theta or oracle.start(), oracle
+    oracle = Oracle(entry.reference or entry.program, entry.x, entry.theta, entry.skip_masked)
+    return jaxem.from_numpyro(entry.program), oracle.start(), oracle
 
 
 def free_energy(m, theta, x):
@@ -46,7 +48,7 @@ def free_energy(m, theta, x):
     return lambda temperature: float(expect(np.float32(temperature)))
 
 
-@each(RUN)
+@each(SUMMED)
 def test_the_free_energy_is_the_sum_over_every_assignment(name):
     """F_T = log p(θ) + T log Σ_z e^{log p(x, z | θ)/T}, at T = 1, ½ and 0."""
     m, theta, oracle = started(name)

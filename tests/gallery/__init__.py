@@ -57,7 +57,7 @@ FAULTS = {
     "capped_probabilities capped_rates positive_slopes",
     "W11 Beta below one": "beta_below_one beta_below_one_at_its_edge",
     "C1 indexed by plate, latent or time": "data_by_plate_index table_by_latent argument_updated_in_place time_indexed "
-    "weights_by_row",
+    "weights_by_row length_alone",
     "C2 batch shapes without a plate": "expanded_latent_used_in_a_plate reparameterised_components expanded_priors",
     "C3 one component": "one_component",
     "C4 improper priors, reparameterisation": "flat_prior circular_reparameterisation",
@@ -65,7 +65,8 @@ FAULTS = {
     "C7 arguments, infer, samplers": "namespace settings_of_a_dataclass shared_infer density_without_sampler "
     "obs_forgotten",
     "C8 raw errors": "latent_used_outside_of_its_plate scan_without_init carry_that_collects_states",
-    "R1 a latent of a group of rows": "topics ability_of_each_person n_mixture_of_species",
+    "R1 a latent of a group of rows": "item_difficulty random_effects_of_items topics ability_of_each_person "
+    "n_mixture_of_species",
     "R2 cond": "branches",
     "R3 constant bounds": "bounds_of_jax bounds_computed",
     "R4 two remembered states": "second_order",

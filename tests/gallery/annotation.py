@@ -78,6 +78,31 @@ def hierarchical_dawid_skene(positions, labels):
             numpyro.sample("y", dist.Categorical(logits=logits[positions, c, :]), obs=labels)
 
 
+@entry(LABELS, source=EXAMPLE)
+def item_difficulty(labels):
+    """A difficulty of each item, a value for all of its labels, whose prior depends on the item's class."""
+    eta = numpyro.sample("eta", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    pi = numpyro.sample("pi", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("item", len(labels), dim=-2):
+        c = numpyro.sample("c", dist.Categorical(pi))
+        theta = numpyro.sample("theta", dist.Normal(eta[c], 1.0))
+        with numpyro.plate("position", labels.shape[1]):
+            numpyro.sample("y", dist.Bernoulli(logits=theta), obs=labels)
+
+
+@entry(ANNOTATORS, LABELS, source=EXAMPLE)
+def random_effects_of_items(positions, labels):
+    """Logistic random effects: annotators' ability, and an effect of each item, a value for all of its labels."""
+    with numpyro.plate("annotator", 3):
+        zeta = numpyro.sample("zeta", dist.Normal(0.0, 1.0))
+    pi = numpyro.sample("pi", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("item", len(labels), dim=-2):
+        c = numpyro.sample("c", dist.Categorical(pi))
+        theta = numpyro.sample("theta", dist.Normal(0.0, 1.0))
+        with numpyro.plate("position", len(positions)):
+            numpyro.sample("y", dist.Bernoulli(logits=zeta[positions] * (2.0 * c - 1.0) - theta), obs=labels)
+
+
 @entry(LABELS[:3, :3], source="classic: item response with guessing")
 def guessing(answers):
     """Who does not know guesses: abilities and difficulties as parameters."""

@@ -70,7 +70,7 @@ def circular_reparameterisation(x):
         phi = numpyro.sample("phi", dist.VonMises(0.0, 2.0).expand([2]).to_event(1))
     with numpyro.plate("rows", len(x)):
         z = numpyro.sample("z", dist.Bernoulli(0.4))
-        base = dist.SineBivariateVonMises(phi[0] + z, phi[1], 2.0, 2.0, correlation=0.5)
+        base = dist.VonMises(phi + z[..., None], 2.0).to_event(1)
         numpyro.sample("x", dist.SineSkewed(base, J([0.1, -0.2])), obs=x)
 
 
@@ -126,7 +126,7 @@ def sample_shape(x):
     numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
 
 
-@entry(ROWS, source="loops over the number of components", closed="pi mu")
+@entry(ROWS, source="loops over the number of components", closed="mu")
 def one_component(x):
     """K = 1, where a loop over numbers of components begins."""
     pi, mu = weights("pi", 1), numpyro.param("mu", J([0.5]))

@@ -48,15 +48,17 @@ class Joint(NamedTuple):
 class Oracle:
     """One program on its data; every question is one compiled function of θ."""
 
-    def __init__(self, program: Any, args: tuple, skip_masked: bool = False):
+    def __init__(self, program: Any, args: tuple, theta: Any = None, skip_masked: bool = False):
         self.program, self.args, self.skip_masked = program, args, skip_masked
+        self.given = theta or {}  # where a prior cannot be drawn from
         self.at_all = jax.jit(self._at_all)
 
     @functools.cached_property
     def trace(self) -> dict[str, Any]:
         """The program as it stands, its latents drawn from their laws."""
         with jax.numpy_rank_promotion("allow"):  # NumPyro's distributions broadcast freely
-            return handlers.trace(handlers.seed(self.program, 0)).get_trace(*self.args)
+            program = handlers.seed(handlers.substitute(self.program, data=self.given), 0)
+            return handlers.trace(program).get_trace(*self.args)
 
     def start(self) -> dict[str, Any]:
         """A θ: what the program starts its params with, and a draw of its continuous latents."""

@@ -34,7 +34,7 @@ def verdict(name: str, entry: Entry) -> str:
         return f"not yet: {PENDING[name]}"
     m = jaxem.from_numpyro(entry.program)
     try:
-        theta = m.init(jax.random.key(0), entry.x)
+        theta = entry.theta or m.init(jax.random.key(0), entry.x)
         said = m.explain(theta, entry.x)
         if entry.refusal:
             jaxem.em(m, theta, entry.x, max_steps=0)

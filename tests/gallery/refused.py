@@ -11,7 +11,6 @@ EXAMPLE = "NumPyro example annotation"
 CAPTURE = "NumPyro example capture_recapture"
 OCCUPANCY = "public repository: occupancy models"
 TESTS = "numpyro test_funsor: scan"
-ANNOTATORS = J([0, 1, 2, 2])
 LABELS = J(draws(3).integers(0, 2, (4, 4)))
 HISTORIES = J([[1, 0, 1], [0, 1, 0]])
 VISITS = J([[0, 1, 0], [0, 0, 0], [1, 1, 0], [0, 0, 0]])
@@ -38,31 +37,6 @@ def bounds_of_the_data(x):
     with numpyro.plate("rows", len(x)):
         z = numpyro.sample("z", dist.Bernoulli(0.4))
         numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
-
-
-@entry(LABELS, source=EXAMPLE, refusal="'theta'.*plate 'item'")
-def item_difficulty(labels):
-    """A difficulty of each item, whose prior depends on the item's class: an integral for each item."""
-    eta = numpyro.sample("eta", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
-    pi = numpyro.sample("pi", dist.Dirichlet(jnp.ones(2)))
-    with numpyro.plate("item", len(labels), dim=-2):
-        c = numpyro.sample("c", dist.Categorical(pi))
-        theta = numpyro.sample("theta", dist.Normal(eta[c], 1.0))
-        with numpyro.plate("position", labels.shape[1]):
-            numpyro.sample("y", dist.Bernoulli(logits=theta), obs=labels)
-
-
-@entry(ANNOTATORS, LABELS, source=EXAMPLE, refusal="'theta'.*plate 'item'")
-def random_effects_of_items(positions, labels):
-    """Logistic random effects: annotators' ability, and an effect of each item."""
-    with numpyro.plate("annotator", 3):
-        zeta = numpyro.sample("zeta", dist.Normal(0.0, 1.0))
-    pi = numpyro.sample("pi", dist.Dirichlet(jnp.ones(2)))
-    with numpyro.plate("item", len(labels), dim=-2):
-        c = numpyro.sample("c", dist.Categorical(pi))
-        theta = numpyro.sample("theta", dist.Normal(0.0, 1.0))
-        with numpyro.plate("position", len(positions)):
-            numpyro.sample("y", dist.Bernoulli(logits=zeta[positions] * (2.0 * c - 1.0) - theta), obs=labels)
 
 
 @entry(LABELS, source=EXAMPLE, refusal="depends on the values of its arguments.*Python int")
