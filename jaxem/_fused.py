@@ -62,9 +62,18 @@ def where_it_runs(fused: Callable[[bool], Any], otherwise: Callable[[], Any]) ->
     """fused(False) on an NVIDIA GPU."""
     if INTERPRET:
         return fused(True)
-    if jax.default_backend() != "gpu":
+    if jax.default_backend() != "gpu" or not has_triton():
         return otherwise()
     return lax.platform_dependent(cuda=partial(fused, False), default=otherwise)  # a GPU may not be what this is for
+
+
+def has_triton() -> bool:
+    """Has JAX still what the kernel is written for? In 0.11 it is deprecated."""
+    try:
+        from jax.experimental.pallas import triton
+    except ImportError:
+        return False
+    return hasattr(triton, "CompilerParams")
 
 
 def padded(size: int) -> int:

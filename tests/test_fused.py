@@ -244,6 +244,21 @@ def test_a_nan_is_seen(hard, where):
     assert jnp.isnan(found.free_energy)
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_without_triton_a_gpu_goes_by_chunks(monkeypatch, there):
+    assert _fused.has_triton()
+    monkeypatch.setattr(_fused, "has_triton", lambda: there)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    seen = set()
+
+    def way(name):
+        seen.add(name)
+        return jnp.zeros(())
+
+    jax.make_jaxpr(lambda: _fused.where_it_runs(lambda interpret: way("kernel"), lambda: way("chunks")))()
+    assert seen == ({"kernel", "chunks"} if there else {"chunks"})
+
+
 def test_a_component_of_no_weight_is_no_nan():
     ell, x, w = problem(300, 3, 5, squares=False, weighted=False)
     ell = ell._replace(intercept=ell.intercept.at[2].set(-jnp.inf))
