@@ -48,9 +48,14 @@ def parse(name: str, doc: str, arguments: list[str] | None) -> argparse.Namespac
     parser.add_argument("--quick", action="store_true", help="fewer starts, coarser grids")
     parser.add_argument("--no-plot", action="store_true", help="no PDF and PNG")
     options = parser.parse_args(arguments)
-    if options.seed < 0:
-        parser.error(f"--seed: must be ≥ 0, got {options.seed}")
+    check_seed(parser, options.seed)
     return options
+
+
+def check_seed(parser: OneLineParser, seed: int) -> None:
+    """What `jax.random.key` tells apart in either precision."""
+    if not 0 <= seed < 2**32:
+        parser.error(f"--seed: must be in [0, 2^32), got {seed}")
 
 
 def command(

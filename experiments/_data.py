@@ -1,5 +1,7 @@
 """The data sets of the experiments, and a user's CSV or NPY, with errors that say which line is wrong."""
 
+import csv
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,23 +22,25 @@ class DataSet(NamedTuple):
     x: np.ndarray  # (N, D), each column with mean 0 and standard deviation 1
     centre: np.ndarray  # (D,)
     scale: np.ndarray  # (D,)
+    notes: tuple[str, ...] = ()  # what was not taken as it lay there, for the user
 
 
 def load(name: str) -> DataSet:
     """`old_faithful`, `iris`, `blobs`, or the path of a .csv or .npy file."""
+    notes: list[str] = []
     readers = {"old_faithful": old_faithful, "iris": iris, "blobs": blobs}
     if name in readers:
         columns, raw = readers[name]()
     elif name.endswith((".csv", ".npy")):
-        columns, raw = read_csv(Path(name)) if name.endswith(".csv") else read_npy(Path(name))
+        columns, raw = read_csv(Path(name), notes) if name.endswith(".csv") else read_npy(Path(name))
     else:
         raise DataError(f"--data: {name!r} is none of {', '.join(readers)} and no .csv or .npy path")
-    return standardise(name, columns, raw)
+    return standardise(name, columns, raw)._replace(notes=tuple(notes))
 
 
 def old_faithful() -> tuple[list[str], np.ndarray]:
     """272 eruptions of the Old Faithful geyser: duration and waiting time, in minutes (Azzalini & Bowman 1990)."""
-    _, raw = read_csv(FOLDER / "old_faithful.csv")
+    _, raw = read_csv(FOLDER / "old_faithful.csv", [])
     return ["eruption (min)", "waiting (min)"], raw
 
 
@@ -56,64 +60,116 @@ def blobs() -> tuple[list[str], np.ndarray]:
     return ["first", "second"], points
 
 
-def read_csv(path: Path) -> tuple[list[str], np.ndarray]:
-    """Comma-separated numbers, with or without one header line."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as text: {error}") from None
-    header: list[str] | None = None
-    rows: list[list[float]] = []
-    width = first = 0
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        cells = [cell.strip().strip('"') for cell in line.split(",")]
-        try:
-            values = [float(cell) for cell in cells]
-        except ValueError:
-            if header is None and not rows:
-                header, width, first = cells, len(cells), number
-                continue
-            bad = next(cell for cell in cells if not _is_number(cell))
-            raise DataError(f"{path}: line {number}: {bad!r} is not a number") from None
-        if width and len(values) != width:
-            raise DataError(f"{path}: line {number} has {len(values)} columns, line {first} has {width}")
+def read_csv(path: Path, notes: list[str]) -> tuple[list[str], np.ndarray]:
+    """Comma-separated numbers, with or without one header line; what is left out is added to the notes."""
+    lines = cells_of(path)
+    first, cells = lines[0] if lines else (0, [])
+    header = cells if is_header(cells, [line for _, line in lines[1:]], path) else None
+    columns = header or [f"column {i}" for i in range(1, len(cells) + 1)]
+    rows = []
+    for number, line in lines[1:] if header else lines:
+        if len(line) != len(cells):
+            raise DataError(f"{path}: line {number} has {len(line)} columns, line {first} has {len(cells)}")
+        for cell, column in zip(line, columns, strict=True):
+            if not is_number(cell):
+                raise DataError(f"{path}: line {number}: {cell!r:.40} is not a number ({column}); {remedy(cell)}")
+        values = [float(cell) for cell in line]
         if not np.isfinite(values).all():
             raise DataError(f"{path}: line {number} has NaN or infinity; drop or impute it")
-        width, first = len(values), first or number
         rows.append(values)
     if not rows:
         raise DataError(f"{path}: has no rows of numbers")
-    return header or [f"column {i}" for i in range(1, width + 1)], np.array(rows)
+    raw = np.array(rows)
+    if is_count(raw[:, 0], least=2) and header and re.fullmatch(r"|Unnamed: 0", header[0]):
+        notes.append(f"{path}: the first column has no name and counts the rows; it is left out")
+        return columns[1:], raw[:, 1:]
+    if is_count(raw[:, 0], least=4) and not header:
+        raise DataError(f"{path}: the first column counts the rows; drop it, or if it is data give it a header line")
+    return columns, raw
 
 
-def _is_number(cell: str) -> bool:
+def cells_of(path: Path) -> list[tuple[int, list[str]]]:
+    """(number, cells) of every line that is not blank."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is no file")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        reader = csv.reader(lines, skipinitialspace=True)
+        found = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if "".join(cells).strip()]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as text: {' '.join(str(error).split())}") from None
+    for number, cells in found[:2]:
+        for other, name in ((";", "semicolons"), ("\t", "tabs")):
+            if any(other in cell for cell in cells):
+                raise DataError(f"{path}: line {number}: {name} between the columns; write commas, and decimal points")
+        if len(cells) == 1 and len(cells[0].split()) > 1 and all(map(is_number, cells[0].split())):
+            raise DataError(f"{path}: line {number}: blanks between the columns; write commas")
+    return found
+
+
+def is_header(cells: list[str], others: list[list[str]], path: Path) -> bool:
+    """Names of columns? One cell at least is then no number; 0, 1, 2, … are pandas' names, or a row like the others."""
+    if any(DECIMAL_COMMA.fullmatch(cell) for cell in cells):
+        return False
+    words = [cell for cell in cells if not is_number(cell)]
+    count = [str(i) for i in range(len(cells))]
+    if cells == count and others:
+        if any(re.fullmatch(r"[+-]?\d+", cell) for line in others for cell in line[:1]):
+            raise DataError(f"{path}: the first line, {','.join(cells):.40}, may be names or a row; put names above it")
+        return True
+    return any(word.lower() not in MISSING for word in words) or cells == ["", *count[:-1]]
+
+
+DECIMAL_COMMA = re.compile(r"[+-]?\d[\d.]*,\d+([eE][+-]?\d+)?")
+MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-", "."}
+
+
+def remedy(cell: str) -> str:
+    """What to do about a cell that is no number."""
+    if cell.lower() in MISSING:
+        return "it is missing: drop or impute it"
+    if DECIMAL_COMMA.fullmatch(cell):
+        return "write decimal points, and no commas within numbers"
+    return "mend it, or drop the column"
+
+
+def is_number(cell: str) -> bool:
     try:
         float(cell)
     except ValueError:
         return False
-    return True
+    return "_" not in cell
+
+
+def is_count(column: np.ndarray, least: int) -> bool:
+    """Is it 0, 1, 2, … or 1, 2, 3, …, and as long as that?"""
+    return len(column) >= least and column[0] in (0, 1) and bool((np.diff(column) == 1).all())
 
 
 def read_npy(path: Path) -> tuple[list[str], np.ndarray]:
     """A numeric (N, D) array saved by numpy.save."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    if not path.is_file():
+        raise DataError(f"{path}: is no file")
     try:
-        raw = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read as a NumPy array: {error}") from None
+        raw = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header may promise more than there is
+    except Exception:  # a file can be wrong in many ways
+        raise DataError(f"{path}: cannot be read as a NumPy array of numbers, saved whole by numpy.save") from None
+    if not isinstance(raw, np.ndarray):
+        raise DataError(f"{path}: is an archive of several arrays; save one of them by numpy.save")
     if raw.dtype.kind not in "biuf":
         raise DataError(f"{path}: must be numeric, has dtype {raw.dtype}")
     if raw.ndim != 2:
         raise DataError(f"{path}: must have two axes (N, D), has shape {raw.shape}")
+    with np.errstate(over="ignore"):
+        raw = np.array(raw, float)
     bad = np.flatnonzero(~np.isfinite(raw).all(axis=1))
     if bad.size:
         raise DataError(f"{path}: row {bad[0]} has NaN or infinity ({bad.size} such rows); drop or impute them")
-    return [f"column {i}" for i in range(1, raw.shape[1] + 1)], raw.astype(float)
+    return [f"column {i}" for i in range(1, raw.shape[1] + 1)], raw
 
 
 def standardise(name: str, columns: list[str], raw: np.ndarray) -> DataSet:
@@ -122,8 +178,17 @@ def standardise(name: str, columns: list[str], raw: np.ndarray) -> DataSet:
         raise DataError(f"{name}: has {raw.shape[0]} row(s); at least two are needed")
     if raw.shape[1] < 2:
         raise DataError(f"{name}: has a single column; at least two are needed")
-    centre, scale = raw.mean(axis=0), raw.std(axis=0)
+    with np.errstate(all="ignore"):
+        centre, scale = raw.mean(axis=0), raw.std(axis=0)
+        x = (raw - centre) / scale
     constant = [column for column, low, high in zip(columns, raw.min(0), raw.max(0), strict=True) if low == high]
     if constant:
         raise DataError(f"{name}: column {constant[0]!r} is constant and cannot be standardised; drop it")
-    return DataSet(name, columns, (raw - centre) / scale, centre, scale)
+    with np.errstate(all="ignore"):
+        lost = [column for column, unit in zip(columns, x.std(axis=0), strict=True) if not abs(unit - 1) < 1e-6]
+    if lost:
+        raise DataError(
+            f"{name}: column {lost[0]!r} cannot be standardised: the squares of its numbers overflow or vanish; "
+            "choose another unit"
+        )
+    return DataSet(name, columns, x, centre, scale)

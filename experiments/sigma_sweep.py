@@ -39,7 +39,7 @@ from jaxem import (
 from jaxem.families import gaussian
 from jaxem.families.gaussian import squared_distances
 
-from _command import OneLineParser, leave
+from _command import OneLineParser, check_seed, leave
 from _data import DataError, load
 from _results import Claim, as_json, print_claims, provenance, writable_folder, written_together
 from _table import print_table
@@ -48,6 +48,8 @@ M = gaussian.isotropic.hold("pi", "sigma")  # only the centres move: the sources
 TEMPERATURE = 0.37  # for C14: any T other than 0 and 1
 LLOYD_STEPS = 64  # the length of the paths compared in C11 and C15; Lloyd stops well before
 MAX_STEPS = 5_000  # EM slows down near σ_c
+MOST_SIGMAS = 10_000_000  # of a grid, and …
+MOST_RESTARTS = 100_000  # … of starts, that memory holds
 DISTINCT = 1e-3  # centroids nearer than this, in standard deviations of the data, count as one
 
 
@@ -176,6 +178,8 @@ def missing_information_check(x: jax.Array, theta: dict, rate) -> limits.Bound:
 def run(config: Config, *, progress: bool = True) -> dict[str, Any]:
     """The sweep: config, rows (a dict per σ), claims, and the arrays behind them."""
     data = load(config.data)
+    for note in data.notes:
+        print(f"sigma_sweep: {note}", file=sys.stderr)
     if config.components > len(data.x):
         raise DataError(f"--components: {config.components} exceeds the {len(data.x)} rows of {data.name}")
     distinct = len(np.unique(data.x, axis=0))
@@ -346,16 +350,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"--components: must be at least 2, got {options.components}")
     if options.restarts is None:
         options.restarts = 2 if options.quick else 8
-    if options.restarts < 1:
-        parser.error(f"--restarts: must be at least 1, got {options.restarts}")
-    if options.seed < 0:
-        parser.error(f"--seed: must be ≥ 0, got {options.seed}")
+    if not 1 <= options.restarts <= MOST_RESTARTS:
+        parser.error(f"--restarts: must be at least 1 and at most {MOST_RESTARTS}, got {options.restarts}")
+    check_seed(parser, options.seed)
     if options.sigmas:
-        options.sigmas = parse_sigmas(parser, options.sigmas)
+        options.sigmas = parse_sigmas(parser, options.sigmas, options.precision)
     return options
 
 
-def parse_sigmas(parser: OneLineParser, words: list[str]) -> tuple[float, float, int]:
+def parse_sigmas(parser: OneLineParser, words: list[str], precision: int) -> tuple[float, float, int]:
     try:
         top, bottom, count = float(words[0]), float(words[1]), int(words[2])
     except ValueError:
@@ -364,8 +367,11 @@ def parse_sigmas(parser: OneLineParser, words: list[str]) -> tuple[float, float,
         parser.error(f"--sigmas: MAX and MIN must be positive and finite, got {words[0]} {words[1]}")
     if not top > bottom:
         parser.error(f"--sigmas: must decrease from MAX to MIN, got {words[0]} {words[1]}")
-    if count < 2:
-        parser.error(f"--sigmas: COUNT must be at least 2, got {count}")
+    if not 2 <= count <= MOST_SIGMAS:
+        parser.error(f"--sigmas: COUNT must be at least 2 and at most {MOST_SIGMAS}, got {count}")
+    edge = {32: 1e-15, 64: 1e-100}[precision]  # σ² and what is divided by it stay numbers
+    if not (edge <= bottom and top <= 1 / edge):
+        parser.error(f"--sigmas: MAX and MIN must be between {edge} and {1 / edge:g}, got {words[0]} {words[1]}")
     return top, bottom, count
 
 

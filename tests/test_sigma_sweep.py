@@ -82,6 +82,23 @@ BAD_FILES = {
     "row.csv": ("1,2\n", "1 row"),
     "constant.csv": ("a,b\n1,2\n3,2\n5,2\n", "column 'b' is constant"),
     "few.csv": ("1,2\n3,4\n", "--components: 3 exceeds the 2 rows"),
+    "text column.csv": ("a,species\n1,red\n3,blue\n", "line 2: 'red' is not a number (species); mend it, or drop"),
+    "missing.csv": ("a,b\n1,2\n3,\n", "line 3: '' is not a number (b); it is missing: drop or impute"),
+    "missing first.csv": ("1,\n3,4\n5,1\n", "line 1: '' is not a number (column 2); it is missing"),
+    "na.csv": ("NA,2\n3,4\n5,1\n", "line 1: 'NA' is not a number (column 1); it is missing"),
+    "decimal commas.csv": (
+        '"1,5","2"\n"2,5","3"\n"0,5","9"\n',
+        "line 1: '1,5' is not a number (column 1); write decimal",
+    ),
+    "named decimal commas.csv": ('a,b\n"1.000,5",2\n', "line 2: '1.000,5' is not a number (a); write decimal points"),
+    "semicolons.csv": ("a;b\n1,5;2\n", "line 1: semicolons between the columns; write commas"),
+    "tabs.csv": ("1\t2\n3\t4\n", "line 1: tabs between the columns"),
+    "blanks.csv": ("1 2\n3 4\n", "line 1: blanks between the columns"),
+    "underscores.csv": ("a,b\n1_000,2\n", "line 2: '1_000' is not a number (a)"),
+    "integer header.csv": ("0,1\n4,2\n3,4\n5,6\n", "the first line, 0,1, may be names or a row; put names above it"),
+    "bare index.csv": ("0,1.5\n1,2.5\n2,0.5\n3,1\n", "the first column counts the rows; drop it, or if it is data"),
+    "huge.csv": ("a,b\n1e200,2\n2e200,3\n5e200,1\n", "column 'a' cannot be standardised: the squares"),
+    "tiny.csv": ("a,b\n1,2e-200\n2,3e-200\n4,5e-200\n", "column 'b' cannot be standardised: the squares"),
     "repeated.csv": ("1,2\n3,4\n1,2\n3,4\n", "--components: 3 exceeds the 2 distinct rows"),
 }
 
@@ -122,6 +139,21 @@ def test_bad_arrays(tmp_path, fails):
     fails("two axes", *save("flat.npy", np.arange(5.0)))
     fails("row 1 has NaN", *save("nan.npy", np.array([[1.0, 2.0], [np.nan, 1.0], [0.0, 1.0]])))
     fails("cannot be read as a NumPy array", *save("object.npy", np.array([{}, 1], dtype=object)))
+    fails("has NaN or infinity (3", *save("long.npy", np.array([[1, 2], [3, 4], [5, 10]], np.longdouble) ** 4000))
+    fails("must be numeric, has dtype complex128", *save("complex.npy", np.ones((4, 2), complex)))
+    np.savez(tmp_path / "archive.npz", np.ones((4, 2)))
+    (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
+    fails("is an archive of several arrays", "--data", tmp_path / "archive.npy")
+    for rows in (10**12, 2**62, 2**70):
+        with open(tmp_path / "vast.npy", "wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (rows, 2)})
+        fails("cannot be read as a NumPy array", "--data", tmp_path / "vast.npy")
+    for name in ("folder.npy", "folder.csv"):
+        (tmp_path / name).mkdir()
+        fails("is no file", "--data", tmp_path / name)
+    for name in ("pipe.npy", "pipe.csv"):
+        os.mkfifo(tmp_path / name)
+        fails("is no file", "--data", tmp_path / name)
     (tmp_path / "text.npy").write_text("not an array")
     fails("cannot be read", "--data", tmp_path / "text.npy")
 
@@ -141,7 +173,14 @@ def test_bad_arrays(tmp_path, fails):
         (("--sigmas", "a", "1", "5"), "two numbers and a whole number"),
         (("--sigmas", "nan", "1", "5"), "must be positive and finite"),
         (("--restarts", "0"), "--restarts: must be at least 1"),
-        (("--seed", "-1"), "--seed"),
+        (("--seed", "-1"), "--seed: must be in [0, 2^32)"),
+        (("--seed", str(2**32)), "--seed: must be in"),
+        (("--seed", str(2**64)), "--seed: must be in"),
+        (("--sigmas", "3", "1", "1000000000000"), "COUNT must be at least 2 and at most"),
+        (("--sigmas", "1e308", "1", "5"), "MAX and MIN must be between"),
+        (("--sigmas", "1", "1e-308", "5"), "MAX and MIN must be between"),
+        (("--restarts", "1000000000000"), "--restarts: must be at least 1 and at most"),
+        (("--components", str(10**30)), f"--components: {10**30} exceeds the 272 rows"),
         (("--unknown",), "unrecognized arguments"),
     ],
 )
@@ -178,6 +217,33 @@ def test_ctrl_c_leaves_no_half_written_file(tmp_path):
     assert "interrupted, nothing written" in errors
     assert "Traceback" not in errors or "_xla_gc_callback" in errors
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("first", ["", "Unnamed: 0", '""'])
+@pytest.mark.parametrize("start", [0, 1])
+def test_an_index_of_pandas_is_no_data_and_that_is_said(first, start, tmp_path):
+    path, points = tmp_path / "frame.csv", np.random.default_rng(0).normal(size=(5, 2)).round(3)
+    for names in ("one,two", "0,1"):
+        lines = [f"{start + i},{a},{b}" for i, (a, b) in enumerate(points)]
+        path.write_text("\n".join([f"{first},{names}", *lines]))
+        data = _data.load(str(path))
+        assert data.columns == names.split(",")
+        assert np.allclose(data.x * data.scale + data.centre, points)
+        assert len(data.notes) == 1
+        assert "counts the rows; it is left out" in data.notes[0]
+    path.write_text("\n".join(["0,1", *(f"{a},{b}" for a, b in points)]))  # to_csv(index=False) of unnamed columns
+    assert len(_data.load(str(path)).x) == 5
+    path.write_text("\n".join([",one", "3,1", "1,2", "9,4"]))  # a column without a name that counts nothing is data
+    assert _data.load(str(path)).x.shape == (3, 2)
+
+
+def test_quoted_cells_and_years_for_names(tmp_path):
+    path = tmp_path / "quoted.csv"
+    path.write_text('"height, cm","2019"\n "1.5" , 2\n3,"4e0"\n\n5,7\n')
+    data = _data.load(str(path))
+    assert data.columns == ["height, cm", "2019"]
+    assert np.allclose(data.x * data.scale + data.centre, [[1.5, 2], [3, 4], [5, 7]])
+    assert not data.notes
 
 
 @full_leg_only
