@@ -4,6 +4,7 @@ from jaxem import bregman as bregman
 from jaxem import families as families
 from jaxem import inits as inits
 from jaxem import limits as limits
+from jaxem._arguments import arguments
 from jaxem._batches import StreamError
 from jaxem._certificates import Certificate, certify, e_step_residual
 from jaxem._condition import Conditional, condition
@@ -16,7 +17,6 @@ from jaxem._loop import Fit, Status
 from jaxem._mixture import Mixture
 from jaxem._online import OnlineFit, em_online
 from jaxem._posterior import decode, marginals
-from jaxem._arguments import arguments
 from jaxem._program import Program, from_numpyro
 from jaxem._quantities import distortion, expected_log_joint, log_joint, log_likelihood, responsibilities, sample
 from jaxem._rate import Rate, convergence_rate

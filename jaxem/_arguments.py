@@ -120,7 +120,9 @@ def arguments(*args: Any, **kwargs: Any) -> Arguments:
     try:
         hash(treedef)
     except TypeError as error:
-        raise ValueError(f"x: an argument is a pytree with fixed fields that have no hash ({error}); pass its arrays") from error
+        raise ValueError(
+            f"x: an argument is a pytree with fixed fields that have no hash ({error}); pass its arrays"
+        ) from error
     found = tuple(as_data(leaf) for leaf in leaves)
     static = tuple(Fixed(leaf) if data is None else None for leaf, data in zip(leaves, found, strict=True))
     return Arguments(found, treedef, static)
@@ -132,7 +134,7 @@ def as_data(leaf: Any) -> Array | None:
         return None
     if isinstance(leaf, np.ma.MaskedArray) and np.ma.is_masked(leaf):
         raise ValueError(
-            "x: a masked array would lose its mask; pass its data and its mask apart, and give them to obs= and obs_mask="
+            "x: a masked array would lose its mask; pass its data and its mask apart, for obs= and obs_mask="
         )
     if not isinstance(leaf, jax.Array | float | complex | np.number):
         if not hasattr(leaf, "__array__") and not hasattr(leaf, "__jax_array__"):

@@ -59,7 +59,7 @@ def weighted(rows: Array, weights: Array | None) -> Array:
     """w_n · row_n, a row of weight zero counting for nothing even where it is infinite."""
     if weights is None:
         return rows
-    return jnp.where(weights > 0, weights * jnp.where(weights > 0, rows, 0), 0)
+    return jnp.where(weights == 0, 0, weights * jnp.where(weights == 0, 0, rows))  # NaN in, NaN out
 
 
 def product(gamma: Array, table: Array) -> Array:

@@ -22,7 +22,19 @@ from jaxem._scan import LaidOut
 from jaxem._structure import MIXTURES, Parameter, Structure, bare, inspect, plain_trace
 from jaxem._updates import log_prob
 
-__all__ = ["Arguments", "Parameter", "Structure", "Term", "Theta", "bare", "inspect", "is_number", "plain_trace", "root", "terms_of"]
+__all__ = [
+    "Arguments",
+    "Parameter",
+    "Structure",
+    "Term",
+    "Theta",
+    "bare",
+    "inspect",
+    "is_number",
+    "plain_trace",
+    "root",
+    "terms_of",
+]
 
 Theta = dict[str, Any]
 
@@ -241,9 +253,7 @@ def mixture_terms(term: Term) -> Iterator[Term]:
         plates=term.plates | dict(zip(events, shape[len(shape) - term.event :], strict=True)),
     )
     law, size, components = parts(term.fn)
-    yield inner._replace(
-        name=f"{term.name}/mixing", fn=law, value=jnp.arange(size), law_of=term.name, observed=False
-    )
+    yield inner._replace(name=f"{term.name}/mixing", fn=law, value=jnp.arange(size), law_of=term.name, observed=False)
     if isinstance(components, dist.Distribution):
         value = jnp.expand_dims(term.value, -1 - term.fn.event_dim)
         fn, mask, event = unwrapped(components, value)
