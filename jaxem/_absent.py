@@ -4,7 +4,7 @@
 sum over its K values is one over nothing, of which NumPyro's density keeps log K. A padded step of a sequence, a row
 left out: they count nothing, whatever the temperature,
 
-    F_T ← F_T − T Σ w log K   over the latents that are not there                        (eq:absent)
+    F_T ← F_T − T Σ w log K   over the latents that are not there,
 
 so that a masked row might as well not be a row. Where something that is not masked mentions a latent whose law is,
 NumPyro's density holds as it stands: its law is uniform, and not normalised.
@@ -20,7 +20,7 @@ from jaxem._read import Term
 
 
 def absent(terms: Sequence[Term], graph: Graph) -> Array | float:
-    """Σ w log K of eq:absent."""
+    """Σ w log K of what is not there, in nats at T = 1."""
     laws = [term for term in terms if term.law_of in graph.variables and term.mask is not None and term.seen is None]
     return sum((uncounted(law, terms, graph) for law in laws if graph.sizes[str(law.law_of)] > 1), 0.0)
 

@@ -283,7 +283,7 @@ def _program_e_step_residual(m: Program, theta: Theta, data: Data) -> tuple[Arra
     try:
         table = m.table(theta, data.x).T
     except ValueError:
-        found, weights = weighted_marginals(m, theta, data)
+        found, weights, _ = weighted_marginals(m, theta, data)
         worst = [jnp.max(jnp.abs(jnp.sum(table, axis=-1) / weights[name] - 1)) for name, table in found.items()]
         worst += [jnp.max(jnp.maximum(-table, 0)) for table in found.values()]
         rows = [jnp.sum(jnp.sum(table > 0, axis=-1) > 1) for table in found.values()]

@@ -14,7 +14,7 @@ max-product: the most probable joint assignment.
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ class Named(NamedTuple):
     """An array with a name for each axis: a variable, a plate or a time."""
 
     names: tuple[str, ...]
-    array: Array
+    array: Any  # a weight that is a number in the program is NumPy's
 
     def along(self, names: Sequence[str]) -> Array:
         """The array with these axes in this order, of size 1 where it has none."""

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from jaxem import _validate
 from jaxem._eliminate import PREVIOUS, Factor, Named, log_partition
-from jaxem._model import Data, Model, Theta, ThetaLike
+from jaxem._model import Data, Model, Theta, ThetaLike, is_concrete
 from jaxem._program import Program
 from jaxem._read import is_number, root
 
@@ -41,9 +41,7 @@ def marginals(m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0) 
     """
     program = _validate.program_only("marginals", m)
     theta, data = _validate.prepare(program, theta, x, temperature=temperature)
-    found = _marginals(program, theta, data)
-    _validate.blame_x(data.x, sum(jnp.sum(table) for table in found.values()))
-    return found
+    return possible("marginals", program, theta, data)
 
 
 def decode(m: Model, theta: ThetaLike, x: Any) -> dict[str, Array]:
@@ -65,24 +63,34 @@ def decode(m: Model, theta: ThetaLike, x: Any) -> dict[str, Array]:
     """
     program = _validate.program_only("decode", m)
     theta, data = _validate.prepare(program, theta, x, temperature=0.0)
-    found = _marginals(program, theta, data)
-    _validate.blame_x(data.x, sum(jnp.sum(table) for table in found.values()))
-    return {name: jnp.argmax(table, axis=-1) for name, table in found.items()}
+    return {name: jnp.argmax(table, axis=-1) for name, table in possible("decode", program, theta, data).items()}
+
+
+def possible(what: str, m: Program, theta: Theta, data: Data) -> dict[str, Array]:
+    """The marginals, or a ValueError where no assignment is possible: a maximum over nothing has an argmax, too."""
+    found, free_energy = _marginals(m, theta, data)
+    _validate.blame_x(data.x, free_energy)
+    if is_concrete(free_energy) and not bool(jnp.isfinite(free_energy)):
+        raise ValueError(
+            f"{what}: log p(x | theta) is {float(free_energy)}, so the posterior of the latents is undefined; look for "
+            "data outside of a distribution's support, and for probabilities of 0 in theta or the program"
+        )
+    return found
 
 
 @jax.jit
-def _marginals(m: Program, theta: Theta, data: Data) -> dict[str, Array]:
-    tables, _ = weighted_marginals(m, theta, data)
+def _marginals(m: Program, theta: Theta, data: Data) -> tuple[dict[str, Array], Array]:
+    tables, _, free_energy = weighted_marginals(m, theta, data)
     found = {name: table / jnp.sum(table, axis=-1, keepdims=True) for name, table in tables.items()}
     for name in [name for name in found if name.startswith(PREVIOUS)]:
         first = found.pop(name)[None]
         rest = found.get(root(name))
         found[root(name)] = first if rest is None else jnp.concatenate([first, rest])
-    return found
+    return found, free_energy
 
 
-def weighted_marginals(m: Program, theta: Theta, data: Data) -> tuple[dict[str, Array], dict[str, Array]]:
-    """(eq:marginal times the weight of its row, that weight) of every latent, the first step of a scan on its own."""
+def weighted_marginals(m: Program, theta: Theta, data: Data) -> tuple[dict[str, Array], dict[str, Array], Array]:
+    """(eq:marginal times the weight of its row, that weight) of every latent, and F; a scan's first step apart."""
     terms, tables, _ = m.tables(theta, data.x)
     enumerated = m.structure(data.x).enumerated
     tiny = jnp.finfo(data.temperature.dtype).tiny ** 0.75  # a row of weight 0 has a posterior too
@@ -104,4 +112,5 @@ def weighted_marginals(m: Program, theta: Theta, data: Data) -> tuple[dict[str, 
 
     scales = {name: factors[term.name].scale.along(places[name]) for name, term in laws.items()}
     weights = {name: jnp.broadcast_to(scale, rows[name]) for name, scale in scales.items()}
-    return jax.grad(partition)(zeros), weights
+    free_energy, found = jax.value_and_grad(partition)(zeros)
+    return found, weights, free_energy

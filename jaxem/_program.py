@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array
-from numpyro.distributions import biject_to
+from numpyro.distributions import ImproperUniform, biject_to
 
 from jaxem import _plan, _probe, _read
 from jaxem._absent import absent
@@ -128,10 +128,13 @@ class Program(Model):
     def terms(self, theta: Theta, x: Arguments) -> tuple[list[Term], list[Term]]:
         """(terms of the data and its latents, priors of θ)."""
         structure = self.structure(x)
-        of_theta, data = [], []
+        of_theta: list[Term] = []
+        data: list[Term] = []
         with blamed_on_the_program(x):
             terms = _read.terms_of(self.program, structure, theta, x)
         for term in terms:
+            if isinstance(term.fn, ImproperUniform):  # log 1, and no counts
+                continue
             is_prior = term.name in structure.parameters and not term.mentioned(structure.enumerated)
             (of_theta if is_prior else data).append(term)  # a prior that depends on a latent is a factor of the sum
         return data, of_theta

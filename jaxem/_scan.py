@@ -21,6 +21,24 @@ from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import Messenger
 
 from jaxem._eliminate import PREVIOUS
+from jaxem._messengers import Freed
+
+REMEDY = (
+    "to remember two states, sample the pair as one latent of K² values, s = K·before + now, whose probabilities are 0 "
+    "where it does not go on from the last pair"
+)
+
+
+class Seen(Messenger):
+    """The names of the discrete latents that go by."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        super().__init__()
+
+    def process_message(self, msg: dict) -> None:
+        if msg["type"] == "sample" and not msg["is_observed"] and msg["fn"].is_discrete:
+            self.names.add(msg["name"].replace(PREVIOUS, ""))
 
 
 class LaidOut(Messenger):
@@ -38,7 +56,7 @@ class LaidOut(Messenger):
             raise ValueError("program: scan(reverse=True) is not supported; flip the sequence instead")
         history = msg["kwargs"].get("history", 1)
         if history > 1:
-            raise ValueError(f"program: scan(history={history}) is not supported; carry a pair of states instead")
+            raise ValueError(f"program: scan(history={history}) is not supported; {REMEDY}")
         if history == 1:
             msg["fn"] = self.scan(msg["fn"])
 
@@ -50,7 +68,15 @@ class LaidOut(Messenger):
                 if found is not None:
                     self.last |= found[1]
                     return found[0]
-            return original(f, init, xs, length, reverse, **kwargs)
+            seen = Seen()
+            try:
+                with seen:
+                    return original(f, init, xs, length, reverse, **kwargs)
+            except (TypeError, ValueError) as error:  # the body itself has run: what does not fit is what it carries
+                raise ValueError(
+                    f"program: the scan at {sorted(seen.names)} carries more than its latents' last values, so a state "
+                    f"would depend on all before it; {REMEDY}. JAX says: {str(error).splitlines()[0]}"
+                ) from error
 
         return scan_wrapper
 
@@ -110,7 +136,7 @@ def roll(body: Callable, carry: Any, xs: Any, length: int, unrolled: dict, packe
         """(the moving part of the next carry, every array of the trace and of y)."""
         supply = iter(moving)
         full = [next(supply) if moves else leaf for leaf, moves in zip(leaves, is_moving, strict=True)]
-        with PromotedShapes(), packed_trace() as trace:
+        with PromotedShapes(), packed_trace() as trace, Freed():
             new, y = body(jax.tree.unflatten(treedef, full), x)
         new = jax.tree.leaves(new)
         arrays, shape = jax.tree.flatten((PytreeTrace(trace), y))

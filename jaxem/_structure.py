@@ -145,7 +145,9 @@ def structure_of(found: dict[str, dict], trace: Callable[..., dict[str, dict]]) 
     check_plates(found)
     sites = {name: Site.of(site) for name, site in found.items() if site["type"] == "sample"}
     check_branches(found)
-    enumerated, dropped, halves = {}, set(), {}
+    enumerated: dict[str, int] = {}
+    dropped: set[str] = set()
+    halves: dict[str, str] = {}
     for site in sites.values():
         stem = stem_of_half(site, found)
         if stem and not dependents(trace, site):
@@ -154,13 +156,13 @@ def structure_of(found: dict[str, dict], trace: Callable[..., dict[str, dict]]) 
             enumerated[site.name] = mixture_size(bare(site.fn)) if site.is_mixture else support_size(site)
             if stem:
                 halves[site.name] = f"{stem}_observed"
-    parameters = {}
-    for name, site in found.items():
-        if site["type"] == "param":
-            if "_control_flow_done" in site:
+    parameters: dict[str, Parameter] = {}
+    for name, message in found.items():
+        if message["type"] == "param":
+            if "_control_flow_done" in message:
                 raise ValueError(f"program: the param {name!r} is inside a scan or a branch; move it outside")
-            constraint = site["kwargs"].get("constraint", constraints.real)
-            parameters[name] = Parameter(jax.tree.map(jnp.shape, site["value"]), concrete(name, constraint), None)
+            constraint = message["kwargs"].get("constraint", constraints.real)
+            parameters[name] = Parameter(jax.tree.map(jnp.shape, message["value"]), concrete(name, constraint), None)
         elif name in sites and not sites[name].observed and name not in enumerated and name not in dropped:
             refuse_missing(stem_of_half(sites[name], found), sites[name], trace)
             parameters[name] = parameter_of(sites[name], sites, enumerated, trace)
@@ -199,7 +201,7 @@ def check_branches(found: dict[str, dict]) -> None:
 def stem_of_half(site: Site, found: dict[str, dict]) -> str | None:
     """The name of the site that `obs_mask` split, of whose halves this is the unobserved one.
 
-    `numpyro.sample(stem, fn, obs, obs_mask=…)` makes an observed site, an unobserved one, and `stem` itself out of both.
+    `numpyro.sample(stem, fn, obs, obs_mask=…)` makes an observed site, an unobserved one, and `stem` of both.
     """
     stem = site.name.removesuffix("_unobserved")
     observed, both = found.get(f"{stem}_observed", {}), found.get(stem, {})
@@ -214,7 +216,7 @@ def refuse_missing(stem: str | None, site: Site, trace: Callable[..., dict[str, 
         others = ", ".join(map(repr, sorted(dependents(trace, site) - {f"{stem}_observed"})))
         raise ValueError(
             f"program: {others or repr(stem)} depends on the values of {stem!r} that obs_mask hides, one for each row "
-            f"{where}, so the E-step is an integral; fill them in beforehand, or leave their rows out of what depends on them"
+            f"{where}, so the E-step is an integral; fill them in beforehand, or drop those rows"
         )
 
 
@@ -234,15 +236,15 @@ def parameter_of(
         reached = dependents(trace, site)
         if not reached:
             raise ValueError(
-                f"program: nothing depends on the continuous latent {name!r}, which shares plate {site.plates[-1]!r} with "
-                f"the discrete latent {together[0]!r}: is its obs= missing?"
+                f"program: nothing depends on the continuous latent {name!r}, which shares plate {site.plates[-1]!r} "
+                f"with the discrete latent {together[0]!r}: is its obs= missing?"
             )
         inside = [sites[o] for o in reached if sites[o].observed and set(site.plates) <= set(sites[o].plates)]
         if inside and all(set(other.plates) == set(site.plates) and not other.scanned for other in inside):
             raise ValueError(
-                f"program: the continuous latent {name!r} has a value for each row of plate {site.plates[-1]!r}, as the "
-                f"discrete latent {together[0]!r} has, so its E-step is an integral; give it a value for each component "
-                "or group of rows instead, or integrate it out by hand"
+                f"program: the continuous latent {name!r} has a value for each row of plate {site.plates[-1]!r}, as "
+                f"the discrete latent {together[0]!r} has, so its E-step is an integral; give it a value for each "
+                "component or group of rows instead, or integrate it out by hand"
             )
         group = site.plates
     prior = None if isinstance(bare(site.fn), dist.ImproperUniform) else type(bare(site.fn))
