@@ -92,7 +92,7 @@ def _bound_residual(table: Array, gamma: Array, rows: Array, data: Data) -> Arra
     scale = jnp.sum(weighted(jnp.abs(rows), data.weights))
     attained = jnp.sum(weighted(row_free_energy(table, gamma, temperature, axis=-1) - rows, data.weights))
     possible = jnp.isfinite(table)
-    other = possible / jnp.sum(possible, axis=-1, keepdims=True, dtype=table.dtype)
+    other = possible.astype(table.dtype) / jnp.sum(possible, axis=-1, keepdims=True, dtype=table.dtype)
     t = jnp.where(temperature > 0, temperature, 1)
     log_gamma = (jnp.where(possible, table, 0) - rows[:, None]) / t  # log γ, exact where γ underflows
     kl = jnp.sum(jnp.where(possible, other * (jnp.log(jnp.where(possible, other, 1)) - log_gamma), 0), axis=-1)
