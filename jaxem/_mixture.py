@@ -65,8 +65,8 @@ class Mixture(Model):
         shapes: the sites of θ and their shapes in terms of K and D, e.g. `(("pi", "K"), ("mu", "K D"))`.
         statistics: (θ, x (n, D), γ (K, n)) → sums over the rows, any pytree. May refer to θ.
         update: (statistics, θ, held) → θ, the M-step (eq:M); held names must come back unchanged.
-        guess: (centres (K, D), x (N, D)) → θ, the start that `jaxem.inits` builds on centres. A family with an
-            axis C in `shapes` takes its size as a third argument.
+        guess: (centres (K, D), x (N, D)) → θ, the start that `jaxem.inits` builds on centres; `weights` (N,) come by
+            name, where there are some. A family with an axis C in `shapes` takes its size as a third argument.
         kernel: (θ, x) → ℓ (K, n), equal to the table of the program's trace; None reads the trace.
         constant: θ → a term of ℓ that is the same for every row and component, and that the kernel leaves out; so hard
             assignments do not depend on the unit of x. None is 0.

@@ -494,7 +494,6 @@ def test_answers_blame_x_as_fits_do(value):
         lambda: jaxem.responsibilities(ISO, THETA, x),
         lambda: jaxem.responsibilities(ISO, THETA, x, temperature=0.0),
         lambda: jaxem.condition(FULL, THETA_FULL, x, [True, False]),
-        lambda: jaxem.marginals(PROGRAM, {"mu": [0.0, 1.0]}, x[:, 0]),
     ):
         refused(says, call)
     assert np.isfinite(jaxem.condition(FULL, THETA_FULL, x, [False, True]).pi).all()  # hidden there
