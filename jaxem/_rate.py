@@ -72,4 +72,4 @@ def spectral_radius(matrix: Float[Array, "P P"]) -> Float[Array, ""]:
     """The largest modulus of an eigenvalue; NaN for a matrix that is not finite."""
     finite = jnp.all(jnp.isfinite(matrix))
     eigenvalues = jnp.linalg.eigvals(jnp.where(finite, matrix, 0))
-    return jnp.where(finite, jnp.max(jnp.abs(eigenvalues)), jnp.nan)
+    return jnp.where(finite, jnp.max(jnp.abs(eigenvalues), initial=0), jnp.nan)

@@ -1,0 +1,223 @@
+"""Which M-step a program's parameters get: what the check sees, and that each closed form is a maximiser."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import pytest
+from numpyro import distributions as dist
+from numpyro import handlers
+from numpyro.contrib.control_flow import scan
+from numpyro.distributions import biject_to
+from numpyro.distributions import constraints as C
+from scipy.optimize import minimize
+
+import jaxem
+from jaxem import Status, _updates
+from jaxem._validate import prepare
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(5)
+X = jnp.asarray(np.concatenate([RNG.normal(-2, 0.4, 6), RNG.normal(2, 1.0, 6)]))
+COUNTS = jnp.array([0, 1, 1, 2, 8, 9, 9, 4])
+U = jnp.asarray(RNG.normal(size=12))
+XX = jnp.asarray(RNG.normal(size=(14, 2)) + np.repeat([[-2.0], [2.0]], 7, axis=0))
+
+
+def rows(law, *names, z=None):
+    """A program of one mixture: `law(z, *parameters)` of each row, `names` its parameters' sites."""
+
+    def program(x):
+        parameters = [make() for make in names]
+        with numpyro.plate("rows", len(x)):
+            component = numpyro.sample("z", dist.Bernoulli(0.4) if z is None else z())
+            numpyro.sample("x", law(component, *parameters), obs=x)
+
+    return program
+
+
+def param(name, value, constraint=C.real):
+    return lambda: numpyro.param(name, jnp.asarray(value), constraint=constraint)
+
+
+def latent(name, prior):
+    return lambda: numpyro.sample(name, prior)
+
+
+def stacked(prior, size=2):
+    return prior.expand([size]).to_event(1)
+
+
+def kinds(m, theta, x):
+    return {name: why.split(":")[0] for name, why in m.explain(theta, x).items()}
+
+
+# ---- each closed form is the maximiser of Q over all that its constraint allows
+
+
+class Case(NamedTuple):
+    program: object
+    x: object = X
+    kind: str = "closed form"
+
+
+TWO, POSITIVE, HALF = [-1.0, 1.0], [1.0, 2.0], [0.3, 0.6]
+mean = rows(lambda z, mu: dist.Normal(mu[z], 1.0), param("p", TWO))
+BINARY = jnp.asarray(np.asarray(X) > -1.9, float)
+CASES = {
+    # what a constraint allows
+    "mean, positive": Case(
+        rows(lambda z, p: dist.Normal(p[z], jnp.array([1.0, 0.5])[z]), param("p", POSITIVE, C.positive))
+    ),
+    "mean, interval": Case(rows(lambda z, p: dist.Normal(p[z], 1.0), param("p", [0.1, 0.4], C.interval(-0.5, 0.5)))),
+    "mean, less than": Case(rows(lambda z, p: dist.Normal(p[z], 1.0), param("p", [-1.0, 0.4], C.less_than(0.5)))),
+    "scale, floor": Case(
+        rows(lambda z, s: dist.Normal(4.0 * z - 2, s[z]), param("p", [2.0, 2.0], C.greater_than(0.7)))
+    ),
+    "scale, its own floors": Case(
+        rows(
+            lambda z, s: dist.Laplace(4.0 * z - 2, s[z]), param("p", [2.0, 2.0], C.greater_than(jnp.array([0.9, 0.1])))
+        )
+    ),
+    "rate, interval": Case(rows(lambda z, r: dist.Poisson(r[z]), param("p", [1.0, 3.0], C.interval(0.5, 4.0))), COUNTS),
+    "probability, cap": Case(
+        rows(lambda z, p: dist.Binomial(10, p[z]), param("p", [0.1, 0.4], C.interval(0.0, 0.5))), COUNTS
+    ),
+    "mean, ordered": Case(rows(lambda z, p: dist.Normal(p[z], 1.0), param("p", TWO, C.ordered_vector)), X, "gradient"),
+    "mean, zero sum": Case(rows(lambda z, p: dist.Normal(p[z], 1.0), param("p", TWO, C.zero_sum(1))), X, "gradient"),
+    "probability, simplex": Case(
+        rows(lambda z, p: dist.Binomial(10, p[z]), param("p", [0.3, 0.7], C.simplex)), COUNTS, "gradient"
+    ),
+    "covariance, correlation": Case(
+        rows(
+            lambda z, R: dist.MultivariateNormal(4.0 * z[..., None] - 2, covariance_matrix=R[z]),
+            param("p", jnp.stack([jnp.eye(2)] * 2), C.corr_matrix),
+        ),
+        XX,
+        "gradient",
+    ),
+    "slope, positive, selected": Case(rows(lambda z, b: dist.Normal(b[z] * U, 1.0), param("p", POSITIVE, C.positive))),
+    "slopes, ordered": Case(
+        rows(lambda z, b: dist.Normal(b[z] * U, 1.0), param("p", TWO, C.ordered_vector)), X, "gradient"
+    ),
+    # what a program does to its parameter
+    "exposure": Case(
+        rows(lambda z, r: dist.Poisson(jnp.arange(1.0, 9.0) * r[z]), param("p", [0.1, 3.0], C.positive)), COUNTS
+    ),
+    "log scale": Case(rows(lambda z, s: dist.Normal(4.0 * z - 2, jnp.exp(s)[z]), param("p", [0.0, 0.3]))),
+    "log rate": Case(rows(lambda z, r: dist.Poisson(jnp.exp(r[z])), param("p", [0.0, 1.0])), COUNTS),
+    "variance": Case(rows(lambda z, v: dist.Normal(4.0 * z - 2, jnp.sqrt(v[z])), param("p", POSITIVE, C.positive))),
+    "precision": Case(
+        rows(lambda z, t: dist.Normal(4.0 * z - 2, 1 / jnp.sqrt(t[z])), param("p", POSITIVE, C.positive))
+    ),
+    "mean waiting time": Case(
+        rows(lambda z, t: dist.Exponential(1 / t[z]), param("p", POSITIVE, C.positive)), jnp.abs(X)
+    ),
+    "1 − p": Case(rows(lambda z, p: dist.Bernoulli(1 - p[z]), param("p", HALF, C.unit_interval)), BINARY),
+    "z p": Case(rows(lambda z, p: dist.Bernoulli(0.9 * (1 - z) + z * p), param("p", 0.4, C.unit_interval)), BINARY),
+    "[1 − p, p]": Case(
+        rows(lambda z, p: dist.Categorical(jnp.stack([1 - p[z], p[z]], -1)), param("p", HALF, C.unit_interval)),
+        BINARY.astype(int),
+    ),
+    "logits": Case(rows(lambda z, p: dist.Bernoulli(logits=p[z]), param("p", [0.3, -0.6])), BINARY),
+    "log odds of categories": Case(
+        rows(lambda z, p: dist.Categorical(logits=p[z]), param("p", [[0.3, -0.6, 0.0], [0.0, 0.5, 0.1]])), COUNTS % 3
+    ),
+    "no closed form": Case(rows(lambda z, p: dist.Normal(jnp.sin(p[z]), 1.0), param("p", TWO)), X, "gradient"),
+    "a jitter": Case(
+        rows(lambda z, s: dist.Normal(4.0 * z - 2, s[z] + 0.1), param("p", POSITIVE, C.positive)), X, "gradient"
+    ),
+    # conjugate priors
+    "Gamma on a precision": Case(
+        rows(lambda z, t: dist.Normal(4.0 * z - 2, t[z] ** -0.5), latent("p", stacked(dist.Gamma(2.0, 3.0))))
+    ),
+    "InverseGamma on a variance": Case(
+        rows(lambda z, v: dist.Normal(4.0 * z - 2, jnp.sqrt(v[z])), latent("p", stacked(dist.InverseGamma(2.0, 3.0))))
+    ),
+    "Exponential on a rate": Case(
+        rows(lambda z, r: dist.Poisson(r[z]), latent("p", stacked(dist.Exponential(0.7)))), COUNTS
+    ),
+    "Uniform on a mean": Case(rows(lambda z, p: dist.Normal(p[z], 1.0), latent("p", stacked(dist.Uniform(-1.0, 1.0))))),
+    "Beta": Case(rows(lambda z, p: dist.Bernoulli(1 - p[z]), latent("p", stacked(dist.Beta(2.0, 5.0)))), BINARY),
+    "Normal on a vector": Case(
+        rows(
+            lambda z, p: dist.MultivariateNormal(p[z], jnp.eye(2)),
+            latent("p", dist.Normal(0.0, 0.3).expand([2, 2]).to_event(2)),
+        ),
+        XX,
+        "weighted least squares",
+    ),
+    "MultivariateNormal on a vector": Case(
+        rows(
+            lambda z, p: dist.MultivariateNormal(p[z], jnp.eye(2)),
+            latent("p", dist.MultivariateNormal(jnp.ones(2), 0.1 * jnp.eye(2)).expand([2]).to_event(1)),
+        ),
+        XX,
+        "weighted least squares",
+    ),
+    "LogNormal on a scale": Case(
+        rows(lambda z, s: dist.Normal(4.0 * z - 2, s[z]), latent("p", stacked(dist.LogNormal(0.0, 1.0)))), X, "gradient"
+    ),
+    # linear locations of a multivariate normal
+    "slopes of vectors": Case(
+        rows(
+            lambda z, W: dist.MultivariateNormal((W[z] @ XX[..., None])[..., 0], jnp.array([[1.0, 0.5], [0.5, 2.0]])),
+            param("p", jnp.stack([jnp.eye(2), -jnp.eye(2)])),
+        ),
+        XX[::-1],
+        "weighted least squares",
+    ),
+    "a vector tied over unlike covariances": Case(
+        rows(
+            lambda z, p: dist.MultivariateNormal(
+                p, (1.0 + 3 * z)[..., None, None] * jnp.array([[1.0, 0.5], [0.5, 2.0]])
+            ),
+            param("p", TWO),
+        ),
+        XX,
+        "weighted least squares",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_closed_form_is_the_maximiser_of_Q_under_its_constraint(name):
+    """Against L-BFGS on Q in NumPyro's unconstrained coordinates, by SciPy, from θ and from θ⁺."""
+    case = CASES[name]
+    m = jaxem.from_numpyro(case.program)
+    theta = m.init(KEY, case.x)
+    assert kinds(m, theta, case.x)["p"] == case.kind, m.explain(theta, case.x)
+    if case.kind == "gradient":
+        return
+    theta, data = prepare(m, theta, case.x)
+    constraint = m.structure(data.x).parameters["p"].constraint
+    bijection = biject_to(constraint)
+
+    @jax.jit
+    def step(theta):
+        marginals = m.expect(theta, data).statistics
+        return marginals, m.maximize(marginals, theta, data)
+
+    @jax.jit
+    @jax.value_and_grad
+    def Q(u, marginals):
+        return -m.energy(marginals, theta | {"p": bijection(u)}, data)
+
+    marginals, new = step(theta)
+    at_new = float(-m.energy(marginals, new, data))
+    start = bijection.inv(theta["p"])
+
+    def flat(u):
+        value, slope = Q(jnp.reshape(u, start.shape), marginals)
+        return float(value), np.asarray(slope).ravel()
+
+    best = minimize(
+        flat, np.asarray(start).ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500, "gtol": 1e-12, "ftol": 0}
+    )
+    assert at_new <= best.fun + 1e-9 * (1 + abs(best.fun)), (new, bijection(jnp.reshape(best.x, start.shape)))
+    assert at_new >= best.fun - 1e-6 * (1 + abs(best.fun))  # a search ends near a bound, not on it
+    assert bool(jnp.all(constraint(new["p"])))  # and what a fit returns may be given back
+    jaxem.em(m, new, case.x, max_steps=0)
