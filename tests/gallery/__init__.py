@@ -70,7 +70,7 @@ FAULTS = {
     "n_mixture_of_species",
     "R2 cond": "branches",
     "R3 constant bounds": "bounds_of_jax bounds_computed",
-    "R4 two remembered states": "second_order",
+    "scales: two in one sum": "two_scales_in_one_sum",
     "R5 mixtures without a plate": "without_a_plate expanded_priors_without_a_plate one_latent_for_all_rows "
     "zero_inflated_poisson zero_inflated_negative_binomial mixtures_as_emissions",
     "A1 formulas": "scales_by_where rates_by_where rates_stacked rates_times_exposure probability_times_latent "
