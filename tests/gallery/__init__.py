@@ -45,7 +45,8 @@ THEMES = [
 # is to be written anew.
 FAULTS = {
     "W1 a prior that depends on a latent": "spike_and_slab_normal spike_and_slab_laplace prior_scale_by_a_latent",
-    "W2 0·log 0 in a prior": "multinomial_annotation dawid_skene features_with_vindex exponential_prior_and_zeros",
+    "W2 0·log 0 in a prior": "multinomial_annotation dawid_skene features_with_vindex exponential_prior_and_zeros "
+    "regimes_of_counts",
     "W3 a gradient that is NaN": "rate_times_latent",
     "W4 a name decides what is data": "sites_named_observed_and_unobserved",
     "W5 the missing half of obs_mask": "labels_by_obs_mask continuous_imputation autoregression_over_gaps",
@@ -57,7 +58,7 @@ FAULTS = {
     "capped_probabilities capped_rates positive_slopes",
     "W11 Beta below one": "beta_below_one beta_below_one_at_its_edge",
     "C1 indexed by plate, latent or time": "data_by_plate_index table_by_latent argument_updated_in_place time_indexed "
-    "weights_by_row length_alone",
+    "weights_by_row length_alone partly_masked_prior",
     "C2 batch shapes without a plate": "expanded_latent_used_in_a_plate reparameterised_components expanded_priors",
     "C3 one component": "one_component",
     "C4 improper priors, reparameterisation": "flat_prior circular_reparameterisation",
@@ -69,7 +70,7 @@ FAULTS = {
     "n_mixture_of_species",
     "R2 cond": "branches",
     "R3 constant bounds": "bounds_of_jax bounds_computed",
-    "R4 two remembered states": "second_order",
+    "scales: two in one sum": "two_scales_in_one_sum",
     "R5 mixtures without a plate": "without_a_plate expanded_priors_without_a_plate one_latent_for_all_rows "
     "zero_inflated_poisson zero_inflated_negative_binomial mixtures_as_emissions",
     "A1 formulas": "scales_by_where rates_by_where rates_stacked rates_times_exposure probability_times_latent "

@@ -117,7 +117,7 @@ def guessing(answers):
 
 @entry(LABELS[:3, :3], source="classic: item response with guessing")
 def ability_of_each_person(answers):
-    """The same with abilities drawn in the plate of the persons: a value for a group of many answers."""
+    """Guessing, with abilities drawn in the plate of the persons: a value for a group of many answers."""
     difficulty = numpyro.sample("difficulty", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
     with numpyro.plate("persons", 3, dim=-2):
         ability = numpyro.sample("ability", dist.Normal(0.0, 1.0))
@@ -137,9 +137,9 @@ def topics(words):
             numpyro.sample("w", dist.Categorical(topic[z]), obs=words)
 
 
-@entry(J(draws(4).integers(0, 3, (2, 4))), source="the same, rewritten", closed="topics theta")
+@entry(J(draws(4).integers(0, 3, (2, 4))), source="NumPyro stein example LDA, rewritten", closed="topics theta")
 def topics_outside(words):
-    """The same with the documents' weights outside of their plate."""
+    """Topics with the documents' weights outside of their plate."""
     topic = numpyro.sample("topics", dist.Dirichlet(jnp.full(3, 2.0)).expand([2]).to_event(1))
     theta = numpyro.sample("theta", dist.Dirichlet(jnp.full(2, 2.0)).expand([2]).to_event(1))
     with numpyro.plate("documents", 2, dim=-2) as d, numpyro.plate("words", 4):

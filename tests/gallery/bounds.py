@@ -38,7 +38,7 @@ normal([-1.0, 1.0], constraints.ordered_vector, "Means in order.", "ordered_mean
 normal([0.5, 1.0], constraints.positive, "Means above zero.", "positive_means")
 normal([-0.5, 0.5], constraints.interval(-1.0, 1.0), "Means in an interval.", "means_in_an_interval")
 normal([-1.0, 1.0], constraints.zero_sum(1), "Means that sum to zero.", "means_that_sum_to_zero")
-normal([-1.0, 1.0], constraints.real, "The same without a constraint.", "free_means", closed="mu pi")
+normal([-1.0, 1.0], constraints.real, "Means without a constraint.", "free_means", closed="mu pi")
 
 
 def floored():
@@ -100,9 +100,15 @@ def uniform_prior(low, high, about, name):
 
 
 uniform_prior(lambda x: -3.0, lambda x: 3.0, "A uniform prior between Python numbers.", "bounds_of_python")
-uniform_prior(lambda x: np.array(-3.0), lambda x: np.float64(3.0), "The same between NumPy's.", "bounds_of_numpy")
-uniform_prior(lambda x: J(-3.0), lambda x: 3.0 * jnp.ones(()), "The same between JAX constants.", "bounds_of_jax")
-uniform_prior(lambda x: -jnp.exp(1.0), lambda x: jnp.float32(3.0), "The same, computed.", "bounds_computed")
+uniform_prior(
+    lambda x: np.array(-3.0), lambda x: np.float64(3.0), "A uniform prior between NumPy's numbers.", "bounds_of_numpy"
+)
+uniform_prior(
+    lambda x: J(-3.0), lambda x: 3.0 * jnp.ones(()), "A uniform prior between JAX constants.", "bounds_of_jax"
+)
+uniform_prior(
+    lambda x: -jnp.exp(1.0), lambda x: jnp.float32(3.0), "A uniform prior whose bounds are computed.", "bounds_computed"
+)
 
 
 @entry(J([3, 4, 4, 2, 4]), source="textbook", theta={"p": J([0.6, 0.8])}, closed="p")

@@ -97,7 +97,7 @@ def n_mixture(counts):
 
 @entry(J([[[1, 0], [2, 1]], [[0, 0], [1, 2]]]), source=OCCUPANCY)
 def n_mixture_of_species(counts):
-    """The same for several species, each with a rate of its own in its plate: a group of many rows."""
+    """Repeated counts of several species, each with a rate of its own in its plate: a group of many rows."""
     p = numpyro.sample("p", dist.Beta(2.0, 2.0))
     with numpyro.plate("species", 2, dim=-3):
         rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0))
@@ -124,7 +124,7 @@ def discrete_imputation(a, seen, y):
 
 @entry(A, SEEN, J([-1.0, 0.8, 0.4, 1.1, -0.6]), source=IMPUTATION, closed="p b")
 def why_it_is_missing(a, seen, y):
-    """The same, and whether it is missing depends on its value; the prior of the latent counts by a mask of False."""
+    """A covariate that is missing the more by its own value; the prior of the latent counts by a mask of False."""
     p = numpyro.sample("p", dist.Beta(2.0, 2.0).expand([2]).to_event(1))
     b = numpyro.sample("b", dist.Normal(0.0, 2.0).expand([2]).to_event(1))
     with numpyro.plate("rows", len(y)):

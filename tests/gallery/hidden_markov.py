@@ -1,4 +1,4 @@
-"""Hidden Markov models: polyphonic music, and those of textbooks."""
+"""Hidden Markov models, as textbooks and tutorials have them."""
 
 import jax.numpy as jnp
 import numpyro
@@ -9,30 +9,13 @@ from numpyro.distributions import constraints
 
 from gallery.registry import J, draws, entry, simplex
 
-EXAMPLE = "NumPyro example hmm_enum"
 STICKY = J([[0.8, 0.2], [0.3, 0.7]])
-
-
-def second_order(y):
-    """A chain that remembers two states: NumPyro's history=2."""
-    A = numpyro.param("A", J([[[0.8, 0.2], [0.4, 0.6]], [[0.5, 0.5], [0.1, 0.9]]]), constraint=simplex)
-    mu = numpyro.param("mu", J([-1.0, 1.0]))
-
-    def step(before, y):
-        z = numpyro.sample("z", dist.Categorical(A[before[0], before[1]]))
-        numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
-        return (before[1], z), None
-
-    scan(step, (0, 0), y, history=2)
-
-
 SERIES = J([-1.2, -0.7, 0.9, 1.4, -0.2])
-entry(SERIES, source=f"{EXAMPLE} model 6; test_funsor: scan history", closed="A mu")(second_order)
 
 
-@entry(SERIES, source="the same, rewritten", closed="mu")
+@entry(SERIES, source="NumPyro example hmm_enum, model 6, rewritten", closed="mu")
 def second_order_as_pairs(y):
-    """The same as one state of K² values, the pair of the last two."""
+    """A chain that remembers two states, as one state of K² values."""
     A = numpyro.param("A", J([[[0.8, 0.2], [0.4, 0.6]], [[0.5, 0.5], [0.1, 0.9]]]), constraint=simplex)
     mu = numpyro.param("mu", J([-1.0, 1.0]))
     last, now = J([0, 0, 1, 1]), J([0, 1, 0, 1])

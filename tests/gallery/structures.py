@@ -66,7 +66,7 @@ def stick_of_normals(x):
 
 @entry(COUNTS, source="Pyro tutorial: Dirichlet process mixtures", closed="rate")
 def stick_of_poissons(x):
-    """The same with Poisson counts."""
+    """Weights broken off a stick, components of Poisson counts."""
     with numpyro.plate("sticks", 2):
         betas = numpyro.sample("betas", dist.Beta(1.5, 2.0))
     with numpyro.plate("components", 3):
@@ -163,7 +163,7 @@ def prior_scale_by_a_latent(x):
 
 @entry(COVARIATES, RESPONSE, source="numpyro #778, rewritten", closed="beta")
 def variables_switched(covariates, y):
-    """The same with the switch in the location: a coefficient counts or it does not."""
+    """Spike and slab with the switch in the location: a coefficient counts or it does not."""
     beta = numpyro.sample("beta", dist.Normal(0.0, 2.0).expand([2]).to_event(1))
     on = [numpyro.sample(f"on_{j}", dist.Bernoulli(0.3)) for j in range(2)]
     with numpyro.plate("rows", len(y)):
@@ -193,7 +193,7 @@ def change_point(counts):
 
 @entry(J([3, 4, 0, 1, 0]), source="PyMC example: coal-mining disasters")
 def change_point_uniform(counts):
-    """The same with a DiscreteUniform, and the two rates apart."""
+    """One change point by a DiscreteUniform, and the two rates apart."""
     early, late = (numpyro.sample(name, dist.Gamma(2.0, 1.0)) for name in ("early", "late"))
     change = numpyro.sample("change", dist.DiscreteUniform(0, 4))
     with numpyro.plate("years", 5):

@@ -45,7 +45,7 @@ def zero_inflated_poisson(x):
 
 @entry(COUNTS, source="NumPyro docs: ZeroInflatedNegativeBinomial2", reference=spelled(negative_binomial, 1))
 def zero_inflated_negative_binomial(x):
-    """The same about a negative binomial."""
+    """ZeroInflatedNegativeBinomial2: the same about a negative binomial."""
     gate, law = negative_binomial()
     with numpyro.plate("rows", len(x)):
         numpyro.sample("x", dist.ZeroInflatedNegativeBinomial2(law.mean, law.concentration, gate=gate), obs=x)
