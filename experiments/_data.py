@@ -155,7 +155,8 @@ def read_npy(path: Path) -> tuple[list[str], np.ndarray]:
     if not path.is_file():
         raise DataError(f"{path}: is no file")
     try:
-        raw = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header may promise more than there is
+        with np.errstate(all="ignore"):  # mapped: a header may promise more than there is
+            raw = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception:  # a file can be wrong in many ways
         raise DataError(f"{path}: cannot be read as a NumPy array of numbers, saved whole by numpy.save") from None
     if not isinstance(raw, np.ndarray):

@@ -8,15 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import xla_flags
+
 # compiling is most of the time. One cache of compiled programs for all workers and for the scripts that tests start …
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-# … and less optimisation of what runs once: a quarter of the time (flags of the jaxlib that constraints.txt pins). Not
-# all of it in float32, where a table that is computed twice may then differ from itself: C8 loses its digits at small σ
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 --xla_backend_optimization_level=1",
-)
+# … and less optimisation of what runs once: a quarter of the time. Not all of it in float32, where a table that is
+# computed twice may then differ from itself: C8 loses its digits at small σ
+os.environ.setdefault("XLA_FLAGS", xla_flags.known())
 os.environ.setdefault(
     "JAX_DISABLE_MOST_OPTIMIZATIONS", "1" if os.environ.get("JAXEM_TEST_PRECISION", "64") == "64" else "0"
 )
