@@ -4,6 +4,8 @@ from typing import Any
 
 from numpyro.primitives import Messenger
 
+FUNCTIONS = {"scan_wrapper": (0,), "cond_wrapper": (1, 2)}  # where the functions are among their arguments
+
 
 class Own(Messenger):
     """Each site's own `infer` dict, and a latent's `sample_shape` as a part of its batch.
@@ -14,7 +16,8 @@ class Own(Messenger):
 
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "control_flow":
-            msg["args"] = tuple(Own(argument) if callable(argument) else argument for argument in msg["args"])
+            functions = FUNCTIONS.get(msg["fn"].__name__, ())
+            msg["args"] = tuple(Own(arg) if i in functions else arg for i, arg in enumerate(msg["args"]))
         if msg["type"] != "sample":
             return
         msg["infer"] = dict(msg["infer"])

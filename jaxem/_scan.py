@@ -9,19 +9,23 @@ Carried values that are not enumerated (a step counter, the last observation) ar
 something else is carried, NumPyro's own scan does the work.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.distributions.batch_util import promote_batch_shape
+from numpyro.distributions.distribution import Unit
 from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import Messenger
 
 from jaxem._eliminate import PREVIOUS
 from jaxem._messengers import Freed
+from jaxem._structure import MIXTURES, bare
 
 REMEDY = (
     "to remember two states, sample the pair as one latent of K² values, s = K·before + now, whose probabilities are 0 "
@@ -199,7 +203,7 @@ def named_times(trace: dict, length: int) -> None:
         if site["type"] != "sample":
             continue
         label = label or f"_time_{name}"
-        site["fn"] = promote_batch_shape(site["fn"])
+        site["fn"] = promoted(site["fn"])
         batch = jnp.ndim(site["value"]) - site["fn"].event_dim
         missing = len(site["fn"].batch_shape) - batch
         if missing > 0:
@@ -208,6 +212,41 @@ def named_times(trace: dict, length: int) -> None:
         axis = -max(len(site["fn"].batch_shape), batch)
         site["infer"]["dim_to_name"][axis] = label
         site["infer"]["time"] = (axis, label, length)
+
+
+def promoted(fn: Any) -> Any:
+    """fn with the batch shape that its arrays have, once time was put at their left; of mixtures and factors too."""
+    if isinstance(fn, dist.MaskedDistribution | dist.Independent) and isinstance(bare(fn), (*MIXTURES, Unit)):
+        event = fn.reinterpreted_batch_ndims if isinstance(fn, dist.Independent) else 0
+        base = promoted(fn.base_dist)
+        return with_batch(fn, base.batch_shape[: len(base.batch_shape) - event], base_dist=base)
+    if isinstance(fn, dist.ExpandedDistribution) and isinstance(bare(fn), (*MIXTURES, Unit)):
+        base, rank = promoted(fn.base_dist), len(fn.base_dist.batch_shape)
+        times, extra = base.batch_shape[: len(base.batch_shape) - rank], len(fn.batch_shape) - rank
+        axes = range(len(times), len(times) + extra)  # what fn adds to its base stands between time and the base's own
+        base = promoted(jax.tree.map(lambda leaf: jnp.expand_dims(leaf, axes), base))
+        return with_batch(fn, (*times, *fn.batch_shape), base_dist=base)
+    if isinstance(fn, Unit):
+        return with_batch(fn, jnp.shape(fn.log_factor))
+    if isinstance(fn, dist.MixtureSameFamily):
+        mixing, parts = promoted(fn._mixing_distribution), promoted(fn._component_distribution)
+        shape = jnp.broadcast_shapes(mixing.batch_shape, parts.batch_shape[:-1])
+        return with_batch(fn, shape, _mixing_distribution=mixing, _component_distribution=parts)
+    if isinstance(fn, dist.MixtureGeneral):
+        mixing, several = promoted(fn._mixing_distribution), [promoted(part) for part in fn._component_distributions]
+        shape = jnp.broadcast_shapes(mixing.batch_shape, *(part.batch_shape for part in several))
+        return with_batch(fn, shape, _mixing_distribution=mixing, _component_distributions=several)
+    if isinstance(fn, dist.discrete.ZeroInflatedProbs):
+        base = promoted(fn.base_dist)
+        return with_batch(fn, jnp.broadcast_shapes(jnp.shape(fn.gate), base.batch_shape), base_dist=base)
+    return promote_batch_shape(fn)
+
+
+def with_batch(fn: Any, shape: tuple[int, ...], **parts: Any) -> Any:
+    """A copy of a distribution with this batch shape, and these parts."""
+    new = copy.copy(fn)
+    vars(new).update(parts, _batch_shape=shape)
+    return new
 
 
 class PromotedShapes(Messenger):

@@ -60,6 +60,7 @@ collect_ignore = (
         "test_program_experiments.py",
         "test_program_peers.py",  # casts by itself
         "test_programs.py",
+        "test_reading.py",
         "test_readme.py",
     ]
 )

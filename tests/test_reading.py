@@ -396,6 +396,59 @@ def test_zero_inflation_is_a_mixture_of_two_components(name):
         assert jaxem.decode(m, fit.theta, COUNTS)["y"].tolist() == [int(z) for z in zeros]
 
 
+# ---- mixtures and factors inside a scan
+
+
+def emissions(y, law):
+    """A state that a factor and a mixture see, in a plate of sequences; `law` may write its latent out."""
+    A, mu = jnp.array([[0.9, 0.1], [0.2, 0.8]]), jnp.array([[-1.0, 1.0], [2.0, 4.0]])
+
+    def step(z, y):
+        with numpyro.plate("sequences", 2):
+            z = numpyro.sample("z", dist.Categorical(A[z]))
+            numpyro.factor("f", -((y - z) ** 2))
+            if law == "explicit":
+                c = numpyro.sample("y", dist.Categorical(A[z]))
+                numpyro.sample("x", dist.Normal(mu[z, c], 1.0), obs=y)
+            elif law == "same":
+                numpyro.sample("y", dist.MixtureSameFamily(dist.Categorical(A[z]), dist.Normal(mu[z], 1.0)), obs=y)
+            elif law == "general":
+                parts = [dist.Normal(mu[z][..., k], 1.0) for k in range(2)]
+                numpyro.sample("y", dist.MixtureGeneral(dist.Categorical(A[z]), parts), obs=y)
+        return z, None
+
+    scan(step, jnp.zeros(2, int), y)
+
+
+def test_a_mixture_in_a_scan_is_the_latent_that_it_sums():
+    y = jnp.asarray(np.random.default_rng(2).normal(size=(3, 2)))
+    m, _ = agrees_with_brute_force(partial(emissions, law="explicit"), y)
+    wanted = jaxem.marginals(m, {}, y)
+    for law in ("same", "general"):
+        m = jaxem.from_numpyro(partial(emissions, law=law))
+        np.testing.assert_allclose(
+            expectations(m, {}, y),
+            expectations(jaxem.from_numpyro(partial(emissions, law="explicit")), {}, y),
+            rtol=1e-13,
+        )
+        np.testing.assert_allclose(jaxem.marginals(m, {}, y)["y"], wanted["y"], atol=1e-13)
+
+
+def test_zero_inflation_in_a_scan():
+    def program(y):
+        def step(z, y):
+            z = numpyro.sample("z", dist.Categorical(jnp.array([[0.9, 0.1], [0.2, 0.8]])[z]))
+            numpyro.sample("y", dist.ZeroInflatedPoisson(0.3 + 0.1 * z, 1.0 + z), obs=y)
+            return z, None
+
+        scan(step, 0, y)
+
+    y = COUNTS[:4]
+    m = jaxem.from_numpyro(program)
+    brute = brute_force(Case(program, y), {})
+    assert abs(float(jaxem.log_likelihood(m, {}, y)) - logsumexp(brute.log_density)) < 1e-12
+
+
 # ---- latents of groups
 
 
