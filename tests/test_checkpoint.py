@@ -111,7 +111,7 @@ def test_batches_that_change_are_told():
         r"batch 1 of pass 1 has shape \(0, 2\)": [x[0], x[0][:0]],
         r"batch 0 of pass 1 has shape \(0, 2\)": [x[0][:0], x[0]],
         r"batch 1 of pass 1 has shape \(9, 2, 1\)": [x[0], x[0][:, :, None]],
-        r"batch 2 of pass 1 has shape \(\)": [x[0], x[1], None, x[3]],
+        "batch 2 of pass 1 is no array of rows of numbers: it must be numeric, got None": [x[0], x[1], None, x[3]],
         r"batch 0 of pass 1 has shape \(\)": [np.float32(3)],
         "batch 1 of pass 1 has dtype float16, the first had": [x[0], x[0].astype(np.float16)],
         "batch 1 of pass 1 is no array of rows": [x[0], [[1.0, 2.0], [3.0]]],
@@ -119,7 +119,7 @@ def test_batches_that_change_are_told():
         r"batch 1 of pass 1 has weights of shape \(4,\); they must be 9 finite": [x[0], (x[0], np.ones(4))],
         "batch 0 of pass 1 has weights": [(x[0], -np.ones(9))],
         "batch 1 of pass 1 has weights": [x[0], (x[0], np.full(9, np.nan))],
-        "x: must be numeric": [np.array([["a", "b"]])],
+        "batch 0 of pass 1 is no array of rows of numbers: it must be numeric, got dtype": [np.array([["a", "b"]])],
         "weight": [(x[0], np.zeros(9)), (x[1], np.zeros(31))],
     }
     for match, parts in cases.items():
