@@ -1,8 +1,9 @@
 """Generated fits, judged in long double: `python tests/generated.py --all` fits 10,080, and lists every false status.
 
-A problem is made from (family, bits, shape, number) alone, so any one can be looked at again. Rows are clumps, duplicates,
-constants, outliers, ties, collinear or tight, in units of 1e-8 … 1e8 and far from the origin; starts are good, coincident,
-far or extreme; weights are none, mixed, zero or extreme; T runs from 0 to 1e6. The judge is EM written out in NumPy.
+A problem is made from (family, bits, shape, number) alone, so any one can be looked at again. Rows are clumps,
+duplicates, constants, outliers, ties, collinear or tight, in units of 1e-8 … 1e8 and far from the origin; starts are
+good, coincident, far or extreme; weights are none, mixed, zero or extreme; T runs from 0 to 1e6. The judge is EM written
+out in NumPy.
 """
 
 import argparse
@@ -127,9 +128,16 @@ def start(rng: np.random.Generator, family: str, x: np.ndarray, K: int, unit: fl
         return {"pi": pi, "mu": mu, "Sigma": Sigma[0] if family == "tied" else Sigma}
     if family in GAUSSIAN:
         shape = {"isotropic": (), "spherical": (K,), "diagonal": (K, D)}[family]
-        return {"pi": pi, "mu": mu, "sigma": (sd * spread if family == "diagonal" else pooled) * rng.uniform(0.5, 2, shape)}
+        return {
+            "pi": pi,
+            "mu": mu,
+            "sigma": (sd * spread if family == "diagonal" else pooled) * rng.uniform(0.5, 2, shape),
+        }
     if family == "bernoulli":
-        return {"pi": pi, "probs": rng.choice([1e-7, 0.5, 1 - 1e-7], size=(K, D)) if spread != 1 else rng.random((K, D))}
+        return {
+            "pi": pi,
+            "probs": rng.choice([1e-7, 0.5, 1 - 1e-7], size=(K, D)) if spread != 1 else rng.random((K, D)),
+        }
     if family == "categorical":
         return {"pi": pi, "probs": rng.dirichlet(np.full(3, 0.1 if spread != 1 else 1.0), size=(K, D)) + 1e-6}
     mean = np.where(x.mean(0) > 0, x.mean(0), 1) * rng.uniform(0.3, 3, (K, D)) * spread
@@ -192,7 +200,9 @@ def e_step(family: str, theta: Theta, p: dict[str, Any]) -> tuple[np.ndarray, LO
     ell, sizes = table(family, theta, p["x"].astype(LONG))
     w, T = p["w"].astype(LONG)[:, None], LONG(p["T"])
     peak = ell.max(1, keepdims=True)
-    gamma = np.exp((ell - peak) / T) if T > 0 else (np.arange(ell.shape[1])[None] == ell.argmax(1)[:, None]).astype(LONG)
+    gamma = (
+        np.exp((ell - peak) / T) if T > 0 else (np.arange(ell.shape[1])[None] == ell.argmax(1)[:, None]).astype(LONG)
+    )
     total = gamma.sum(1, keepdims=True)
     gamma, rows = gamma / total, peak + (T * np.log(total) if T > 0 else 0)
     used = np.where(gamma > 0, gamma * np.where(gamma > 0, sizes, 0), 0).sum(1, keepdims=True)
@@ -215,7 +225,9 @@ def m_step(family: str, theta: Theta, p: dict[str, Any], gamma: np.ndarray) -> T
         d = x[:, None] - mu[None]
         if family in COVARIANCES:
             S = np.einsum("nk,nkd,nke->kde", gamma, d, d)
-            return new | {"Sigma": S.sum(0) / N_k.sum() if family == "tied" else where(S / safe[:, None, None], "Sigma")}
+            return new | {
+                "Sigma": S.sum(0) / N_k.sum() if family == "tied" else where(S / safe[:, None, None], "Sigma")
+            }
         S = np.einsum("nk,nkd->kd", gamma, d**2)
         if family == "isotropic":
             return new | {"sigma": np.sqrt(S.sum() / N_k.sum() / x.shape[1])}
@@ -312,7 +324,11 @@ def main() -> None:
     if arguments.bits is None:
         for bits in (64, 32):  # x64 is chosen before JAX starts
             extra = ["--all"] if arguments.all else []
-            os.spawnv(os.P_WAIT, sys.executable, [sys.executable, __file__, "--bits", str(bits), "--out", arguments.out, *extra])
+            os.spawnv(
+                os.P_WAIT,
+                sys.executable,
+                [sys.executable, __file__, "--bits", str(bits), "--out", arguments.out, *extra],
+            )
         lines = [json.loads(line) for line in Path(arguments.out).read_text().splitlines()]
         false = [(line["of"], entry) for line in lines for entry in line["false"]]
         print(f"{sum(line['fits'] for line in lines)} fits, {len(false)} false", *false, sep="\n")
