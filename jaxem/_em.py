@@ -26,9 +26,9 @@ from jaxem.families import gaussian
 ADVICE = {
     Status.MAX_STEPS: "still rising: raise max_steps, or loosen tol",
     Status.DECREASED: "an M-step lowered F: it does not maximise Q; certify(m, theta, x).C3 shows by how much",
-    Status.NONFINITE: "a component collapsed onto a point or a plane, or a parameter ran off, where F has no bound: put a "
-    "floor under it (gaussian.with_floor; in a program a bound or a proper prior), hold its scale, start elsewhere "
-    "(jaxem.inits), or use fewer components or columns",
+    Status.NONFINITE: "a component collapsed onto a point or a plane, or a parameter ran off, where F has no bound: "
+    "put a floor under it (gaussian.with_floor; in a program a bound or a proper prior), hold its scale, start "
+    "elsewhere (jaxem.inits), or use fewer components or columns",
 }
 FROM_THE_START = (
     "F was NaN or infinite before any step: −∞ says that some row is impossible at this θ, NaN or ∞ that the data, the "
@@ -126,10 +126,10 @@ def em(
     """Fit a model by expectation–maximisation: coordinate ascent on F_T (eq:F) from `theta`.
 
     Stops when |gain| ≤ max(tol·W, 8·eps·Σ|F_n|), where W = Σ w_n (N without weights) and the second term is
-    the floor below which a change of F is rounding; or at a fall of F within its `rounding`, which also knows the terms
-    that cancel inside F_n and the digits of θ. Where `fit.rounding` is above tol·W, as at this tol it is in float32, that
-    and not tol ended the fit, and more steps in float64 may gain more. Works inside `jit` and `vmap` (over θ, x, temperature,
-    weights), and is forward-differentiable; for reverse mode use `em_path`.
+    the floor below which a change of F is rounding; or at a fall of F within its `rounding`, which also knows the
+    terms that cancel inside F_n and the digits of θ. Where `fit.rounding` is above tol·W, as at this tol it is in
+    float32, that and not tol ended the fit, and more steps in float64 may gain more. Works inside `jit` and `vmap`
+    (over θ, x, temperature, weights), and is forward-differentiable; for reverse mode use `em_path`.
 
     Args:
         m: the model, e.g. `gaussian.isotropic` or `jaxem.from_numpyro(program)`, possibly with parameters held.
@@ -328,7 +328,9 @@ def best(fits: Fit | Sequence[Fit]) -> Fit:
             raise ValueError(f"fits: must be fits of one model and one shape of θ, at least one, got {len(fits)}")
         fits = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits)
     if not isinstance(fits, Fit):
-        raise ValueError(f"fits: must be a Fit with lanes, as of em_batch, or a list of Fits, got {type(fits).__name__}")
+        raise ValueError(
+            f"fits: must be a Fit with lanes, as of em_batch, or a list of Fits, got {type(fits).__name__}"
+        )
     axes = jnp.ndim(fits.free_energy)
     lanes = jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, *jnp.shape(leaf)[axes:])), fits)
     end = jnp.where(lanes.status == Status.MAX_STEPS, 1, jnp.where(lanes.status == Status.CONVERGED, 0, 2))

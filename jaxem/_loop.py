@@ -21,7 +21,6 @@ from jaxtyping import Array, Float, Int
 from jaxem._compile import compiled
 from jaxem._model import Data, Expectation, Model, Theta
 
-
 PATIENCE = 30  # steps that a fit may idle at a θ without digits
 
 
@@ -144,8 +143,8 @@ def advance(
 
     F is known up to `rounding`: of its own arithmetic, and what θ's digits leave open, `slack`. A fall within that, or
     within the tolerance, is none; where the slack is small, it is the end of what can be gained. A θ that lost its
-    digits is no result, and its F not to be compared: a fit may pass it on its way, but if it rests or idles there, that
-    is a collapse.
+    digits is no result, and its F not to be compared: a fit may pass it on its way, but if it rests or idles there,
+    that is a collapse.
     """
     gain = expectation.free_energy - state.expectation.free_energy
     slack, lost = m.rounding_of_theta(theta, expectation)
@@ -157,7 +156,10 @@ def advance(
     tolerance = jnp.maximum(tol * size, floor)
     fell = (gain < -jnp.maximum(tolerance, either)) & ~lost
     at_rest = (gain < -tolerance) & (slack < size / 32)
-    done, collapsed = stop(state, after, tolerance) | at_rest, lost & ((jnp.abs(gain) <= tolerance) | (idle >= PATIENCE))
+    done, collapsed = (
+        stop(state, after, tolerance) | at_rest,
+        lost & ((jnp.abs(gain) <= tolerance) | (idle >= PATIENCE)),
+    )
     finite = jnp.isfinite(expectation.free_energy)
     status = jnp.where(done & ~lost, Status.CONVERGED, Status.MAX_STEPS)
     status = jnp.where(fell, Status.DECREASED, status)

@@ -77,8 +77,8 @@ class Mixture(Model):
         squares: do those take ‖x_n − c‖², which a fit then computes once? Then `products` takes that c too.
         recentre: (θ, θ⁺) → (θ at which the statistics keep their digits, are those at θ too inexact?); None where
             they never are.
-        sizes_of_terms: (θ, statistics about θ's means) → Σ γ (sizes of the terms of ℓ), nats: those that cancel inside it round
-            F by more than its own size tells. None where none do.
+        sizes_of_terms: (θ, statistics about θ's means) → Σ γ (sizes of the terms of ℓ), nats: those that cancel inside
+            it round F by more than its own size tells. None where none do.
         scale: the name that this is for; where it is held, statistics are never too inexact.
         rounding: (θ, statistics, held) → (the nats by which rounding θ alone can move F, has a component of θ lost
             its digits?); None where that is less than the rounding of F itself.

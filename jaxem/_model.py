@@ -80,7 +80,7 @@ class Model:
         raise NotImplementedError
 
     def sizes(self, theta: Theta, expectation: Expectation) -> Any:
-        """Σ w (sizes of the terms of ℓ_n), nats, as far as they exceed those of F_n: they cancel, their rounding not."""
+        """Σ w (sizes of the terms of ℓ_n), nats, where they cancel inside it, and their rounding does not."""
         return 0.0
 
     def rounding_of_theta(self, theta: Theta, expectation: Expectation) -> tuple[Any, Any]:

@@ -287,7 +287,7 @@ def _check_values(name: str, value: np.ndarray, constraint: constraints.Constrai
         off = np.abs(value.sum(-1) - 1).max()
         if off > slack or (value < 0).any():
             raise ValueError(f"theta[{name!r}]: must be ≥ 0 and sum to 1, got {shown(value)}; divide it by its sum")
-    elif not np.all(constraint(value)):
+    elif not np.all(is_covariance(value) if constraint is constraints.positive_definite else constraint(value)):
         remedy = (
             "add a little to its diagonal, or start from jaxem.inits"
             if constraint is constraints.positive_definite
@@ -296,6 +296,21 @@ def _check_values(name: str, value: np.ndarray, constraint: constraints.Constrai
         raise ValueError(
             f"theta[{name!r}]: must satisfy NumPyro's constraint {constraint}, got {shown(value)}; {remedy}"
         )
+
+
+def is_covariance(value: np.ndarray) -> bool:
+    """Symmetric and positive definite, whatever the units of its rows: its correlations have a Cholesky factor."""
+    deviation = np.sqrt(np.maximum(np.diagonal(value, axis1=-2, axis2=-1), 0), dtype=float)
+    if not (deviation > 0).all():
+        return False
+    correlations = value.astype(float) / deviation[..., :, None] / deviation[..., None, :]
+    if not np.allclose(correlations, np.swapaxes(correlations, -1, -2), rtol=0, atol=1e-6):
+        return False
+    try:
+        np.linalg.cholesky(correlations)
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 def prepare_weights(weights: Any, x: Any, dtype: Any) -> Array:

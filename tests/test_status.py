@@ -90,7 +90,7 @@ def test_rounding_says_whether_it_or_tol_ended_the_fit():
     x = np.random.default_rng(0).normal(size=(60, 2)).astype(FLOAT)
     theta = jaxem.inits.random_points(gaussian.full, jax.random.key(0), x, 2)
     fit = jaxem.check(jaxem.em(gaussian.full, theta, x, max_steps=10_000))
-    assert (fit.rounding > 1e-10 * len(x)) == (FLOAT == jnp.float32)
+    assert (fit.rounding > 1e-10 * len(x)) == (jnp.float32 == FLOAT)
     with_x_shuffled = jaxem.em(gaussian.full, fit.theta, x[::-1], max_steps=0)
     assert abs(float(with_x_shuffled.free_energy - fit.free_energy)) <= float(fit.rounding)
 

@@ -20,7 +20,6 @@ from jaxem._model import Theta
 from jaxem.bregman import i_divergence_terms
 from jaxem.families import _exponential_family as ef
 
-
 LOST = 1e-3  # nats a row that the product may be off by
 
 

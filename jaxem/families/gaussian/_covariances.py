@@ -46,7 +46,6 @@ from jaxem.families.gaussian._moments import (
     update_weights_and_means,
 )
 
-
 BLOCK = 64  # rows
 
 

@@ -108,8 +108,8 @@ def shrunk(S: Float[Array, "*K D D"], share: Array) -> Float[Array, "*K D D"]:
 def sizes_of_terms(theta: Theta, moments: Moments, *, inflation: Inflation) -> Array:
     """Σ_k N_k (sizes of what ℓ subtracts and F_n does not show): of its logarithms, and of squares expanded about c.
 
-    Where those are larger than LIMIT·D they are not expanded. What is left, ½(x − μ)ᵀP(x − μ), is no more than these and
-    |F_n| together.
+    Where those are larger than LIMIT·D they are not expanded. What is left, ½(x − μ)ᵀP(x − μ), is no more than these
+    and |F_n| together.
     """
     deviation, v = inflation(theta)
     num_features, pi = v.shape[1], theta["pi"]
