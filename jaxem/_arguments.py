@@ -80,7 +80,7 @@ class Arguments:
 
     def shapes(self) -> "Arguments":
         """The same with shapes for arrays: hashable, and all that a plan may depend on."""
-        leaves = (None if v is None else jax.ShapeDtypeStruct(jnp.shape(v), jnp.result_type(v)) for v in self.leaves)
+        leaves = (None if v is None else jax.ShapeDtypeStruct(v.shape, v.dtype) for v in self.leaves)
         return Arguments(tuple(leaves), self.treedef, self.static)
 
     def tree_flatten(self) -> tuple:

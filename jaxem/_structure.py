@@ -231,14 +231,14 @@ def parameter_of(
             "for every step before the scan, in a plate of time, and give them to the scan among its xs"
         )
     group: tuple[str, ...] = ()
+    reached = dependents(trace, site) if site.plates else set()
+    if site.plates and not reached:
+        raise ValueError(
+            f"program: nothing depends on the continuous latent {name!r} of plate {site.plates[-1]!r}: is its obs= "
+            "missing? if not, leave it out"
+        )
     together = [other for other in enumerated if set(site.plates) & set(sites[other].plates)]
     if together:
-        reached = dependents(trace, site)
-        if not reached:
-            raise ValueError(
-                f"program: nothing depends on the continuous latent {name!r}, which shares plate {site.plates[-1]!r} "
-                f"with the discrete latent {together[0]!r}: is its obs= missing?"
-            )
         inside = [sites[o] for o in reached if sites[o].observed and set(site.plates) <= set(sites[o].plates)]
         if inside and all(set(other.plates) == set(site.plates) and not other.scanned for other in inside):
             raise ValueError(

@@ -681,6 +681,13 @@ def no_obs(x, u, seen):
         numpyro.sample("x", dist.Normal(PAIR[z], 1.0))
 
 
+def no_obs_below_a_switch(x, u, seen):
+    s = numpyro.sample("s", dist.Bernoulli(0.4))
+    with numpyro.plate("rows", len(x)):
+        numpyro.sample("x", dist.Normal(PAIR[s], 1.0))
+        numpyro.sample("u", dist.Normal(PAIR[s], 1.0), obs=u)
+
+
 def no_obs_of_counts(x, u, seen):
     with numpyro.plate("rows", len(x)):
         z = numpyro.sample("z", dist.Bernoulli(0.4))
@@ -723,7 +730,8 @@ def pair_carried(x, u, seen):
     [
         (imputed_covariate, ["'x' depends on the values of 'u' that obs_mask hides", "fill them in"]),
         (missing_regressor, ["'x' that obs_mask hides", "of a scan", "fill them in"]),
-        (no_obs, ["'x'", "obs="]),
+        (no_obs, ["'x'", "'rows'", "obs="]),
+        (no_obs_below_a_switch, ["'x'", "'rows'", "obs="]),
         (no_obs_of_counts, ["'x'", "Poisson", "obs="]),
         (value_for_each_row, ["'effect'", "each row", "'rows'", "integral"]),
         (branch, ["'w'", "control_flow.cond", "jnp.where"]),
