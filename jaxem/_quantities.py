@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Num
 
@@ -36,7 +37,7 @@ def log_joint(m: Model, theta: ThetaLike, x: Any) -> Float[Array, "N K"]:
 def responsibilities(m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0) -> Float[Array, "N K"]:
     """γ = softmax_k(ℓ_nk / T), the maximiser of F_T (eq:E); one-hot, lowest index at ties, at T = 0.
 
-    At T = 1 the posterior p(z_n = k | x_n, θ).
+    At T = 1 the posterior p(z_n = k | x_n, θ). A row that is impossible under every component gets 1/K, and a warning.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -47,8 +48,15 @@ def responsibilities(m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike 
     [[1.0, 0.0]]
     """
     theta, data = _validate.prepare(m, theta, x, temperature=temperature)
-    gamma, total = _gamma(m, theta, data)
-    _validate.blame_x(data.x, total)
+    gamma, peaks = _gamma(m, theta, data)
+    if _validate.is_concrete(peaks) and not np.isfinite(total := np.sum(peaks)):
+        _validate.blame_x(data.x, total)
+        impossible = np.flatnonzero(np.isneginf(peaks))
+        if impossible.size:
+            _validate.warn(
+                f"x: {impossible.size} row(s) have probability 0 under every component, so that nothing tells those "
+                f"apart: {_validate.listed(impossible)}; keep theta's probabilities off 0"
+            )
     return gamma
 
 
@@ -132,9 +140,9 @@ def _table(m: Model, theta: Theta, x: Any) -> tuple[Array, Array]:
 
 @jax.jit
 def _gamma(m: Model, theta: Theta, data: Data) -> tuple[Array, Array]:
-    """γ, which may not show it (at T = 0, say), and the same sum."""
+    """γ, and max_k ℓ_nk (N,), which show what it does not: a row that is not finite, or impossible."""
     table = m.relative_table(theta, data.x)
-    return assign(table, data.temperature, axis=0)[0].T, jnp.sum(jnp.max(table, axis=0))
+    return assign(table, data.temperature, axis=0)[0].T, jnp.max(table, axis=0)
 
 
 @compiled

@@ -29,6 +29,7 @@ from jaxem._arrays import (  # noqa: F401 (some for the modules that say `_valid
     static_count,
     steps,
     tolerance,
+    warn,
 )
 from jaxem._mixture import Mixture
 from jaxem._model import Data, Model, Theta, ThetaLike, is_concrete

@@ -499,6 +499,13 @@ def test_answers_blame_x_as_fits_do(value):
     assert np.isfinite(jaxem.condition(FULL, THETA_FULL, x, [False, True]).pi).all()  # hidden there
 
 
+def test_rows_that_are_impossible_under_every_component_are_told():
+    theta = {"pi": [0.5, 0.5], "probs": [[0.0, 0.5], [0.0, 0.2]]}
+    with pytest.warns(UserWarning, match=r"x: 1 row\(s\) have probability 0 under every component.*: 1;"):
+        gamma = jaxem.responsibilities(bernoulli.mixture, theta, cast([[0.0, 1.0], [1.0, 0.0]]))
+    assert gamma[1].tolist() == [0.5, 0.5]
+
+
 def test_free_energy_asks_what_it_is_given():
     table, gamma = np.zeros((3, 2)), np.full((3, 2), 0.5)
     for temperature in (-1.0, np.nan, [1.0, 1.0], "a"):
