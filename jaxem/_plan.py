@@ -174,7 +174,8 @@ def obstacle(parameter: Parameter, form: str, coordinate: Coordinate, priors: An
         kept = kind == "interval"
     if not kept:
         return f"its closed form does not keep the constraint {_domains.base(constraint)}"
-    return "" if parameter.prior in priors else f"its prior {parameter.prior.__name__} is not conjugate"
+    prior = parameter.prior
+    return "" if prior is None or prior in priors else f"its prior {prior.__name__} is not conjugate"
 
 
 def within_bounds(parameter: Parameter, form: str, coordinate: Coordinate) -> str:
