@@ -99,7 +99,7 @@ def residual(constraint: constraints.Constraint, value: np.ndarray, gradient: np
         at_lower = value - lower <= rounding * np.where(np.isfinite(lower), np.abs(lower), 0)
         at_upper = upper - value <= rounding * np.where(np.isfinite(upper), np.abs(upper), 0)
         inwards = np.where(at_lower, np.maximum(gradient, 0), np.where(at_upper, np.minimum(gradient, 0), gradient))
-        return np.where(at_lower | at_upper, inwards, room * gradient)
+        return np.asarray(np.where(at_lower | at_upper, inwards, room * gradient))
     if kind(constraint) == "simplex":
         if value.shape[-1] == 1:
             return np.zeros(0, value.dtype)  # it has nowhere to go

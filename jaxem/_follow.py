@@ -82,12 +82,14 @@ class Probe:
         """Random x = V − o; products and means of two are of the same kind."""
         value = self.base[name]
         if form == "scatter":
-            return _probe.covariances(value.shape, self.rng).astype(value.dtype)
-        if form == "odds":
-            return self.rng.uniform(-0.4, 0.4, value.shape).astype(value.dtype)
-        size = self.rng.uniform(0.5, 2.0, value.shape)
-        is_signed = form == "square" and _domains.is_unbounded(self.structure.parameters[name].constraint)
-        return (size * self.rng.choice([-1, 1], value.shape) if is_signed else size).astype(value.dtype)
+            drawn = _probe.covariances(value.shape, self.rng)
+        elif form == "odds":
+            drawn = self.rng.uniform(-0.4, 0.4, value.shape)
+        else:
+            drawn = self.rng.uniform(0.5, 2.0, value.shape)
+            if form == "square" and _domains.is_unbounded(self.structure.parameters[name].constraint):
+                drawn = drawn * self.rng.choice([-1, 1], value.shape)
+        return np.asarray(drawn, value.dtype)
 
     def follows(self, some: dict[str, tuple[str, Coordinate]], places: Any) -> bool:
         """Does every entry at these places follow one entry of these parameters, in these forms and coordinates?"""
@@ -105,9 +107,9 @@ class Probe:
 
         origin = {name: self.origin(name, form) for name, (form, _) in some.items()}
         forms = {form for form, _ in some.values()}
-        at_origin = (
-            L(each(lambda x, o: 0 * x + o, draw(), origin)) if forms <= {"odds", "square"} else dict.fromkeys(places, 0)
-        )
+        at_origin: Found = {place: np.zeros(()) for place in places}
+        if forms <= {"odds", "square"}:
+            at_origin = L(each(lambda x, o: 0 * x + o, draw(), origin))
 
         def D(x: Theta) -> Found:
             at = L(each(np.add, x, origin))
@@ -137,10 +139,8 @@ class Probe:
         for kind, other, step in (("power", 1.25 * p, np.log(1.25)), ("log", p + 0.25, 0.25)):
             before, after = self.at({name: p})[0], self.at({name: other})[0]
             with np.errstate(all="ignore"):
-                slopes = [
-                    np.log(np.asarray(after[place]) / np.asarray(before[place])).ravel() / step for place in places
-                ]
-            slopes = np.concatenate(slopes)
+                each = [np.log(np.asarray(after[place]) / np.asarray(before[place])).ravel() for place in places]
+            slopes = np.concatenate(each) / step
             slopes = slopes[np.isfinite(slopes) & (np.abs(slopes) > 1e-3)]
             exponent = round(4 * float(np.median(slopes))) / 4 if slopes.size else 0
             if exponent and np.all(np.abs(slopes - exponent) < 1e-3):
@@ -192,8 +192,7 @@ def identity(like: Theta) -> Theta:
 def same(left: Any, right: Any) -> bool:
     """Equal to the bit, NaN equal to NaN."""
     pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
-    pairs = ((np.asarray(a), np.asarray(b)) for a, b in pairs)
-    return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs)
+    return all(np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f") for a, b in pairs)
 
 
 def close(left: Any, right: Any) -> bool:

@@ -43,13 +43,11 @@ def stages(m: Any, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -
         some = [name for name in names("selection") if plan[name].last == last]
         return [[name for name in some if plan[name].block == block] for block in sorted({plan[n].block for n in some})]
 
+    steps: list[tuple[list[str], Any]] = [(block, partial(select, plan=plan)) for block in selected(last=False)]
+    steps += [(names("linear"), partial(least_squares, plan=plan)), (names("gradient"), partial(ascend, plan=plan))]
+    steps += [(block, partial(select, plan=plan)) for block in selected(last=True)]
     found: Stages = [([], theta)]
-    for block, update in (
-        *((block, partial(select, plan=plan)) for block in selected(last=False)),
-        (names("linear"), partial(least_squares, plan=plan)),
-        (names("gradient"), partial(ascend, plan=plan)),
-        *((block, partial(select, plan=plan)) for block in selected(last=True)),
-    ):
+    for block, update in steps:
         if block:
             old = found[-1][1]
             new = update(m, block, marginals=marginals, theta=old, data=data)
@@ -313,15 +311,18 @@ def updated(update: Update, sums: Sums, prior: Term | None, old: Array, constrai
         V = jnp.where(seen, numerator / jnp.where(seen, denominator, 1), jnp.eye(old.shape[-1], dtype=old.dtype))
         return jnp.where(seen, update.coordinate.inverse(V), old)
     if update.form == "square":
-        seen, pole = denominator > 0, False
+        seen, pole = denominator > 0, jnp.zeros((), bool)
         new = old + numerator / jnp.where(seen, denominator, 1)
-    else:
-        numerator, denominator = jnp.maximum(numerator, 0), jnp.maximum(denominator, 0)
+    elif update.form == "power":
+        seen = (numerator != 0) | (denominator != 0)
+        new = update.coordinate.inverse(jnp.maximum(numerator, 0), jnp.where(seen, denominator, 1))
         pole = denominator == 0
-        if update.form == "odds":
-            denominator = numerator + denominator
-        elif update.form == "shares":
-            denominator = jnp.sum(numerator, axis=-1, keepdims=True)
-        seen = (numerator > 0) | (denominator > 0)
-        new = update.coordinate.inverse(jnp.where(seen, numerator, 1), jnp.where(seen, denominator, 1))
+    else:
+        both = jnp.stack([numerator, denominator], -1) if update.form == "odds" else numerator
+        seen = jnp.any(both != 0, axis=-1, keepdims=True)
+        at_pole = jax.nn.one_hot(jnp.argmax(both, axis=-1), both.shape[-1], dtype=both.dtype)
+        counts = jnp.where(jnp.any(both > 0, axis=-1, keepdims=True), jnp.maximum(both, 0), at_pole)
+        share = counts / jnp.sum(counts, axis=-1, keepdims=True)
+        seen, share = (seen[..., 0], share[..., 0]) if update.form == "odds" else (seen, share)
+        new, pole = update.coordinate.inverse(share), jnp.zeros((), bool)
     return jnp.where(seen, _domains.project(constraint, new, pole), old)

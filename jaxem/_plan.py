@@ -176,7 +176,8 @@ def obstacle(parameter: Parameter, form: str, coordinate: Coordinate, priors: An
         return f"its closed form does not keep the constraint {_domains.base(constraint)}"
     if parameter.mixed is not None:
         return f"its prior depends on {parameter.mixed!r}"
-    return "" if parameter.prior in priors else f"its prior {parameter.prior.__name__} is not conjugate"
+    prior = parameter.prior
+    return "" if prior is None or prior in priors else f"its prior {prior.__name__} is not conjugate"
 
 
 def within_bounds(parameter: Parameter, form: str, coordinate: Coordinate) -> str:
