@@ -2,8 +2,8 @@
 
 A problem is made from (family, bits, shape, number) alone, so any one can be looked at again. Rows are clumps,
 duplicates, constants, outliers, ties, collinear or tight, in units of 1e-8 … 1e8 and far from the origin; starts are
-good, coincident, far or extreme; weights are none, mixed, zero or extreme; T runs from 0 to 1e6. The judge is EM written
-out in NumPy.
+good, coincident, far or extreme; weights are none, mixed, zero or extreme; T runs from 0 to 1e6. The judge is EM
+written out in NumPy.
 """
 
 import argparse
