@@ -40,7 +40,7 @@ class Program(Model):
         program: the program, as it is.
         held: names of θ that are never updated; see `hold`.
         optimizer: for parameters without a closed form.
-        num_gradient_steps: its steps in one M-step.
+        num_gradient_steps: its steps in one M-step, or the most evaluations of ∇Q.
         memory_limit: bytes that one enumerated table may take.
         closed_form: look for closed-form M-steps; if not, every parameter climbs its gradient.
     """
@@ -258,8 +258,9 @@ def from_numpyro(
     Args:
         program: the program. `x` in `em` and the rest is its argument, or a tuple of its arguments: arrays, pytrees,
             None; Python ints, bools and strings are static.
-        optimizer: an optax `GradientTransformation` for parameters without a closed form; `optax.lbfgs()` when absent.
-        num_gradient_steps: its steps in one M-step, ≥ 1.
+        optimizer: an optax `GradientTransformation` for parameters without a closed form; when absent they climb, by
+            L-BFGS, to where Q is stationary.
+        num_gradient_steps: the optimiser's steps in one M-step, ≥ 1; without one, the most evaluations of ∇Q.
         memory_limit: bytes that one enumerated table may take, before a ValueError says how large it would be.
         closed_form: look for closed-form M-steps.
 

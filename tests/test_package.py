@@ -15,7 +15,8 @@ PACKAGE = ROOT / "jaxem"
 
 # DESIGN: imports go one way. A module may import from layers before its own, and from its own layer's folder.
 LAYERS = [
-    {"_version", "_model", "_free_energy", "_reduce", "_fused", "_products", "_climb", "_descent", "_checkpoint", "bregman"},
+    {"_version", "_model", "_free_energy", "_reduce", "_fused", "_products", "_descent", "_climb"}
+    | {"_checkpoint", "bregman"},
     {"_mixture", "_compile"},
     {"_chain", "_eliminate", "_scan", "_read", "_updates", "_plan", "_m_step", "_reach", "_program"},
     {"_validate", "_devices", "_batches", "_loop", "_lanes"},
