@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 from numpyro.distributions import biject_to, constraints, transforms
 
-from jaxem._descent import Slopes, descend
+from jaxem._descent import descend
 
 Tree = Any
 DENSE = 512  # coordinates up to which ∇²Q is a matrix
@@ -95,7 +96,7 @@ def _valued_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> 
 
 
 def solved(loss: Callable, start: Array, edges: Array, limit: Array, max_turns: int) -> tuple[Array, Array]:
-    """(where L-BFGS ended, verdict), with eq:implicit. Verdict: 1 lower than the start, 0 not, −1 there is no lowest."""
+    """(where L-BFGS ended, verdict), with eq:implicit; 1: below the start, 0: not, −1: nothing is lowest."""
 
     def slopes(u: Array, is_start: Array) -> tuple[Array, Array]:
         value, gradient = jax.value_and_grad(loss)(u, is_start)
@@ -119,9 +120,12 @@ def solved(loss: Callable, start: Array, edges: Array, limit: Array, max_turns: 
 
 def at_bounds(constrain: Callable[[Array], Tree], free: Tree, start: Array, supports: Mapping) -> Array:
     """+1 for each coordinate that can grow no more, to the bit, −1 for each that cannot fall, else 0."""
+
+    def marked(leaf: Array, bounded: bool) -> np.ndarray:
+        return np.full(np.shape(leaf), bounded)
+
     bounded = {
-        name: jax.tree.map(lambda leaf: np.full(np.shape(leaf), not is_everywhere(supports[name])), free[name])
-        for name in free
+        name: jax.tree.map(partial(marked, bounded=not is_everywhere(supports[name])), free[name]) for name in free
     }
     places = np.flatnonzero(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(bounded)]))
     if not places.size:

@@ -2,8 +2,9 @@
 
     x⁺ = x + t p,    p = −B g,    B ≈ H⁻¹ from the last moves s = x⁺ − x and y = g⁺ − g       (Nocedal 1980)
 
-A trial that falls by 1e-4 of what its slope promises is taken, one that does not is shortened by the parabola through
-what is known. A move along which the slope grew (yᵀs ≤ 0) teaches B nothing: the next one is twice as long.
+A trial that falls by 1e-4 of what its slope promises is taken. One that does not is shortened by the parabola through
+what is known; so is one that falls four times as far as promised: that is rounding, or another valley. A move along
+which the slope did not grow (yᵀs ≤ 0) teaches B nothing: the next one is twice as long.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 MEMORY = 20  # moves remembered: more than most blocks have coordinates
 ENOUGH = 1e-4  # of what the slope promises (Armijo)
-SOLVED = 1e-10  # of what was gained so far: what is left to gain is less, by the quadratic model
+BELIEVED = 4.0
 
 
 class Descent(NamedTuple):
@@ -52,6 +53,8 @@ def descend(slopes: Slopes, start: Float[Array, " P"], max_turns: int) -> Descen
         slope = gradient @ state.direction
         promised = -state.length * (state.gradient @ state.direction)
         enough = value <= state.value - ENOUGH * promised
+        too_good = state.value - value > BELIEVED * promised + rounding(value)
+        enough = enough & (~too_good | jnp.isneginf(value))
         enough = enough & (jnp.all(jnp.isfinite(gradient)) | jnp.isneginf(value))
         after = chosen(enough, moved(state, trial, value, gradient), shortened(state, value, slope, promised))
         after = chosen(is_new, begun(state, value, gradient), after)
@@ -97,7 +100,7 @@ def moved(state: Descent, trial: Array, value: Array, gradient: Array) -> Descen
     direction = -inverse_hessian(moves, bends, gradient)
     left = -(gradient @ direction) / 2
     known = jnp.any(moves[max(len(moves) - 2, 0)] != 0)  # two moves, so that the model has a scale
-    small = (left <= jnp.maximum(SOLVED * fallen, rounding(value))) & known & curved
+    small = (left <= rounding(value)) & known & curved
     flat = jnp.max(jnp.abs(gradient), initial=0) <= rounding(value)
     return Descent(
         at=trial,
@@ -122,7 +125,8 @@ def shortened(state: Descent, value: Array, slope: Array, promised: Array) -> De
     shorter = state._replace(length=state.length * factor, walled=jnp.isnan(value) | ~jnp.isfinite(slope))
     exhausted = promised <= rounding(state.value) / 4
     straight = ~jnp.any(state.moves != 0)
-    end = shorter._replace(done=exhausted & straight)
+    steep = jnp.max(jnp.abs(state.gradient), initial=0) > 10 * jnp.finfo(value.dtype).eps ** 0.5
+    end = shorter._replace(done=exhausted & straight, walled=shorter.walled & steep)
     return chosen(exhausted & ~straight, steepest(state), end)
 
 

@@ -1,14 +1,12 @@
-"""Gradient ascent as the M-step: generalised EM for when no closed form is at hand.
+"""Gradient ascent as the M-step: for when no closed form is at hand.
 
-Climbs θ ↦ F_T(θ, γ(θ_old)) with optax in NumPyro's unconstrained coordinates. Only θ_old is carried, γ is
+Climbs θ ↦ F_T(θ, γ(θ_old)) in NumPyro's unconstrained coordinates (`_climb`). Only θ_old is carried, γ is
 recomputed chunk by chunk, so memory stays O(chunk·K).
 """
 
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import optax
 
 from jaxem import _validate
@@ -17,17 +15,21 @@ from jaxem._mixture import Mixture
 from jaxem._model import Data, Model, Theta
 
 
-def gradient_m_step(m: Model, optimizer: optax.GradientTransformation | None = None, *, num_steps: int = 20) -> Mixture:
-    """The same mixture, its M-step done by an optax optimiser instead of the closed form.
+def gradient_m_step(
+    m: Model, optimizer: optax.GradientTransformation | None = None, *, num_steps: int = 100
+) -> Mixture:
+    """The same mixture, its M-step done by climbing its gradient instead of the closed form.
 
-    Each M-step takes `num_steps` steps of the optimiser, from a fresh state, on −F_T(θ, γ)/W over the free
-    parameters in the unconstrained coordinates of their NumPyro constraints, and returns the best point
-    visited, the start included: F never falls (generalised EM; Dempster, Laird & Rubin 1977).
+    Without an optimiser L-BFGS climbs F_T(θ, γ)/W over the free parameters, in the unconstrained coordinates of their
+    NumPyro constraints, until it is stationary: the M-step is solved, and its derivative is the maximiser's, in both
+    modes. With one, `num_steps` of its steps are taken from a fresh state, and differentiated as far as they can be;
+    the best point visited is returned, the start included: F never falls (generalised EM; Dempster, Laird & Rubin
+    1977). Where the gradient is not finite, or Q has no maximum, the fit is NONFINITE.
 
     Args:
         m: the mixture; held parameters stay held.
-        optimizer: an optax `GradientTransformation`; `optax.lbfgs()` when absent.
-        num_steps: steps of the optimiser in one M-step, ≥ 1.
+        optimizer: an optax `GradientTransformation`, or None.
+        num_steps: steps of the optimiser in one M-step, ≥ 1; without one, the most evaluations of the gradient.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -46,7 +48,7 @@ def gradient_m_step(m: Model, optimizer: optax.GradientTransformation | None = N
 
 @dataclass(frozen=True)
 class GradientAscent:
-    """A maximiser for `Mixture.maximizer`: `num_steps` steps of `optimizer` up F_T(·, γ(θ_old))."""
+    """A maximiser for `Mixture.maximizer`: up F_T(·, γ(θ_old)), by `num_steps` steps of `optimizer` or to the top."""
 
     optimizer: optax.GradientTransformation | None
     num_steps: int

@@ -44,8 +44,8 @@ class Program(Model):
     Attributes:
         program: the program, as it is.
         held: names of θ that are never updated; see `hold`.
-        optimizer: for parameters without a closed form; None is `optax.lbfgs()`.
-        num_gradient_steps: its steps in one M-step.
+        optimizer: for parameters without a closed form; None climbs by L-BFGS.
+        num_gradient_steps: its steps in one M-step, or the most evaluations of ∇Q.
         memory_limit: bytes that one enumerated table may take.
         closed_form: look for closed-form M-steps; if not, every parameter climbs its gradient.
     """
@@ -310,8 +310,9 @@ def from_numpyro(
         program: the program. `x` in `em` and the rest is its argument, a tuple of its arguments, or
             `jaxem.arguments(…, name=…)` where it has keywords. Arrays and floats, in any pytree, are data; all else
             (ints, bools, strings, functions, a Namespace of options) is static.
-        optimizer: an optax `GradientTransformation` for parameters without a closed form; `optax.lbfgs()` when absent.
-        num_gradient_steps: its steps in one M-step, ≥ 1.
+        optimizer: an optax `GradientTransformation` for parameters without a closed form; when absent they climb, by
+            L-BFGS, to where Q is stationary.
+        num_gradient_steps: the optimiser's steps in one M-step, ≥ 1; without one, the most evaluations of ∇Q.
         memory_limit: bytes that one enumerated table may take, before a ValueError says how large it would be.
         closed_form: look for closed-form M-steps.
 

@@ -56,7 +56,7 @@ FAULTS = {
     "W9 covariances in a scan": "hmm_covariance_matrix hmm_precision_matrix",
     "W10 constraints": "ordered_means positive_means means_in_an_interval means_that_sum_to_zero floored_scales "
     "capped_probabilities capped_rates positive_slopes",
-    "W11 Beta below one": "beta_below_one beta_below_one_at_its_edge",
+    "W11 Beta below one": "beta_below_one beta_below_one_at_its_edge beta_below_one_of_no_rows",
     "C1 indexed by plate, latent or time": "data_by_plate_index table_by_latent argument_updated_in_place time_indexed "
     "weights_by_row length_alone partly_masked_prior",
     "C2 batch shapes without a plate": "expanded_latent_used_in_a_plate reparameterised_components expanded_priors",
@@ -77,7 +77,7 @@ FAULTS = {
     "probability_of_failure both_probabilities probability_by_logit scale_by_logarithm rate_by_logarithm "
     "precision_with_gamma variance_with_inverse_gamma mean_with_uniform_prior probability_with_uniform_prior "
     "rate_with_exponential_prior vector_with_normal_prior vector_with_vector_prior masked_within_an_event "
-    "vector_regression_in_a_chain",
+    "vector_regression_in_a_chain semi_markov",
     "A5 no maximum": "mace_unbounded jeffreys scale_of_random_effects",
     "masks: what is masked counts nothing": "music_masked_states unlike_components_and_a_mask",
     "factor in a scan": "factor_in_a_scan",

@@ -9,8 +9,6 @@ from numpyro.infer.reparam import CircularReparam, LocScaleReparam
 
 from gallery.registry import J, entry, positive, weights
 
-from gallery.registry import J, entry, positive, weights
-
 ROWS = J([-2.1, -1.7, 0.4, 1.9, 2.6])
 PAIRS = J([[-1.0, 0.2], [-0.8, -0.4], [0.1, 0.3], [1.2, 0.9], [0.7, 1.6]])
 COUNTS = J([0, 1, 4, 2, 7])
