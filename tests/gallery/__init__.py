@@ -56,7 +56,7 @@ FAULTS = {
     "W9 covariances in a scan": "hmm_covariance_matrix hmm_precision_matrix",
     "W10 constraints": "ordered_means positive_means means_in_an_interval means_that_sum_to_zero floored_scales "
     "capped_probabilities capped_rates positive_slopes",
-    "W11 Beta below one": "beta_below_one beta_below_one_at_its_edge",
+    "W11 Beta below one": "beta_below_one beta_below_one_at_its_edge beta_below_one_of_no_rows",
     "C1 indexed by plate, latent or time": "data_by_plate_index table_by_latent argument_updated_in_place time_indexed "
     "weights_by_row length_alone partly_masked_prior",
     "C2 batch shapes without a plate": "expanded_latent_used_in_a_plate reparameterised_components expanded_priors",

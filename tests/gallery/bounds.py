@@ -120,13 +120,29 @@ def beta_below_one(x):
         numpyro.sample("x", dist.Binomial(4, p[z]), obs=x)
 
 
-@entry(J([4, 4, 4, 4, 3]), source="textbook", ends="NONFINITE MAX_STEPS")
-def beta_below_one_at_its_edge(x):
-    """Beta(1/2, 1/2) and a component of successes only: no maximum exists, and p stays in [0, 1]."""
-    p = numpyro.sample("p", dist.Beta(0.5, 0.5).expand([2]).to_event(1))
-    with numpyro.plate("rows", len(x)):
-        z = numpyro.sample("z", dist.Bernoulli(0.4))
-        numpyro.sample("x", dist.Binomial(4, p[z]), obs=x)
+def at_its_edge(x, start, about, name):
+    def program(x):
+        p = numpyro.sample("p", dist.Beta(0.5, 0.5).expand([2]).to_event(1))
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("z", dist.Bernoulli(0.4))
+            numpyro.sample("x", dist.Binomial(4, p[z]), obs=x)
+
+    program.__doc__ = about
+    entry(J(x), source="textbook", theta={"p": J(start)}, ends="NONFINITE MAX_STEPS", name=name)(program)
+
+
+at_its_edge(
+    [4, 4, 4, 4, 4],
+    [0.9, 0.8],
+    "Beta(1/2, 1/2) and successes only: no maximum exists, and p stays in [0, 1].",
+    "beta_below_one_at_its_edge",
+)
+at_its_edge(
+    [4, 4, 4, 4, 3],
+    [0.85, 0.08],
+    "Beta(1/2, 1/2) and a component without rows: its prior alone has no maximum.",
+    "beta_below_one_of_no_rows",
+)
 
 
 @entry(COUNTS, source="textbook", closed="rate")
