@@ -77,7 +77,7 @@ FAULTS = {
     "probability_of_failure both_probabilities probability_by_logit scale_by_logarithm rate_by_logarithm "
     "precision_with_gamma variance_with_inverse_gamma mean_with_uniform_prior probability_with_uniform_prior "
     "rate_with_exponential_prior vector_with_normal_prior vector_with_vector_prior masked_within_an_event "
-    "vector_regression_in_a_chain",
+    "vector_regression_in_a_chain semi_markov",
     "A5 no maximum": "mace_unbounded jeffreys scale_of_random_effects",
     "masks: what is masked counts nothing": "music_masked_states unlike_components_and_a_mask",
     "factor in a scan": "factor_in_a_scan",
