@@ -91,7 +91,8 @@ def _bound_residual(table: Array, gamma: Array, rows: Array, data: Data) -> Arra
     scale = jnp.sum(weighted(jnp.abs(rows), data.weights))
     attained = jnp.sum(weighted(row_free_energy(table, gamma, temperature, axis=-1) - rows, data.weights))
     possible = jnp.isfinite(table)
-    other = possible / jnp.sum(possible, axis=-1, keepdims=True)
+    counted = possible.astype(table.dtype)
+    other = counted / jnp.sum(counted, axis=-1, keepdims=True)
     t = jnp.where(temperature > 0, temperature, 1)
     log_gamma = (jnp.where(possible, table, 0) - rows[:, None]) / t  # log γ, exact where γ underflows
     kl = jnp.sum(jnp.where(possible, other * (jnp.log(jnp.where(possible, other, 1)) - log_gamma), 0), axis=-1)
@@ -131,7 +132,8 @@ def e_step_residual(
     gradient = jax.grad(lambda gamma: jnp.sum(row_free_energy(log_joint, gamma, temperature, axis=-1)))(gamma)
     active = gamma >= jnp.finfo(gamma.dtype).tiny  # a subnormal γ has too few digits for its logarithm
     count = jnp.sum(active, axis=-1, keepdims=True)
-    mean = jnp.sum(jnp.where(active, gradient, 0), axis=-1, keepdims=True) / jnp.maximum(count, 1)
+    others = jnp.maximum(count, 1).astype(gradient.dtype)
+    mean = jnp.sum(jnp.where(active, gradient, 0), axis=-1, keepdims=True) / others
     speaks = (count >= 2) & (temperature > 0)
     size = jnp.max(jnp.where(active, jnp.abs(log_joint), 0), axis=-1, keepdims=True)
     residual = jnp.max(jnp.where(active & speaks, jnp.abs(gradient - mean) / (1 + size), 0))
