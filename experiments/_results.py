@@ -1,13 +1,17 @@
 """Claims, provenance, and results that are complete or absent."""
 
+import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,6 +75,9 @@ def as_json(value: Any) -> str:
 def written_together(folder: Path) -> Iterator[Callable[[str, Callable[[Path], Any]], None]]:
     """Collect files under temporary names; rename all of them when the block ends, none if it fails.
 
+    Each file is whole or absent. A process killed among the renamings leaves files of two runs: the JSON, renamed
+    last, tells the digests of the others in its `provenance`, and `is_one_run` says whether they are those.
+
     >>> import pathlib, tempfile
     >>> folder = pathlib.Path(tempfile.mkdtemp())
     >>> with written_together(folder) as write:
@@ -78,7 +85,8 @@ def written_together(folder: Path) -> Iterator[Callable[[str, Callable[[Path], A
     >>> [path.name for path in folder.iterdir()]
     ['a.txt']
     """
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
+    sweep(folder)
+    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder) as partial, held(Path(partial)):
         names: list[str] = []
 
         def write(name: str, save: Callable[[Path], Any]) -> None:
@@ -86,8 +94,48 @@ def written_together(folder: Path) -> Iterator[Callable[[str, Callable[[Path], A
             names.append(name)
 
         yield write
+        names.sort(key=lambda name: name.endswith(".json"))
+        digests = {name: sha256(Path(partial) / name) for name in names if not name.endswith(".json")}
         for name in names:
+            if name.endswith(".json"):
+                document = json.loads((Path(partial) / name).read_text(encoding="utf-8"))
+                if isinstance(document, dict):
+                    document["provenance"] = document.get("provenance", {}) | {"files": digests}
+                    (Path(partial) / name).write_text(as_json(document), encoding="utf-8")
             os.replace(Path(partial) / name, folder / name)
+
+
+PARTIAL = ".partial-"
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def is_one_run(document: dict[str, Any], path: Path) -> bool:
+    """Is the file beside a JSON the one that was written with it? One that tells no digest of it is believed."""
+    told = document.get("provenance", {}).get("files", {}).get(path.name)
+    return told is None or told == sha256(path)
+
+
+@contextmanager
+def held(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Lock a folder while this process lives; an OSError where another holds it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half written: a folder that is older than a minute and that nobody holds."""
+    for path in folder.glob(f"{PARTIAL}*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > 60:
+                with held(path, wait=False):
+                    shutil.rmtree(path)
 
 
 def writable_folder(path: str) -> Path:

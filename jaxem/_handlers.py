@@ -20,8 +20,9 @@ _LOCK = threading.RLock()  # a program may call jaxem itself
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Where a program is traced: by one thread, unseen by handlers around it, its ranks promoted as NumPyro's are."""
-    with _LOCK, handlers.block(), jax.numpy_rank_promotion("allow"):
+    """Where a program is traced: by one thread, unseen by handlers around it, promoting what NumPyro promotes."""
+    promoted = jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard")
+    with _LOCK, handlers.block(), promoted[0], promoted[1]:
         yield
 
 

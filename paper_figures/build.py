@@ -189,6 +189,11 @@ def usable_results(name: str, declared: dict[str, Any], results: Path, *, strict
     if result_digests(declared["RESULTS"], results) is None:
         raise BuildError(f"{name}: {path.with_suffix('')}.{{json,npz}}: missing")
     document = read(path)
+    arrays = path.with_suffix(".npz")
+    if document.get("provenance", {}).get("files", {}).get(arrays.name) not in (None, sha256(arrays.read_bytes())):
+        raise BuildError(
+            f"{name}: {path} and {arrays.name} are of two runs: run experiments/{declared['RESULTS']}.py anew"
+        )
     if strict:
         for key, wanted in (DEFAULTS | declared["CONFIG"]).items():
             if document["config"].get(key, wanted) != wanted:

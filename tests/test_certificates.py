@@ -200,3 +200,11 @@ def test_spectral_radius_vanishes_as_sigma_falls():
     assert radii[2] < 1e-2
     assert radii[2] < radii[0]
     assert EPS < radii[0] < 1
+
+
+@pytest.mark.parametrize("case", KINDS, ids=lambda case: case.name)
+def test_no_dtype_is_promoted(case):
+    """jaxem's own arithmetic says what it casts; a program's is NumPyro's."""
+    with jax.numpy_dtype_promotion("strict"):
+        assert bool(jaxem.certify(case.m, case.theta(), case.x()).holds(TOL))
+        case.m.traced_table(case.theta(), case.x())
