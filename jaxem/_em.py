@@ -261,8 +261,8 @@ def em_path(
 def kmeans(
     x: ArrayLike,
     mu: ArrayLike,
-    *,
     weights: ArrayLike | None = None,
+    *,
     tol: ArrayLike = 0.0,
     max_steps: ArrayLike = 1000,
     empty: str = "keep",
