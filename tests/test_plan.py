@@ -1,6 +1,5 @@
 """Which M-step a program's parameters get: what the check sees, and that each closed form is a maximiser."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -221,3 +220,160 @@ def test_a_closed_form_is_the_maximiser_of_Q_under_its_constraint(name):
     assert at_new >= best.fun - 1e-6 * (1 + abs(best.fun))  # a search ends near a bound, not on it
     assert bool(jnp.all(constraint(new["p"])))  # and what a fit returns may be given back
     jaxem.em(m, new, case.x, max_steps=0)
+
+
+# ---- what the check sees
+
+
+def hmm(y, guise="covariance_matrix"):
+    """Full covariances in a scan, whose first step stands apart."""
+    D = y.shape[-1]
+    A = numpyro.param("A", jnp.array([[0.8, 0.2], [0.3, 0.7]]), constraint=C.simplex)
+    mu = numpyro.param("mu", jnp.stack([-jnp.ones(D), jnp.ones(D)]))
+    constraint = C.lower_cholesky if guise == "scale_tril" else C.positive_definite
+    S = numpyro.param("S", jnp.stack([jnp.eye(D)] * 2), constraint=constraint)
+
+    def step(z, y):
+        z = numpyro.sample("z", dist.Categorical(A[z]))
+        numpyro.sample("y", dist.MultivariateNormal(mu[z], **{guise: S[z]}), obs=y)
+        return z, None
+
+    scan(step, 0, y)
+
+
+@pytest.mark.parametrize("D", [2, 4])
+def test_an_hmm_has_one_em_path_in_every_guise_of_its_covariances(D):
+    y = jnp.asarray(np.random.default_rng(D).normal(size=(40, D)) + 2.0 * (np.arange(40) // 8 % 2)[:, None])
+    m, paths = jaxem.from_numpyro(hmm), []
+    for guise in ("covariance_matrix", "precision_matrix", "scale_tril"):
+        theta = m.init(KEY, (y, guise))
+        assert f"{guise} of '_PREV_y', MultivariateNormal.{guise} of 'y'" in m.explain(theta, (y, guise))["S"]
+        paths.append(np.asarray(jaxem.em_path(m, theta, (y, guise), num_steps=3).after_m))
+    np.testing.assert_allclose(paths[1:], [paths[0]] * 2, rtol=1e-10)
+
+
+def one_entry_wrong(sums):
+    """A rule that is right but for one entry of one numerator."""
+
+    def wrong(fn, x, gamma):
+        above, below = sums(fn, x, gamma)
+        if isinstance(above, _updates.Outer):
+            return above._replace(u=above.u * jnp.array([1.0, 1.01])), below
+        return above * jnp.where(jnp.arange(above.shape[-1]) == above.shape[-1] - 1, 1.01, 1), below
+
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("place", "program", "x"),
+    [
+        ((dist.MultivariateNormal, "covariance_matrix"), hmm, XX),
+        ((dist.CategoricalProbs, "probs"), hmm, XX),
+        ((dist.Poisson, "rate"), rows(lambda z, r: dist.Poisson(r[z]), param("S", POSITIVE, C.positive)), COUNTS),
+    ],
+    ids=["covariance", "transitions", "rate"],
+)
+def test_a_rule_with_one_entry_wrong_is_not_used(place, program, x, monkeypatch):
+    rule = _updates.RULES[place]
+    monkeypatch.setitem(_updates.RULES, place, rule._replace(sums=one_entry_wrong(rule.sums)))
+    m = jaxem.from_numpyro(lambda x: program(x))
+    assert any("leaves ∇Q" in why for why in m.explain(m.init(KEY, x), x).values())
+
+
+# ---- priors: at the edge of their support, and as often as they count
+
+
+def categories(y, alpha):
+    with numpyro.plate("components", 2):
+        p = numpyro.sample("p", dist.Dirichlet(alpha * jnp.ones(3)))
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(0.4))
+        numpyro.sample("y", dist.Categorical(p[z]), obs=y)
+
+
+def coins(y, alpha):
+    p = numpyro.sample("p", stacked(dist.Beta(alpha, alpha)))
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(0.4))
+        numpyro.sample("y", dist.Binomial(3, p[z]), obs=y)
+
+
+def waits(y, alpha):
+    r = numpyro.sample("p", stacked(dist.Gamma(alpha, 2.0)))
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(0.4))
+        numpyro.sample("y", dist.Poisson(r[z]), obs=y)
+
+
+@pytest.mark.parametrize("program", [categories, coins, waits])
+def test_a_flat_prior_takes_a_count_of_zero_and_one_below_has_no_maximum(program):
+    """0·log 0 = 0 in priors, too; a density that grows without bound is never CONVERGED."""
+    m, y = jaxem.from_numpyro(program), jnp.zeros(6, int)
+    theta = {"p": jnp.array([[0.5, 0.3, 0.2], [0.3, 0.5, 0.2]]) if program is categories else jnp.array([0.3, 0.6])}
+    flat, poles = (jaxem.em(m, theta, (y, alpha), max_steps=300) for alpha in (1.0, 0.5))
+    assert int(flat.status) == Status.CONVERGED
+    assert np.isfinite(float(flat.free_energy))
+    assert int(poles.status) != Status.CONVERGED
+
+
+def switched(x, scale, seen):
+    with handlers.mask(mask=seen), handlers.scale(scale=scale):
+        pi = numpyro.sample("pi", dist.Dirichlet(jnp.array([9.0, 2.0])))
+        mu = numpyro.sample("mu", stacked(dist.Normal(1.0, 0.5)))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(pi))
+        numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+
+
+@pytest.mark.parametrize(("scale", "seen"), [(1.0, False), (2.5, True)])
+def test_the_mask_and_the_scale_of_a_prior_hold_for_its_pseudo_counts(scale, seen):
+    m, theta = jaxem.from_numpyro(switched), {"pi": jnp.array([0.3, 0.7]), "mu": jnp.array([-1.0, 1.0])}
+    x = (X, scale, jnp.array(seen))
+    assert "gradient" not in str(m.explain(theta, x))
+    gamma = np.asarray(jaxem.marginals(m, theta, x)["z"])
+    new = jax.tree.map(lambda leaf: np.asarray(leaf[0]), jaxem.em_path(m, theta, x, num_steps=1).theta)
+    weight = scale * seen
+    counts = gamma.sum(0) + weight * np.array([8.0, 1.0])
+    np.testing.assert_allclose(new["pi"], counts / counts.sum(), rtol=1e-12)
+    means = (gamma.T @ np.asarray(X) + weight * 4.0) / (gamma.sum(0) + weight * 4.0)
+    np.testing.assert_allclose(new["mu"], means, rtol=1e-12)
+
+
+# ---- one component, and what explain says
+
+
+def one_component(x, K):
+    pi = numpyro.sample("pi", dist.Dirichlet(2 * jnp.ones(K)))
+    mu = numpyro.param("mu", jnp.arange(float(K)))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(pi))
+        numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+
+
+def test_one_component_is_a_mixture_too():
+    m = jaxem.from_numpyro(one_component)
+    x, theta = (X, 1), {"pi": jnp.ones(1), "mu": jnp.zeros(1)}
+    fit = jaxem.check(jaxem.em(m, theta, x))
+    np.testing.assert_allclose(fit.theta["mu"], [X.mean()])
+    assert bool(jaxem.certify(m, theta, x).holds(1e-12))
+    assert float(jaxem.convergence_rate(m, fit.theta, x).spectral_radius) < 1e-12
+    held = m.hold("mu")  # nothing is left that could move
+    assert float(jaxem.convergence_rate(held, fit.theta, x).spectral_radius) == 0
+
+
+def test_explain_tells_no_falsehood():
+    def program(x):
+        scale = numpyro.sample("scale", dist.Gamma(2.0, 2.0))
+        mu = numpyro.sample("mu", dist.Normal(0.0, scale))
+        slope = numpyro.sample("slope", dist.Normal(0.0, 1.0))
+        mean = numpyro.param("mean", 2.0, constraint=C.positive)
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("z", dist.Bernoulli(jax.nn.sigmoid(slope * U)))
+            numpyro.sample("x", dist.Normal(mu + z, 1.0), obs=x)
+            numpyro.sample("y", dist.NegativeBinomial2(mean, 1.5), obs=jnp.ones(len(x), int))
+
+    m = jaxem.from_numpyro(program)
+    why = m.explain(m.init(KEY, X), X)
+    assert why["scale"] == "gradient: enters no distribution but the prior of 'mu'"
+    assert "is transformed" in why["slope"]  # and not that its prior is in the way
+    assert "NegativeBinomial2" in why["mean"]
