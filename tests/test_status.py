@@ -64,11 +64,10 @@ CANCELLING = {  # the terms of ℓ are large, or ℓ near 0, so that |F_n| knows
 @pytest.mark.parametrize("kind", CANCELLING)
 def test_no_closed_form_decreases(kind, extreme):
     m, x, make = CANCELLING[kind]
-    if extreme and m is gaussian.spherical:
-        pytest.skip("a row that outweighs all others is a point, onto which a component may collapse")
     weights = (10 ** np.random.default_rng(0).uniform(-9, 9, len(x))).astype(FLOAT) if extreme else None
     fits = jaxem.em_batch(m, stacked(make, 30), x, weights=weights)
-    assert set(Status.counts(fits)) <= {"CONVERGED", "MAX_STEPS"}
+    allowed = {"CONVERGED", "MAX_STEPS"} | ({"NONFINITE"} if m is gaussian.spherical else set())  # onto a single row
+    assert set(Status.counts(fits)) <= allowed
 
 
 def test_the_noise_of_f_is_the_same_for_chunks_and_a_whole(monkeypatch):

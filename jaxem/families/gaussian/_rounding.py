@@ -2,7 +2,7 @@
 
 θ itself is rounded: μ_k by eps·|μ_k|, the entries of Σ_k by eps·√(Σ_dd Σ_ee). F is at rest in both, so it moves by
 
-    Σ_k N_k [ Σ_d (eps·μ_kd / σ_kd)² v_kd  +  D·eps·Σ_d v_kd ] nats,   v_kd = Σ_dd P_dd = 1/(1 − R²)        (eq:digits)
+    Σ_k N_k [ Σ_d (eps·μ_kd / σ_kd)² v_kd  +  D·eps·Σ_d v_kd ] nats,   v_kd = Σ_dd P_dd = 1/(1 − R²)        (digits)
 
 with σ_kd² = Σ_dd, P = Σ⁻¹, and R² that of the regression of feature d on the others: v is the variance inflation
 factor, and its sum tr C⁻¹ of the correlation matrix C. The second term is of covariance matrices alone.
@@ -33,7 +33,7 @@ Inflation = Callable[[Theta], tuple[Array, Array]]
 
 
 def digits_of_means(theta: Theta, inflation: Inflation) -> Float[Array, " K"]:
-    """The first term of eq:digits, for a row of each component."""
+    """The first term of (digits), for a row of each component."""
     deviation, v = inflation(theta)
     return jnp.sum((jnp.finfo(v.dtype).eps * theta["mu"] / deviation) ** 2 * v, axis=1)
 
@@ -46,7 +46,7 @@ def where_occupied(N_k: Float[Array, " K"], value: Array) -> Array:
 def rounding_of_scales(
     theta: Theta, moments: Moments, held: frozenset[str], *, inflation: Inflation
 ) -> tuple[Array, Array | bool]:
-    """eq:digits; and is it more than half a nat a row, σ below the last digit of μ?"""
+    """(digits); and is it more than half a nat a row, σ below the last digit of μ?"""
     a_row = where_occupied(moments.N_k, digits_of_means(theta, inflation))
     return jnp.sum(moments.N_k * a_row), False if "sigma" in held else jnp.any(a_row > HALF)
 
@@ -59,7 +59,7 @@ def rounding_of_covariances(
     inflation: Inflation,
     scatter: Callable[..., Array] | None,
 ) -> tuple[Array, Array | bool]:
-    """eq:digits; is the first term more than half a nat a row, or the rows' scatter singular?
+    """(digits); is the first term more than half a nat a row, or the rows' scatter singular?
 
     Under a floor (`scatter` None) a plane is no collapse; but a floor below the digits of Σ_k is none.
     """
