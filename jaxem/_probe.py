@@ -108,6 +108,8 @@ def draw(term: Term, key: jax.Array, rng: np.random.Generator) -> jax.Array:
     for a rate to be moved by each.
     """
     fn, value = term.fn, jnp.asarray(term.value)
+    if not value.size:  # a factor's
+        return value
     batch = value.shape[: value.ndim - fn.event_dim]
     full = jnp.broadcast_shapes(fn.batch_shape, batch)
     try:
