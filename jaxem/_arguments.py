@@ -134,9 +134,11 @@ def as_data(leaf: Any) -> Array | None:
     """The array that an argument is, or None where it is no data."""
     if isinstance(leaf, bool | int | str | bytes | np.integer | np.bool_) or callable(leaf):
         return None
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        return leaf  # keys
     if not isinstance(leaf, jax.Array | float | complex | np.number):
         if not hasattr(leaf, "__array__") and not hasattr(leaf, "__jax_array__"):
             return None
-        if not hasattr(leaf, "__jax_array__") and np.asarray(leaf).dtype.kind in "OSUV":
-            return None
+        if isinstance(leaf, np.ndarray) and (leaf.dtype.kind in "SU" or any(isinstance(v, str) for v in leaf.flat[:1])):
+            return None  # words
     return numbers("x", leaf, rows=True)
