@@ -137,7 +137,7 @@ def as_data(leaf: Any) -> Array | None:
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         return leaf  # keys
     if not isinstance(leaf, jax.Array | float | complex | np.number):
-        if not hasattr(leaf, "__array__") and not hasattr(leaf, "__jax_array__"):
+        if not any(hasattr(leaf, name) for name in ("__array__", "__jax_array__", "toarray")):
             return None
         if isinstance(leaf, np.ndarray) and (leaf.dtype.kind in "SU" or any(isinstance(v, str) for v in leaf.flat[:1])):
             return None  # words
