@@ -54,14 +54,22 @@ def tangents(terms_of: Callable[[Any], Iterable[Any]], theta: Any) -> dict[str, 
         return {}
 
 
+def event_dim(constraint: Any) -> int | None:
+    """How many axes of an argument belong to one event, where its constraint tells."""
+    try:
+        return None if constraint is None else constraint.event_dim
+    except NotImplementedError:  # it depends on the other arguments
+        return None
+
+
 def reached(term: Any, moves: dict[Path, Array], marginal: Array | None) -> Any:
     """The term, its arguments constant where nothing moves them, and where they count for nothing."""
     unused = None if marginal is None else term.weights(marginal) == 0
 
     def change(path: Path, held: Array, fn: Any, constraint: Any) -> Array:
         still = moves[path] == 0 if path in moves else jnp.zeros(held.shape, bool)
-        inner = 0 if constraint is None else constraint.event_dim
-        if unused is not None and constraint is not None and inner < 2 and fn.batch_shape == term.fn.batch_shape:
+        inner = event_dim(constraint)
+        if unused is not None and inner is not None and inner < 2 and fn.batch_shape == term.fn.batch_shape:
             still = still | jnp.reshape(unused, unused.shape + (1,) * inner)
         return jnp.where(still, lax.stop_gradient(held), held)
 
