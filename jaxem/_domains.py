@@ -86,7 +86,7 @@ def is_inside(constraint: constraints.Constraint, value: np.ndarray) -> bool:
     return bool(np.all(np.isfinite(value)) and np.all(constraint(jnp.asarray(value))))
 
 
-def residual(constraint: constraints.Constraint, value: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+def residual(constraint: constraints.Constraint, value: Any, gradient: Any) -> Any:
     """∂Q/∂p in every direction that the constraint leaves open, in natural units: all 0 at a maximum and only there.
 
     On a bound an entry counts if Q would rise inwards (Karush, Kuhn and Tucker).

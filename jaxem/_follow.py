@@ -23,6 +23,7 @@ from jaxem._updates import ITSELF, RULES, Coordinate, arguments_of
 Place = tuple[str, str]  # (term, argument)
 Found = dict[Place, Any]
 
+Number = np.ndarray | np.floating  # NumPy makes the one of the other where there are no axes
 GUISES = {"covariance_matrix": ITSELF, "precision_matrix": Coordinate("inverse"), "scale_tril": Coordinate("cholesky")}
 COORDINATES = {
     "square": [ITSELF],
@@ -173,7 +174,7 @@ def places_of(terms: list[Term]) -> Found:
     return found
 
 
-def is_or_is_not(at_a: np.ndarray, at_b: np.ndarray, ab: np.ndarray, at_half: np.ndarray) -> bool:
+def is_or_is_not(at_a: Number, at_b: Number, ab: Number, at_half: Number) -> bool:
     """Is every entry that moves either V or 1 − V?"""
     moves = at_a != 0
     return close(np.abs(ab), np.abs(at_a * at_b)) and close(np.where(moves, at_half, 0.5), np.full(moves.shape, 0.5))

@@ -184,7 +184,7 @@ def stationarity(m: Any, plan: Plan, marginals: Marginals, theta: Theta, data: D
     return found
 
 
-def tested(was: np.ndarray, left: np.ndarray) -> Tested:
+def tested(was: Any, left: Any) -> Tested:
     """A closed form that leaves these of those derivatives."""
     finite, tolerance = np.isfinite(was) & np.isfinite(left), np.finfo(was.dtype).eps ** 0.5
     largest = np.abs(was[finite]).max(initial=np.finfo(was.dtype).tiny)

@@ -74,7 +74,8 @@ def em_online(
     >>> bool(after > before)
     True
     """
-    exponent = float(_validate.scalar("exponent", exponent, float, "it is a power"))
+    given = _validate.raw("exponent", exponent)
+    exponent = float(given) if given.shape == () else np.nan
     if not 0.5 < exponent <= 1:
         raise ValueError(f"exponent: must be in (0.5, 1] for the steps to settle, got {exponent}")
     _validate.static_count("warm_up", warm_up, 0)

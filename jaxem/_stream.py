@@ -211,13 +211,13 @@ def unsound(state: State, found: dict[str, Any]) -> str | None:
     counts = [found.get(name) for name in ("rows", "capacity", "all batches")]
     if not all(type(count) is int and count >= 0 for count in counts):
         return f"says it was made with {counts[0]!r:.20} rows, {counts[1]!r:.20} at a time"
-    if int(state.status) not in list(Status) or state.num_steps < 0:
+    if int(state.status) not in list(Status) or min(state.num_steps, state.idle) < 0:
         return f"has status {state.status} after {state.num_steps} steps, as no fit has"
     collapsed = state.status == Status.NONFINITE and state.num_steps == 0
     parts: dict[str, Any] = {"theta": state.theta}
     if not collapsed:
         parts |= {"F": state.expectation.free_energy, "statistics": state.expectation.statistics}
-        parts |= {"gain": state.gain} if state.num_steps > 0 else {}
+        parts |= {"rounding": state.rounding} | ({"gain": state.gain} if state.num_steps > 0 else {})
     for name, part in parts.items():
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(part)):
             return f"has NaN or infinity in {name}"

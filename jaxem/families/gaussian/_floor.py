@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxem import _validate
 from jaxem._mixture import Mixture
 from jaxem._model import Theta
+from jaxem._values import settle
 from jaxem.families.gaussian._covariances import inflation, update
 from jaxem.families.gaussian._moments import in_small_batches
 from jaxem.families.gaussian._rounding import rounding_of_covariances
@@ -69,6 +70,9 @@ class Floored:
     function: Callable[..., Theta]
     scale: str
     variance: float
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     def __call__(self, *args: Any) -> Theta:
         theta = self.function(*args)
