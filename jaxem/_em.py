@@ -22,6 +22,7 @@ from jaxem._loop import Fit, State, Status, Stop, gain_is_small
 from jaxem._model import Data, Model, Theta, ThetaLike
 from jaxem._relocate import relocate
 from jaxem.families import gaussian
+from jaxem.families.gaussian._moments import unit_of
 
 ADVICE = {
     Status.MAX_STEPS: "still rising: raise max_steps, or loosen tol",
@@ -296,7 +297,12 @@ def kmeans(
         raise ValueError('mesh: empty="relocate" looks for the farthest row on one device; leave mesh out')
     x, w = _validate.rows_and_weights(x, weights)
     mu = _validate.prepare_centres("mu", mu, x)
-    K = mu.shape[0]
+    K, unit = mu.shape[0], np.ones((), mu.dtype)
+    if _validate.is_concrete(mu):
+        unit = np.asarray(unit_of(jnp.max(jnp.abs(mu))))
+    if unit != 1:  # which hard assignments do not depend on, but squares have to fit the precision
+        fit = kmeans(x / unit, mu / unit, w, tol=tol / float(unit) / float(unit), max_steps=max_steps, empty=empty, mesh=mesh)
+        return _in_unit(fit, unit, x, w)
     theta = {"pi": jnp.full(K, 1 / K, mu.dtype), "mu": mu, "sigma": jnp.ones((), mu.dtype)}
     m = replace(gaussian.isotropic.hold("pi", "sigma"), hard=True)
     m = replace(m, maximizer=relocate) if relocates else m
@@ -307,6 +313,22 @@ def kmeans(
         return _fit(m, run, stop, mesh)
     fit = _loop.run(m, *run, stop)
     _validate.blame_x(run.data.x, fit.free_energy)
+    return fit
+
+
+def _in_unit(fit: Fit, unit: np.ndarray, x: Array, w: Array | None) -> Fit:
+    """k-means of x / unit as that of x: F = C − J/2, with C = W(log 1/K − (D/2) log 2π)."""
+    K, D = fit.theta["mu"].shape
+    C = (x.shape[0] if w is None else jnp.sum(w)) * (-np.log(K) - D / 2 * np.log(2 * np.pi))
+    square = np.asarray(unit, float) ** 2
+    fit = fit._replace(
+        theta=fit.theta | {"mu": fit.theta["mu"] * unit},
+        free_energy=(C + (fit.free_energy - C) * square).astype(unit.dtype),
+        gain=(fit.gain * square).astype(unit.dtype),
+        rounding=None if fit.rounding is None else (fit.rounding * square).astype(unit.dtype),
+    )
+    if _validate.is_concrete(fit.free_energy) and not np.isfinite(fit.free_energy):
+        raise ValueError(f"x: J, in squared units of x, does not fit {unit.dtype}; {_validate.RESCALE}")
     return fit
 
 

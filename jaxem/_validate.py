@@ -15,6 +15,7 @@ from jaxtyping import Array
 from numpyro.distributions import constraints
 
 from jaxem._arrays import (  # noqa: F401 (some for the modules that say `_validate.`)
+    RESCALE,
     blame_rows,
     count,
     first_line,

@@ -19,7 +19,9 @@ from jaxem import _validate
 from jaxem._mixture import Mixture
 from jaxem._model import Theta
 from jaxem.families._exponential_family import mean_of_rows
-from jaxem.families.gaussian import squared_distances
+from jaxem.families.gaussian._moments import over_features, unit_of
+
+POWERS = {"mu": 1, "sigma": 1, "Sigma": 2}  # of the unit of x
 
 
 def random_points(
@@ -174,6 +176,8 @@ def _guess(m: Mixture, centres: Array, x: Array, w: Array | None, num_categories
     elif num_categories is not None:
         raise ValueError("num_categories: this mixture has no categories; leave it out")
     theta = _start(m, centres, x, w, num_categories)
+    if m.scale and _validate.is_concrete(theta[m.scale]) and not _is_scale(m.scale, np.asarray(theta[m.scale])):
+        raise ValueError(f"x: its {m.scale} does not fit {x.dtype}; {_validate.RESCALE}")
     _validate.check_support(m, theta, x)
     return theta
 
@@ -181,12 +185,22 @@ def _guess(m: Mixture, centres: Array, x: Array, w: Array | None, num_categories
 @partial(jax.jit, static_argnames="num_categories")
 def _start(m: Mixture, centres: Array, x: Array, w: Array | None, num_categories: int | None) -> Theta:
     weighted = {} if w is None else {"weights": w}
-    return m.guess(centres, x, *(() if num_categories is None else (num_categories,)), **weighted)
+    if not m.scale:
+        return m.guess(centres, x, *(() if num_categories is None else (num_categories,)), **weighted)
+    unit = unit_of(jnp.max(jnp.abs(x)))
+    theta = m.guess(centres / unit, x / unit, **weighted)
+    return {name: value * unit ** POWERS.get(name, 0) for name, value in theta.items()}
 
 
 @jax.jit
 def _mean(x: Array, w: Array | None) -> Array:
     return mean_of_rows(x, w)
+
+
+def _is_scale(name: str, value: np.ndarray) -> bool:
+    """Is it finite, and above 0 where it has to be?"""
+    positive = np.diagonal(value, axis1=-2, axis2=-1) if name == "Sigma" else value
+    return bool(np.isfinite(value).all() and (positive > 0).all())
 
 
 def _every_class_has_rows(labels: Array, w: Array | None, num_components: int) -> None:
@@ -225,9 +239,14 @@ def _draw_centres(
     if not rest:
         return start[None], jnp.array(True)
 
+    per_unit = 1 if categorical else 1 / unit_of(jnp.max(jnp.abs(x - start[None])))
+
     def draw(carry: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         nearest, newest = carry
-        distances = mismatches(x, newest) if categorical else squared_distances(x, newest[None])[0]
+        if categorical:
+            distances = mismatches(x, newest)
+        else:
+            distances = over_features(lambda x, c: ((x - c) * per_unit) ** 2, x, newest[None])[0]
         nearest = jnp.minimum(nearest, distances)
         index = jax.random.categorical(key, log_weights(nearest) + log_w)
         return (nearest, x[index]), (x[index], nearest[index] > 0)

@@ -29,6 +29,18 @@ def squared_distances(x: Float[Array, "n D"], mu: Float[Array, "K D"]) -> Float[
     return over_features(lambda x, mu: (x - mu) ** 2, x, mu)
 
 
+def unit_of(reach: Float[Array, ""]) -> Float[Array, ""]:
+    """A power of two near `reach`, in which squares keep their digits; 1 where they do so anyway.
+
+    In single precision a square has no digits below 1e-19 and no end above 1e19: distances are compared in this unit.
+    """
+    limits = jnp.finfo(reach.dtype)
+    least, most = float(limits.tiny) ** 0.5 * 2**20, float(limits.max) ** 0.5 / 2**20
+    extreme = (reach > 0) & jnp.isfinite(reach) & ((reach < least) | (reach > most))
+    _, exponent = jnp.frexp(jnp.where(extreme, reach, 1))
+    return jnp.where(extreme, jnp.ldexp(jnp.ones_like(reach), exponent - 1), 1)
+
+
 def over_features(term: Callable[..., Array], x: Float[Array, "n D"], *parameters: Float[Array, "K D"]) -> Array:
     """Σ_d term(x_d (1, n), p_d (K, 1), …), (K, n): feature by feature, so that terms never lie in memory together.
 

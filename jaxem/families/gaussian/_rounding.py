@@ -24,7 +24,7 @@ from jaxem._model import Theta
 from jaxem.families import _exponential_family as ef
 from jaxem.families.gaussian._moments import LIMIT, Moments, centre, in_small_batches
 
-NEAR = 8.0  # what 10⁵ rows of a plane leave in an eigenvalue, over D·eps, is below 5
+NEAR = 8.0  # times D·eps, of trials: what rows on a plane leave in an eigenvalue of C
 LIFT = 2 * NEAR
 HALF = 0.5  # nats a row that rounding may move F by: with more, θ has lost its digits
 
