@@ -301,7 +301,9 @@ def kmeans(
     if _validate.is_concrete(mu):
         unit = np.asarray(unit_of(jnp.max(jnp.abs(mu))))
     if unit != 1:  # which hard assignments do not depend on, but squares have to fit the precision
-        fit = kmeans(x / unit, mu / unit, w, tol=tol / float(unit) / float(unit), max_steps=max_steps, empty=empty, mesh=mesh)
+        fit = kmeans(
+            x / unit, mu / unit, w, tol=tol / float(unit) / float(unit), max_steps=max_steps, empty=empty, mesh=mesh
+        )
         return _in_unit(fit, unit, x, w)
     theta = {"pi": jnp.full(K, 1 / K, mu.dtype), "mu": mu, "sigma": jnp.ones((), mu.dtype)}
     m = replace(gaussian.isotropic.hold("pi", "sigma"), hard=True)

@@ -24,7 +24,8 @@ def description(m: Model) -> Any:
     """Of a model, in JSON's terms: the family it comes from, what is held, and where else it differs."""
     if not isinstance(m, Mixture):
         return identity(m, [])
-    names = [field.name for field in dataclasses.fields(m) if field.name not in ("held", "rounding")]  # that follows from the M-step
+    follows = ("held", "rounding")  # said apart; what the M-step says already
+    names = [field.name for field in dataclasses.fields(m) if field.name not in follows]
 
     def differing(family: Mixture) -> list[str]:
         return [name for name in names if getattr(m, name) != getattr(family, name)]
