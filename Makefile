@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 JOBS ?= auto
 
-.PHONY: sweep test test-f32 lint figures figures-check bench clean
+.PHONY: sweep test test-f32 gallery lint figures figures-check bench clean
 
 sweep: $(VENV)/.ready-experiments  ## the main job: certify and draw the k-means limit
 	$(RUN) experiments/sigma_sweep.py $(ARGS)
@@ -15,6 +15,9 @@ test: $(VENV)/.ready-test  ## the theorems, in float64
 
 test-f32: $(VENV)/.ready-test  ## the same theorems, in float32 with its own tolerances
 	JAXEM_TEST_PRECISION=32 $(RUN) -m pytest -n $(JOBS)
+
+gallery: $(VENV)/.ready-test  ## every program of docs/programs.md, of which `make test` takes a third
+	JAXEM_GALLERY=all $(RUN) -m pytest -n $(JOBS) tests/test_gallery.py
 
 lint: $(VENV)/.ready-test
 	$(RUN) -m ruff check .
