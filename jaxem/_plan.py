@@ -111,6 +111,8 @@ def options_of(name: str, probe: Probe) -> list[Update]:
         why = f"enters no distribution but the prior of {above[0]!r}" if above else "moved no distribution when it was"
         return [Update("gradient", (), why)]
     parameter = probe.structure.parameters[name]
+    if parameter.mixed is not None:
+        return [Update("gradient", places, f"its prior depends on {parameter.mixed!r}")]
     rules = [RULES.get((probe.families[term], argument)) for term, argument in places]
     forms = {rule.form if rule else "" for rule in rules}
     if forms <= {"odds", "shares"} and is_probability(parameter):
@@ -174,8 +176,6 @@ def obstacle(parameter: Parameter, form: str, coordinate: Coordinate, priors: An
         kept = kind == "interval"
     if not kept:
         return f"its closed form does not keep the constraint {_domains.base(constraint)}"
-    if parameter.mixed is not None:
-        return f"its prior depends on {parameter.mixed!r}"
     prior = parameter.prior
     return "" if prior is None or prior in priors else f"its prior {prior.__name__} is not conjugate"
 
