@@ -18,7 +18,7 @@ from gallery.page import PAGE, row, shortened, updates
 EXACT = 1e-12 if PRECISION == 64 else 3e-5
 STATIONARY = 1e-3  # nats per unit of an unconstrained coordinate; EM stops at 1e-10 nats an observation
 
-# each entry is a program of its own to compile, some ten seconds: a third of them with every change, all by `make gallery`
+# each entry is a program of its own to compile, some ten seconds: a third with every change, all by `make gallery`
 EVERY = 1 if os.environ.get("JAXEM_GALLERY") == "all" else 3
 WRITTEN = {"idioms", "handled", "shapes", "sequences", "formulas"}  # themes about how a program is written
 RUN = [name for name, entry in ENTRIES.items() if entry.refusal is None][::EVERY]
