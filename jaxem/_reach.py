@@ -33,6 +33,12 @@ def changed(fn: Any, change: Change, path: Path = ()) -> Any:
     return new
 
 
+def parts(fn: Any) -> list[Any]:
+    """A distribution, and the distributions in it."""
+    inside = [held for held in vars(fn).values() if isinstance(held, dist.Distribution)]
+    return [fn, *(part for held in inside for part in parts(held))]
+
+
 def arrays(fn: Any) -> dict[Path, Array]:
     """Every floating array of a distribution."""
     found: dict[Path, Array] = {}
@@ -54,15 +60,6 @@ def tangents(terms_of: Callable[[Any], Iterable[Any]], theta: Any) -> dict[str, 
         return {}
 
 
-def everywhere(unused: Array, shape: tuple[int, ...]) -> Array:
-    """Of an argument of this shape, which entries are unused wherever they are used: all of what they broadcast to."""
-    extra = max(unused.ndim - len(shape), 0)
-    shorter = jnp.reshape(unused, (1,) * (len(shape) - unused.ndim + extra) + unused.shape)
-    repeated = [axis for axis, size in enumerate(shape) if size == 1 and shorter.shape[extra + axis] > 1]
-    kept = jnp.all(shorter, axis=(*range(extra), *(extra + axis for axis in repeated)), keepdims=True)
-    return jnp.reshape(kept, kept.shape[extra:])
-
-
 def event_dim(constraint: Any) -> int | None:
     """How many axes of an argument belong to one event, where its constraint tells."""
     try:
@@ -79,7 +76,11 @@ def reached(term: Any, moves: dict[Path, Array], marginal: Array | None) -> Any:
         still = moves[path] == 0 if path in moves else jnp.zeros(held.shape, bool)
         inner = event_dim(constraint)
         if unused is not None and inner is not None and inner < 2 and fn.batch_shape == term.fn.batch_shape:
-            still = still | everywhere(jnp.reshape(unused, unused.shape + (1,) * inner), held.shape)
+            still = still | jnp.reshape(unused, unused.shape + (1,) * inner)
         return jnp.where(still, lax.stop_gradient(held), held)
 
-    return term._replace(fn=changed(term.fn, change))
+    fn = changed(term.fn, change)
+    for part in parts(fn) if unused is not None else ():  # an argument may now have an axis for each use of it
+        if part.batch_shape == term.fn.batch_shape:
+            part._batch_shape = jnp.broadcast_shapes(part.batch_shape, unused.shape)
+    return term._replace(fn=fn)
