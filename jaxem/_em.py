@@ -3,7 +3,6 @@
 The loop is `_loop.py`, many lanes of it `_lanes.py`, where its rows lie `_devices.py`.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -334,7 +333,7 @@ def _in_unit(fit: Fit, unit: np.ndarray, x: Array, w: Array | None) -> Fit:
     return fit
 
 
-def best(fits: Fit | Sequence[Fit]) -> Fit:
+def best(fits: Any) -> Fit:
     """The lane of highest free energy among those that CONVERGED, else those at MAX_STEPS, else the others.
 
     A collapsed lane has no maximum to offer, however high its F was when it was stopped; `Status.counts(fits)` says how
