@@ -80,7 +80,7 @@ def reached(term: Any, moves: dict[Path, Array], marginal: Array | None) -> Any:
         return jnp.where(still, lax.stop_gradient(held), held)
 
     fn = changed(term.fn, change)
-    for part in parts(fn) if unused is not None else ():  # an argument may now have an axis for each use of it
-        if part.batch_shape == term.fn.batch_shape:
+    for part in parts(fn):  # an argument may now have an axis for each use of it
+        if unused is not None and part.batch_shape == term.fn.batch_shape:
             part._batch_shape = jnp.broadcast_shapes(part.batch_shape, unused.shape)
     return term._replace(fn=fn)
