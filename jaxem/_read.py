@@ -99,13 +99,6 @@ class Term(NamedTuple):
         """The mask with its axes named."""
         return self._replace(axes=self.own_axes()).named(jnp.asarray(True if self.mask is None else self.mask))
 
-    def draw(self) -> Array:
-        """A value that fn could have given, in the shape of the one observed."""
-        drawn = jnp.asarray(self.fn.sample(jax.random.key(0)))
-        drawn = jnp.broadcast_to(drawn, jnp.broadcast_shapes(drawn.shape, self.value.shape))
-        drawn = drawn[(0,) * (drawn.ndim - self.value.ndim)]
-        return drawn[tuple(slice(size) for size in self.value.shape)].astype(self.value.dtype)
-
     def mentioned(self, variables: Any) -> list[str]:
         """The variables between whose values its table differs."""
         return [root(label) for label in self.axes.values() if root(label) in variables]
