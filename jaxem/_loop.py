@@ -22,12 +22,13 @@ from jaxem._compile import compiled
 from jaxem._model import Data, Expectation, Model, Theta
 
 PATIENCE = 30  # steps that a fit may idle at a θ without digits
+NEARLY = 100.0  # tolerances: what a gain may be before the last one
 
 
 class Status(enum.IntEnum):
     """How a fit ended. Codes, not exceptions, so that they survive `jit` and `vmap`; `check` raises."""
 
-    CONVERGED = 0  # the last gain in F was within tolerance (k-means: no centre changed)
+    CONVERGED = 0  # the last gain in F was within tolerance, and none grows (k-means: no centre changed)
     MAX_STEPS = 1  # still rising after max_steps
     DECREASED = 2  # an M-step lowered F by more than tolerance and rounding: it does not maximise; θ from before it
     NONFINITE = 3  # F is NaN or infinite, or a component came to rest on fewer dimensions than the data have, where F
@@ -67,8 +68,15 @@ Stop = Callable[[State, State, Array], Array]  # (before, after, tolerance in na
 
 
 def gain_is_small(before: State, after: State, tolerance: Array) -> Array:
-    """|gain| ≤ max(tol·W, floor)."""
-    return jnp.abs(after.gain) <= tolerance
+    """|gain| ≤ max(tol·W, floor), after a gain that came near it and was no smaller than this one, to rounding.
+
+    A gain that falls at once from far above to below says nothing of the next: at the first steps what is stable may
+    be done, and a fit on its way out of a saddle rises the more at every step.
+    """
+    noise = before.rounding + after.rounding
+    near = jnp.abs(before.gain) <= jnp.maximum(NEARLY * tolerance, noise)
+    grows = after.gain - before.gain > noise
+    return (jnp.abs(after.gain) <= tolerance) & near & ~grows
 
 
 class Climb(NamedTuple):
