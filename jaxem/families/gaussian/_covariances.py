@@ -43,6 +43,7 @@ from jaxem.families.gaussian._moments import (
     step_weights_and_means,
     sum_and_count,
     sum_of_squares,
+    underflown,
     update_weights_and_means,
 )
 
@@ -248,8 +249,12 @@ def update(moments: Moments, theta: Theta, held: frozenset[str], *, lifts: bool 
     if "Sigma" in held:
         return theta
     within, N_k = scatter(moments, theta, held), pooled(moments.N_k, old)
+    variances = jnp.diagonal(within, axis1=-2, axis2=-1)
     within = _rounding.lifted(within) if lifts else within
-    return theta | {"Sigma": within / N_k if old.ndim == 2 else divide_where_occupied(within, N_k, otherwise=old)}
+    if old.ndim == 2:
+        return theta | {"Sigma": within / N_k}
+    kept = jnp.any(underflown(variances, N_k[:, None]), axis=1)[:, None, None]
+    return theta | {"Sigma": jnp.where(kept, old, divide_where_occupied(within, N_k, otherwise=old))}
 
 
 def scatter(moments: Moments, theta: Theta, held: frozenset[str]) -> Float[Array, "*k D D"]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxem._model import Theta
 from jaxem.families import _exponential_family as ef
@@ -112,6 +112,12 @@ def divide_where_occupied(sums: Array, N_k: Float[Array, " K"], otherwise: Array
     column = jnp.reshape(N_k, N_k.shape + (1,) * (sums.ndim - 1))
     kept = ef.occupied(column)
     return jnp.where(kept, sums / jnp.where(kept, column, 1), otherwise)
+
+
+def underflown(squares: Array, N_k: Array) -> Bool[Array, "..."]:
+    """Have squares no digits since next to no rows are behind them (N_k, of the same rank), and not for a collapse?"""
+    limits = jnp.finfo(squares.dtype)
+    return (squares < limits.tiny / limits.eps) & (N_k < limits.eps**2 * jnp.sum(N_k))
 
 
 def update_weights_and_means(moments: Moments, theta: Theta, held: frozenset[str]) -> tuple[Theta, Array]:

@@ -39,6 +39,7 @@ from jaxem.families.gaussian._moments import (
     step_weights_and_means,
     sum_and_count,
     sum_of_squares,
+    underflown,
     update_weights_and_means,
 )
 
@@ -253,14 +254,15 @@ def update(moments: Moments, theta: Theta, held: frozenset[str]) -> Theta:
 
 
 def _scale(within: Array, N_k: Array, theta: Theta) -> Array:
-    """√(Σ within / Σ N_k) over the entries that share σ; an empty component keeps its own."""
+    """√(Σ within / Σ N_k) over the entries that share σ; a component that is empty, or nearly so, keeps its own."""
     sigma = theta["sigma"]
     entries = theta["mu"].shape[1] if sigma.ndim < 2 else 1
     within = jnp.maximum(pooled(within, sigma), 0)  # 0 is a collapse: F is then not finite, and em says so
     if sigma.ndim == 0:
         return jnp.sqrt(within / (jnp.sum(N_k) * entries))
     variance = divide_where_occupied(within / entries, N_k, otherwise=1.0)
-    return jnp.where(jnp.reshape(ef.occupied(N_k), N_k.shape + (1,) * (sigma.ndim - 1)), jnp.sqrt(variance), sigma)
+    N_k = jnp.reshape(N_k, N_k.shape + (1,) * (sigma.ndim - 1))
+    return jnp.where(ef.occupied(N_k) & ~underflown(within, N_k), jnp.sqrt(variance), sigma)
 
 
 def gradient_form(theta: Theta, gradient: Theta, N_k: Array, held: frozenset[str]) -> Theta:
