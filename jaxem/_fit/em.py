@@ -372,7 +372,7 @@ def check(fit: Fit) -> Fit:
     >>> fit = jaxem.kmeans(jnp.array([[0.0], [1.0], [9.0]]), jnp.array([[0.0], [1.0]]), max_steps=1)
     >>> jaxem.check(fit)
     Traceback (most recent call last):
-    jaxem._fit.em.EMError: MAX_STEPS: still rising: raise max_steps, or loosen tol
+    jaxem.EMError: MAX_STEPS: still rising: raise max_steps, or loosen tol
     """
     if not is_concrete(fit.status):
         raise ValueError("check: needs a concrete fit; call it outside jit and vmap")
