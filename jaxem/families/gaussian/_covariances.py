@@ -253,7 +253,7 @@ def update(moments: Moments, theta: Theta, held: frozenset[str], *, lifts: bool 
     within = _rounding.lifted(within) if lifts else within
     if old.ndim == 2:
         return theta | {"Sigma": within / N_k}
-    kept = jnp.any(underflown(variances, N_k[:, None]), axis=1)[:, None, None]
+    kept = jnp.any(underflown(variances, N_k[:, None], theta["mu"]), axis=1)[:, None, None]
     return theta | {"Sigma": jnp.where(kept, old, divide_where_occupied(within, N_k, otherwise=old))}
 
 

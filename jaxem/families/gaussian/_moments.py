@@ -114,10 +114,14 @@ def divide_where_occupied(sums: Array, N_k: Float[Array, " K"], otherwise: Array
     return jnp.where(kept, sums / jnp.where(kept, column, 1), otherwise)
 
 
-def underflown(squares: Array, N_k: Array) -> Bool[Array, "..."]:
-    """Have squares no digits since next to no rows are behind them (N_k, of the same rank), and not for a collapse?"""
+def underflown(squares: Array, N_k: Array, mu: Array) -> Bool[Array, "..."]:
+    """Have squares no digits since next to no rows are behind them, and not for a collapse?
+
+    They underflow, and so would they if the rows were a digit of μ apart. N_k and μ are of the same rank.
+    """
     limits = jnp.finfo(squares.dtype)
-    return (squares < limits.tiny / limits.eps) & (N_k < limits.eps**2 * jnp.sum(N_k))
+    least, nearly_empty = limits.tiny / limits.eps, N_k < limits.eps**2 * jnp.sum(N_k)
+    return nearly_empty & (squares < least) & (N_k * (limits.eps * mu) ** 2 < least)
 
 
 def update_weights_and_means(moments: Moments, theta: Theta, held: frozenset[str]) -> tuple[Theta, Array]:

@@ -262,7 +262,8 @@ def _scale(within: Array, N_k: Array, theta: Theta) -> Array:
         return jnp.sqrt(within / (jnp.sum(N_k) * entries))
     variance = divide_where_occupied(within / entries, N_k, otherwise=1.0)
     N_k = jnp.reshape(N_k, N_k.shape + (1,) * (sigma.ndim - 1))
-    return jnp.where(ef.occupied(N_k) & ~underflown(within, N_k), jnp.sqrt(variance), sigma)
+    mu = theta["mu"] if sigma.ndim == 2 else jnp.max(jnp.abs(theta["mu"]), axis=1)
+    return jnp.where(ef.occupied(N_k) & ~underflown(within, N_k, mu), jnp.sqrt(variance), sigma)
 
 
 def gradient_form(theta: Theta, gradient: Theta, N_k: Array, held: frozenset[str]) -> Theta:
