@@ -257,3 +257,18 @@ def test_squares_of_next_to_no_rows_that_underflow_are_no_collapse(name):
     assert int(fit.status) == Status.CONVERGED
     np.testing.assert_array_equal(fit.theta[scale][1], own)
     assert bool(jnp.all(fit.theta[scale][0] < 1))
+
+
+# ---- a share too small for this arithmetic, which computes with 0 for it, is no 0
+
+
+def test_a_subnormal_share_is_the_least_that_there_is():
+    x, tiny = np.array([[0], [0], [1]], FLOAT), float(jnp.finfo(FLOAT).tiny)
+    theta = {"pi": np.array([1, tiny / 4], FLOAT), "probs": np.array([[0], [1]], FLOAT)}
+    start = jaxem.em(bernoulli.mixture, theta, x, max_steps=0)
+    np.testing.assert_allclose(start.free_energy, np.log(tiny), rtol=1e-5)  # what row 2 alone costs
+    # the M-step makes such a share itself, of a row that weighs next to nothing and that no other component explains
+    w = np.array([1, 1, tiny], FLOAT) * FLOAT.type(tiny**-0.25)
+    fit = jaxem.em(bernoulli.mixture, theta | {"pi": np.array([0.5, 0.5], FLOAT)}, x, weights=w)
+    assert int(fit.status) == Status.CONVERGED
+    assert float(fit.theta["pi"][1]) >= tiny

@@ -149,10 +149,16 @@ def admitted(name: str, constraint: constraints.Constraint, value: Array, given:
     """θ's entry, its concrete values checked; what rounding left in a coarser precision is brought back.
 
     On a simplex that is a sum of 1 to the precision in which it was given: the sum in the finer one is then made 1.
+    A subnormal number, for which XLA computes with 0, becomes the least normal one: log 0 would be −∞.
     """
     eps = max(jnp.finfo(v.dtype).eps for v in (value, given) if jnp.issubdtype(v.dtype, jnp.floating))
     if is_concrete(value):
-        _check_values(name, np.asarray(value), constraint, float(eps))
+        concrete = np.asarray(value)
+        _check_values(name, concrete, constraint, float(eps))
+        tiny = jnp.finfo(concrete.dtype).tiny
+        subnormal = (concrete != 0) & (np.abs(concrete) < tiny)
+        if subnormal.any():
+            value = jnp.asarray(np.where(subnormal, np.copysign(tiny, concrete), concrete))
     if constraint is constraints.simplex and eps > jnp.finfo(value.dtype).eps:
         return value / jnp.sum(value, axis=-1, keepdims=True)
     return value

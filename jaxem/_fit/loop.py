@@ -62,6 +62,7 @@ class State(NamedTuple):
     status: Array
     rounding: Array  # nats
     idle: Array  # steps in a row after which θ had lost its digits, and F not risen by more than rounding
+    lost: Array  # has θ lost its digits?
 
 
 Stop = Callable[[State, State, Array], Array]  # (before, after, tolerance in nats) -> done?
@@ -109,9 +110,11 @@ def begin(m: Model, theta: Theta, expectation: Expectation) -> State:
     finite = jnp.isfinite(expectation.free_energy)
     status = jnp.where(finite, Status.MAX_STEPS, Status.NONFINITE).astype(jnp.int32)
     infinity = jnp.full_like(expectation.free_energy, jnp.inf)
-    rounding = noise(m, theta, expectation) + m.rounding_of_theta(theta, expectation)[0]
+    slack, lost = m.rounding_of_theta(theta, expectation)
     zero = jnp.zeros((), jnp.int32)
-    return State(theta, expectation, infinity, zero, status, rounding, zero)
+    return State(
+        theta, expectation, infinity, zero, status, noise(m, theta, expectation) + slack, zero, jnp.asarray(lost)
+    )
 
 
 def noise(m: Model, theta: Theta, expectation: Expectation) -> Array:
@@ -159,11 +162,11 @@ def advance(
     rounding = noise(m, theta, expectation) + slack
     lost, either = jnp.asarray(lost), state.rounding + rounding
     idle = jnp.where(lost & ~(gain > either), state.idle + 1, 0)
-    after = State(theta, expectation, gain, state.num_steps + 1, state.status, rounding, idle)
+    after = State(theta, expectation, gain, state.num_steps + 1, state.status, rounding, idle, lost)
     floor = 8 * jnp.finfo(gain.dtype).eps * expectation.scale  # a gain below it is not worth a step
     tolerance = jnp.maximum(tol * size, floor)
-    fell = (gain < -jnp.maximum(tolerance, either)) & ~lost
-    at_rest = (gain < -tolerance) & (slack < size / 32)
+    fell = (gain < -jnp.maximum(tolerance, either)) & ~lost & ~state.lost
+    at_rest = (gain < -tolerance) & (slack < size / 32) & ~state.lost
     done, collapsed = (
         stop(state, after, tolerance) | at_rest,
         lost & ((jnp.abs(gain) <= tolerance) | (idle >= PATIENCE)),
