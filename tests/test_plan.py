@@ -362,6 +362,13 @@ def test_one_component_is_a_mixture_too():
     assert float(jaxem.convergence_rate(held, fit.theta, x).spectral_radius) == 0
 
 
+@pytest.mark.parametrize("of", [lambda a: jnp.log(a) ** 3, lambda a: 1 / a], ids=["log³", "1/a"])
+def test_what_has_a_pole_at_zero_is_not_linear(of):
+    """Infinity is as close to a number as to another: an affine map is found about a θ that may be."""
+    m = jaxem.from_numpyro(rows(lambda z, a: dist.Normal(of(a) + z, 1.0), param("a", 2.0, C.positive)))
+    assert m.explain({"a": jnp.array(2.0)}, X) == {"a": "gradient: is transformed in Normal.loc of 'x'"}
+
+
 def test_explain_tells_no_falsehood():
     def program(x):
         scale = numpyro.sample("scale", dist.Gamma(2.0, 2.0))

@@ -155,15 +155,15 @@ class Probe:
 
     def is_affine(self, names: list[str], places: Any) -> bool:
         """Are these places affine in these parameters together?"""
-        zero = {name: np.zeros_like(self.base[name]) for name in names}
-        a, b = ({name: self.draw(name, "square") for name in names} for _ in range(2))
-        together = {name: a[name] + 2 * b[name] for name in names}
+        o = {name: self.base[name] for name in names}  # 0 may lie outside of what they may be
+        a, b = ({name: o[name] + self.draw(name, "square") for name in names} for _ in range(2))
+        together = {name: a[name] + 2 * (b[name] - o[name]) for name in names}
 
         def L(V: Theta) -> Found:
             found, _ = self.at(V)
             return {place: self.with_the_digits_of_theta(found[place]) for place in places}
 
-        at_0, at_a, at_b, at_sum = L(zero), L(a), L(b), L(together)
+        at_0, at_a, at_b, at_sum = L(o), L(a), L(b), L(together)
         return all(close(at_sum[p], at_a[p] + 2 * (at_b[p] - at_0[p])) for p in places)
 
 
@@ -205,10 +205,10 @@ def same(left: Any, right: Any) -> bool:
 
 
 def close(left: Any, right: Any) -> bool:
-    """Equal to rounding; NaN is equal to nothing."""
+    """Equal to rounding; neither NaN nor infinity is equal to anything."""
     left, right = np.asarray(left), np.asarray(right)
     with np.errstate(invalid="ignore", over="ignore"):
         tolerance = (
             1e3 * np.finfo(left.dtype).eps * np.maximum(np.abs(left).max(initial=0), np.abs(right).max(initial=0))
         )
-        return bool((np.abs(left - right) <= tolerance).all())
+        return bool(np.isfinite(tolerance) and (np.abs(left - right) <= tolerance).all())
