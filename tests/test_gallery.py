@@ -97,9 +97,9 @@ def test_a_fit_never_falls_and_says_truly_how_it_ended(name):
         assert all(slope <= STATIONARY for slope in slopes.values()), slopes
 
 
-@only_double
-@each(RUN)
+@each(FITTED)
 def test_explain_says_which_updates_are_formulas_and_so_does_the_page(name):
+    """In both precisions the same."""
     m, theta, _ = started(name)
     entry, said = ENTRIES[name], m.explain(theta, ENTRIES[name].x)
     for parameter in entry.closed:

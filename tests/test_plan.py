@@ -362,6 +362,30 @@ def test_one_component_is_a_mixture_too():
     assert float(jaxem.convergence_rate(held, fit.theta, x).spectral_radius) == 0
 
 
+def every_form(x):
+    """Shares, odds, a power, a square and a scatter."""
+    pi = numpyro.param("pi", jnp.array([0.4, 0.6]), constraint=C.simplex)
+    p = numpyro.param("p", jnp.array(HALF), constraint=C.unit_interval)
+    rate = numpyro.param("rate", jnp.array(POSITIVE), constraint=C.positive)
+    mu = numpyro.param("mu", jnp.zeros((2, 2)))
+    S = numpyro.param("S", jnp.stack([jnp.eye(2)] * 2), constraint=C.positive_definite)
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(pi))
+        numpyro.sample("x", dist.MultivariateNormal(mu[z], S[z]), obs=x)
+        numpyro.sample("b", dist.Bernoulli(p[z]), obs=jnp.arange(len(x)) % 2)
+        numpyro.sample("n", dist.Poisson(rate[z]), obs=jnp.arange(len(x)) % 3)
+
+
+def test_the_plan_is_the_same_in_both_precisions():
+    """What is equal to rounding is so to the rounding of θ."""
+    m = jaxem.from_numpyro(every_form)
+    theta = m.init(KEY, XX)
+    double = m.explain(theta, XX)
+    assert "gradient" not in str(double)
+    for x in (XX, XX.astype(jnp.float32)):  # θ alone in single precision, and the data too
+        assert m.explain(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), theta), x) == double
+
+
 @pytest.mark.parametrize("of", [lambda a: jnp.log(a) ** 3, lambda a: 1 / a], ids=["log³", "1/a"])
 def test_what_has_a_pole_at_zero_is_not_linear(of):
     """Infinity is as close to a number as to another: an affine map is found about a θ that may be."""

@@ -289,8 +289,8 @@ def map_constraint(parameter: read.Parameter, value: Any, inverse: bool = False)
     """A parameter through the bijection of its constraint."""
     bijection = biject_to(parameter.constraint)
     bijection = bijection.inv if inverse else bijection
-    with jax.numpy_rank_promotion("allow"):  # NumPyro's transforms broadcast, and promote, freely
-        return jax.tree.map(lambda leaf: bijection(leaf).astype(leaf.dtype), value)
+    with jax.numpy_rank_promotion("allow"):  # NumPyro's transforms broadcast, and some know JAX's own precision only
+        return jax.tree.map(lambda leaf: bijection(leaf.astype(float)).astype(leaf.dtype), value)
 
 
 def log_prior(priors: list[Term], dtype: Any) -> Array:
