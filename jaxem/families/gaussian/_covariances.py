@@ -18,8 +18,7 @@ from numpyro.distributions import constraints
 
 from jaxem._core.model import Theta
 from jaxem._rows.products import Products, by_gamma
-from jaxem.families._mixture import Mixture
-from jaxem.families.gaussian import _rounding
+from jaxem.families._mixture import Fast, Mixture
 from jaxem.families.gaussian._accuracy import (
     EXACT,
     and_one,
@@ -46,6 +45,7 @@ from jaxem.families.gaussian._moments import (
     underflown,
     update_weights_and_means,
 )
+from jaxem.families.gaussian._rounding import accuracy, lifted, rounding_of_covariances, shrunk
 
 BLOCK = 64  # rows
 
@@ -250,7 +250,7 @@ def update(moments: Moments, theta: Theta, held: frozenset[str], *, lifts: bool 
         return theta
     within, N_k = scatter(moments, theta, held), pooled(moments.N_k, old)
     variances = jnp.diagonal(within, axis1=-2, axis2=-1)
-    within = _rounding.lifted(within) if lifts else within
+    within = lifted(within) if lifts else within
     if old.ndim == 2:
         return theta | {"Sigma": within / N_k}
     kept = jnp.any(underflown(variances, N_k[:, None], theta["mu"]), axis=1)[:, None, None]
@@ -310,7 +310,7 @@ def guess(
     S = jnp.sum(jnp.einsum("bnd,bne->bde", blocks, blocks, precision=EXACT), axis=0) / total  # in blocks: digits
     on_diagonal = jnp.eye(x.shape[1], dtype=bool)
     S = jnp.where(on_diagonal, spread_or_a_stand_in(jnp.diagonal(S), x)[None], S)
-    Sigma = _rounding.shrunk(S, jnp.asarray(64 * x.shape[1] * jnp.finfo(S.dtype).eps))
+    Sigma = shrunk(S, jnp.asarray(64 * x.shape[1] * jnp.finfo(S.dtype).eps))
     return equal_weights_at(centres) | {"Sigma": Sigma if is_tied else by_component(Sigma, centres)}
 
 
@@ -345,10 +345,14 @@ tied, full = (
         update=update,
         guess=partial(guess, is_tied=shape == "D D"),
         gradient_form=gradient_form,
-        products=products,
-        recentre=partial(recentre, geometry=geometry, squares=squares),
-        scale="Sigma",
-        **_rounding.by(inflation, _rounding.rounding_of_covariances, scatter=scatter),
+        fast=Fast(products),
+        accuracy=accuracy(
+            "Sigma",
+            partial(recentre, geometry=geometry, squares=squares),
+            inflation,
+            rounding_of_covariances,
+            scatter=scatter,
+        ),
         condition=condition,
     )
     for shape, products, squares in (
