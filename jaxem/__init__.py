@@ -6,7 +6,11 @@ from jaxem import inits as inits
 from jaxem import limits as limits
 from jaxem._answers.certificates import Certificate, certify, e_step_residual
 from jaxem._answers.condition import Conditional, condition
+from jaxem._answers.covariances import covariances
+from jaxem._answers.criteria import aic, bic, icl, num_parameters
+from jaxem._answers.files import load, save
 from jaxem._answers.posterior import decode, marginals
+from jaxem._answers.prediction import Prediction, predict
 from jaxem._answers.quantities import (
     distortion,
     expected_log_joint,
@@ -16,9 +20,12 @@ from jaxem._answers.quantities import (
     sample,
 )
 from jaxem._answers.rate import Rate, convergence_rate
+from jaxem._answers.selection import Selection, select
+from jaxem._answers.summary import Summary, summary
 from jaxem._core.objective import free_energy
 from jaxem._fit.batches import StreamError
 from jaxem._fit.em import EMError, Path, best, check, em, em_batch, em_path, kmeans
+from jaxem._fit.fit import fit
 from jaxem._fit.gradient import gradient_m_step
 from jaxem._fit.kmedoids import KMedoids, kmedoids
 from jaxem._fit.loop import Fit, Status
@@ -39,18 +46,24 @@ __all__ = [
     "Mixture",
     "OnlineFit",
     "Path",
+    "Prediction",
     "ProcessLost",
     "Program",
     "Rate",
+    "Selection",
     "Status",
     "StreamError",
+    "Summary",
+    "aic",
     "arguments",
     "best",
+    "bic",
     "bregman",
     "certify",
     "check",
     "condition",
     "convergence_rate",
+    "covariances",
     "decode",
     "distortion",
     "e_step_residual",
@@ -61,18 +74,26 @@ __all__ = [
     "em_stream",
     "expected_log_joint",
     "families",
+    "fit",
     "free_energy",
     "from_numpyro",
     "gradient_m_step",
+    "icl",
     "inits",
     "kmeans",
     "kmedoids",
     "limits",
+    "load",
     "log_joint",
     "log_likelihood",
     "marginals",
+    "num_parameters",
+    "predict",
     "responsibilities",
     "sample",
+    "save",
+    "select",
+    "summary",
     "use_all_cores",
 ]
 

@@ -7,7 +7,6 @@ of UTF-8 text, `description`, with the model's name and what is held, the column
 import contextlib
 import datetime
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 
+from jaxem._core.arrays import numbers
 from jaxem._core.columns import Named
 from jaxem._core.model import Model
 from jaxem._core.tracing import is_concrete
@@ -30,7 +30,7 @@ from jaxem.families import gaussian
 FORMAT = "jaxem fit 1"
 
 
-def save(path: str | os.PathLike, m: Model, fit: Fit) -> None:
+def save(path: Any, m: Any, fit: Any) -> None:
     """Write a model and its fit to one `.npz` file, whole or not at all.
 
     A family is written by its name, with what is held and its floor; a program, or a mixture of your own, by the
@@ -78,7 +78,7 @@ def save(path: str | os.PathLike, m: Model, fit: Fit) -> None:
     checkpoint.write(where, arrays, said, what="path")
 
 
-def load(path: str | os.PathLike, m: Model | None = None) -> tuple[Model, Fit]:
+def load(path: Any, m: Any = None) -> tuple[Model, Fit]:
     """The model and the fit that `save` wrote.
 
     Args:
@@ -107,7 +107,7 @@ def load(path: str | os.PathLike, m: Model | None = None) -> tuple[Model, Fit]:
         inner = theta
         for folder in folders:
             inner = inner.setdefault(folder, {})
-        inner[last] = jnp.asarray(arrays.pop(name))
+        inner[last] = numbers("path", arrays.pop(name), rows=True)
     columns = said.get("columns")
     known = {name: jnp.asarray(value) for name, value in arrays.items() if name in Fit._fields}
     fit = Fit(Named(theta, tuple(columns)) if columns else theta, **known)

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
@@ -15,7 +14,7 @@ from jaxem._core.words import number, table
 from jaxem._fit.em import EMError
 from jaxem._fit.fit import fit
 from jaxem._fit.loop import Fit, Status
-from jaxem._fit.progress import bar
+from jaxem._fit.progress import awaited, bar
 from jaxem.families import gaussian
 from jaxem.families._mixture import Mixture, mixture_only
 
@@ -91,11 +90,11 @@ class Selection(NamedTuple):
 
 
 def select(
-    x: ArrayLike,
+    x: Any,
     key: Array,
     *,
-    models: Iterable[Mixture] = gaussian.ALL,
-    num_components: int | Iterable[int] = range(1, 10),
+    models: Any = gaussian.ALL,
+    num_components: Any = range(1, 10),
     starts: int = 10,
     criterion: str = "bic",
     weights: ArrayLike | None = None,
@@ -143,6 +142,7 @@ def select(
     with bar(progress, len(candidates), "fit") as show:
         for m, K in candidates:
             one = fit(m, x, key, K, starts=1 if K == 1 else starts, weights=weights, **options)
+            one = awaited(one) if progress else one
             found.append((judged(m, one, x, criterion, weights), one))
             show(found[-1][0].value)
     results = Table([candidate for candidate, _ in found], criterion, int(starts))
@@ -153,7 +153,7 @@ def select(
     return Selection(best.m, next(one for candidate, one in found if candidate is best), results)
 
 
-def judged(m: Mixture, one: Fit, x: ArrayLike, name: str, weights: ArrayLike | None) -> Candidate:
+def judged(m: Mixture, one: Fit, x: Any, name: str, weights: ArrayLike | None) -> Candidate:
     """A fit's entry in the table."""
     K, status = len(one.theta["pi"]), Status(int(one.status))
     if status != Status.CONVERGED:  # then θ may be none that could be entered

@@ -12,7 +12,7 @@ from jaxem._core.checks import blame_x, enter
 from jaxem._core.columns import columns_of
 from jaxem._core.model import Model
 from jaxem._core.words import entries, number, plain, readable, table
-from jaxem._fit.loop import Fit, Status
+from jaxem._fit.loop import Fit
 from jaxem._programs.program import Program
 
 MOST_COLUMNS = 8  # of a table of components
@@ -50,7 +50,9 @@ class Summary(NamedTuple):
         if isinstance(self.m, Program):
             for name, share in self.shares.items():
                 rows = [[name, "share", "places"]]
-                rows += [[str(k), f"{s:.4f}", str(n)] for k, (s, n) in enumerate(zip(share, self.sizes[name], strict=True))]
+                rows += [
+                    [str(k), f"{s:.4f}", str(n)] for k, (s, n) in enumerate(zip(share, self.sizes[name], strict=True))
+                ]
                 lines += ["", *table(rows)]
         else:
             lines += ["", *self.components(theta)]
@@ -77,7 +79,7 @@ class Summary(NamedTuple):
         return table([head, *cells])
 
 
-def summary(m: Model, fit: Fit, x: Any, *, weights: ArrayLike | None = None) -> Summary:
+def summary(m: Model, fit: Any, x: Any, *, weights: ArrayLike | None = None) -> Summary:
     """A fit in words and numbers: how it ended, its likelihood and criteria, and what each component is.
 
     Args:

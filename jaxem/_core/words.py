@@ -12,7 +12,9 @@ from jaxem._core.tracing import is_concrete
 def readable(*tree: Any) -> bool:
     """Is every leaf an array or a number that can be looked at here?"""
     leaves = jax.tree.leaves(tree)
-    return is_concrete(leaves) and all(isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int) for leaf in leaves)
+    return is_concrete(leaves) and all(
+        isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int) for leaf in leaves
+    )
 
 
 def plain(value: tuple) -> str:
@@ -27,7 +29,7 @@ def number(value: Any, digits: int = 6) -> str:
 
 
 def shape(value: Any) -> str:
-    return f"({', '.join(map(str, np.shape(value)))})"
+    return str(np.shape(value))
 
 
 def entry(value: Any, width: int = 60) -> str:
@@ -51,10 +53,15 @@ def table(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
 
 
 def entries(theta: Any) -> list[str]:
-    """θ, a line for each of its names: shape and values."""
+    """θ, a line for each of its names, those of fewer axes first: shape and values."""
     rows = []
-    for name, value in theta.items():
+    for name, value in sorted(theta.items(), key=lambda item: max(map(np.ndim, jax.tree.leaves(item[1])), default=0)):
         leaves = jax.tree.leaves(value)
         one = len(leaves) == 1
         rows.append([name, shape(leaves[0]) if one else "", entry(leaves[0]) if one else f"{len(leaves)} arrays"])
     return table(rows, left=3) if rows else []
+
+
+def counted(counts: dict[str, int]) -> str:
+    """{"CONVERGED": 9, "NONFINITE": 1} as "9 CONVERGED, 1 NONFINITE"."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items())

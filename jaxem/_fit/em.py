@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxem._core import columns
 from jaxem._core.arrays import RESCALE, static_count, steps, tolerance
 from jaxem._core.checks import blame_x, enter, prepare_centres, rows_and_weights
 from jaxem._core.model import Data, Model, Theta, ThetaLike
@@ -94,15 +95,31 @@ def _prepare_run(
     return Run(theta, data, smallest, most)
 
 
-def _fit(m: Model, run: Run, stop: Stop, mesh: Mesh | None) -> Fit:
+def _remembered(fit: Fit, x: Any, theta: Any) -> Fit:
+    """The fit, its θ knowing the columns of x."""
+    return fit._replace(theta=columns.remember(fit.theta, x, theta))
+
+
+def _not_traced(run: Run) -> None:
+    """A ValueError where nobody could be shown anything."""
+    if not is_concrete(run):
+        raise ValueError("progress: nothing can be shown from inside jit or vmap; leave it out there")
+
+
+def _fit(m: Model, run: Run, stop: Stop, mesh: Mesh | None, progress: bool = False) -> Fit:
     """One fit, its rows spread over the mesh of the call."""
+    if progress:
+        _not_traced(run)
     mesh = devices.mesh_for_rows(m, run.data, mesh)
     processes = devices.num_processes(mesh)
     with devices.joined(processes):
         data = devices.spread_rows(run.data, mesh)
         values = (run.theta, run.tol, run.max_steps)
         steps = devices.steps_a_leg(mesh, (values, data))
-        if steps is None or int(run.max_steps) <= steps:
+        if progress:
+            theta, tol, max_steps = devices.replicated(values, mesh)
+            fit = loop.run_watched(m, theta, data, tol, max_steps, stop)
+        elif steps is None or int(run.max_steps) <= steps:
             theta, tol, max_steps = devices.for_one_call(values, mesh)
             fit = loop.run(m, theta, data, tol, max_steps, stop)
         else:
@@ -125,6 +142,7 @@ def em(
     tol: ArrayLike = 1e-10,
     max_steps: ArrayLike = 1000,
     mesh: Mesh | None = None,
+    progress: bool = False,
 ) -> Fit:
     """Fit a model by expectation–maximisation: coordinate ascent on F_T (eq:F) from `theta`.
 
@@ -146,6 +164,7 @@ def em(
         mesh: devices to spread the rows over, all axes of a `jax.sharding.Mesh` (Auto); one `psum` a pass adds their
             sums. An x that is already sharded is used as it lies, and `jaxem.use_all_cores` sets a default. Over
             several processes, x is this process's rows.
+        progress: show a tqdm bar of steps with F and the last gain; Ctrl-C then ends the call at once.
 
     Returns:
         A `Fit`; `status` tells how it ended, `jaxem.check(fit)` raises unless it converged.
@@ -165,7 +184,7 @@ def em(
     run = _prepare_run(
         m, theta, x, temperature=temperature, weights=weights, labels=labels, tol=tol, max_steps=max_steps
     )
-    return _fit(m, run, gain_is_small, mesh)
+    return _remembered(_fit(m, run, gain_is_small, mesh, progress), x, theta)
 
 
 def em_batch(
@@ -179,12 +198,14 @@ def em_batch(
     tol: ArrayLike = 1e-10,
     max_steps: ArrayLike = 1000,
     mesh: Mesh | None = None,
+    progress: bool = False,
 ) -> Fit:
     """Many fits of the same data: every entry of `thetas` has a leading lane axis. Equals `vmap(em)`.
 
     Each lane costs its own iterations only, while `vmap` of the loop runs all lanes until the slowest is
     done. `temperature` may have one value per lane. With a `mesh` the lanes are spread over its devices, unless there
-    are fewer lanes than devices, or x is sharded already: then its rows are. Arguments otherwise as `em`.
+    are fewer lanes than devices, or x is sharded already: then its rows are. `progress` shows a tqdm bar of lanes.
+    Arguments otherwise as `em`.
 
     >>> import jax, jaxem
     >>> from jaxem.families import gaussian
@@ -209,9 +230,14 @@ def em_batch(
     rows, lanes = devices.meshes_for_lanes(m, run.data, len(jax.tree.leaves(run.theta)[0]), mesh)
     rest = devices.replicated((run.theta, run.tol, run.max_steps), rows or lanes)
     data = devices.spread_rows(run.data, rows) if rows else devices.replicated(run.data, lanes)
-    fits = _lanes.run_lanes(m, rest[0], data, *rest[1:], gain_is_small, lanes, _lanes.slots_here(run.data.x))
+    args = (m, rest[0], data, *rest[1:], gain_is_small, lanes, _lanes.slots_here(run.data.x))
+    if progress:
+        _not_traced(run)
+        fits = _lanes.run_in_groups(*args)
+    else:
+        fits = _lanes.run_lanes(*args)
     blame_x(run.data.x, fits.free_energy)
-    return fits
+    return _remembered(fits, x, thetas)
 
 
 @partial(compiled, static_argnames="num_steps")
@@ -297,6 +323,7 @@ def kmeans(
     relocates = empty == "relocate"
     if relocates and mesh is not None:
         raise ValueError('mesh: empty="relocate" looks for the farthest row on one device; leave mesh out')
+    given = x
     x, w = rows_and_weights(x, weights)
     mu = prepare_centres("mu", mu, x)
     K, unit = mu.shape[0], np.ones((), mu.dtype)
@@ -306,7 +333,7 @@ def kmeans(
         fit = kmeans(
             x / unit, mu / unit, w, tol=tol / float(unit) / float(unit), max_steps=max_steps, empty=empty, mesh=mesh
         )
-        return _in_unit(fit, unit, x, w)
+        return _remembered(_in_unit(fit, unit, x, w), given, None)
     theta = {"pi": jnp.full(K, 1 / K, mu.dtype), "mu": mu, "sigma": jnp.ones((), mu.dtype)}
     m = replace(gaussian.isotropic.hold("pi", "sigma"), hard=True)
     m = replace(m, maximizer=relocate) if relocates else m
@@ -314,10 +341,10 @@ def kmeans(
     at_rest_only = is_concrete(run.tol) and not np.any(run.tol)
     stop = centres_at_rest if at_rest_only else centres_at_rest_or_gain_is_small
     if not relocates:
-        return _fit(m, run, stop, mesh)
+        return _remembered(_fit(m, run, stop, mesh), given, None)
     fit = loop.run(m, *run, stop)
     blame_x(run.data.x, fit.free_energy)
-    return fit
+    return _remembered(fit, given, None)
 
 
 def _in_unit(fit: Fit, unit: np.ndarray, x: Array, w: Array | None) -> Fit:

@@ -1,6 +1,5 @@
 """From data to the best of several fits, by one call: starts, a fit from each, and the best that converged."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,9 +14,8 @@ from jaxem._core.model import Model, Theta
 from jaxem._fit.em import best, em_batch
 from jaxem._fit.loop import Fit, Status
 from jaxem._programs.program import Program
-from jaxem.families._mixture import Mixture
 
-INITS = {"k-means++": inits.kmeans_plus_plus, "random": inits.random_points}
+INITS = ("k-means++", "random")
 OF_A_PROGRAM = {"k-means++": "responsibilities", "random": "program"}
 
 
@@ -25,10 +23,10 @@ def fit(
     m: Model,
     x: Any,
     key: Array,
-    num_components: int | None = None,
+    num_components: Any = None,
     *,
     starts: int = 10,
-    init: str | Callable[..., Theta] = "k-means++",
+    init: Any = "k-means++",
     temperature: ArrayLike = 1.0,
     weights: ArrayLike | None = None,
     labels: ArrayLike | None = None,
@@ -97,15 +95,14 @@ def several(m: Model, x: Any, key: Array, num_components: Any, starts: int, init
         return jax.vmap(lambda key: init(m, key, x, num_components))(keys)
     if init not in INITS:
         raise ValueError(f'init: {init!r} is for programs; use "k-means++" or "random"')
-    if isinstance(m, Mixture):
-        return inits.many(m, keys, x, num_components, init=INITS[init], weights=weights)
-    return INITS[init](m, keys[0], x, num_components)  # says what m is not
+    return inits.many(m, keys, x, num_components, init=init, weights=weights)
 
 
 def _of_program(m: Program, x: Any, keys: Array, num_components: Any, init: Any) -> Theta:
     if num_components is not None:
         raise ValueError(
-            f"num_components: a program says itself how many values its latents have; leave it out, got {num_components}"
+            f"num_components: a program says itself how many values its latents have; leave it out, got "
+            f"{shown(num_components)}"
         )
     if callable(init):
         return jax.vmap(lambda key: init(m, key, x, None))(keys)

@@ -9,7 +9,7 @@ and the closed-form M-step.
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from jaxem._core import checks
 from jaxem._core.handlers import all_alone, alone
 from jaxem._core.model import Data, Expectation, Model, Norms, Theta, ThetaLike
 from jaxem._core.objective import assign, assign_hard, assign_one_hot, row_free_energy, weighted
-from jaxem._core.values import settle
+from jaxem._core.values import name_of, settle
 from jaxem._rows import gpu
 from jaxem._rows.chunks import fits_one_chunk, norms_of_rows, plus, seen_here, sum_over_rows
 from jaxem._rows.products import Counts, Products, Sums
@@ -53,7 +53,7 @@ class Rows(NamedTuple):
 
 
 @jax.tree_util.register_static
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Mixture(Model):
     """A mixture model: a NumPyro program with closed-form EM. Hashable, and a pytree without leaves.
 
@@ -91,6 +91,7 @@ class Mixture(Model):
         hard: is T known to be 0, as in k-means? Otherwise it is data.
         by_winner: (θ, x, argmax_k ℓ (n,), w (n,)) → `statistics` of the γ that says so, times w; None makes that γ.
         maximizer: how the M-step is done: `closed_form`, or what `jaxem.gradient_m_step` puts here.
+        name: what its repr says, e.g. "gaussian.full"; mixtures that differ by no more are equal.
     """
 
     program: Callable[..., Any]
@@ -113,9 +114,25 @@ class Mixture(Model):
     hard: bool = False
     by_winner: Callable[[Theta, Array, Array, Array], Any] | None = None
     maximizer: Callable[["Mixture", Any, Theta, Data], Theta] = closed_form
+    name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         settle(self)
+
+    def __repr__(self) -> str:
+        """Its name and what is held, as one would write it.
+
+        >>> from jaxem.families import gaussian
+        >>> gaussian.isotropic.hold("sigma", "pi")
+        gaussian.isotropic.hold('pi', 'sigma')
+        """
+        name = self.name or f"Mixture(program={name_of(self.program)})"
+        held = ", ".join(repr(name) for name in self.parameters if name in self.held)
+        return f"{name}.hold({held})" if held else name
+
+    def __dir__(self) -> list[str]:
+        """What its users use; all else there is, is how it is fitted fast."""
+        return ["free", "held", "hold", "name", "parameters", "program", "shapes"]
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -59,7 +59,14 @@ def with_floor(m: Mixture, variance: float) -> Mixture:
     if scale == "Sigma":
         rounding = partial(rounding_of_covariances, inflation=inflation, scatter=None)
         m_step = partial(update, lifts=False) if m.update is update else m.update  # the floor lifts it
-    return replace(m, update=floored(m_step), guess=floored(m.guess), gradient_form=gradient_form, rounding=rounding)
+    return replace(
+        m,
+        name=f"gaussian.with_floor({replace(m, held=frozenset())!r}, {variance:g})",
+        update=floored(m_step),
+        guess=floored(m.guess),
+        gradient_form=gradient_form,
+        rounding=rounding,
+    )
 
 
 @dataclass(frozen=True)

@@ -313,6 +313,7 @@ def condition(theta: Theta, x: Float[Array, "n D"], mask: np.ndarray) -> tuple[A
 
 
 isotropic = Mixture(
+    name="gaussian.isotropic",
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "")),
     kernel=round_table,
@@ -331,6 +332,7 @@ isotropic = Mixture(
 )
 
 spherical = Mixture(
+    name="gaussian.spherical",
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "K")),
     kernel=round_table,
@@ -348,6 +350,7 @@ spherical = Mixture(
 )
 
 diagonal = Mixture(
+    name="gaussian.diagonal",
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "K D")),
     kernel=diagonal_table,
