@@ -1,4 +1,16 @@
-"""jaxem: expectation–maximisation for NumPyro. One free energy, certified; k-means is its limit as T → 0."""
+"""jaxem: expectation–maximisation for NumPyro. One free energy, certified; k-means is its limit as T → 0.
+
+A model is a mixture of `jaxem.families`, like `gaussian.full`, or any NumPyro program, `jaxem.from_numpyro(program)`.
+
+    fit        jaxem.fit(m, x, key, K)       the best of several starts;   jaxem.select(x, key)     which model, which K
+    step by    jaxem.inits, m.init           where to start;               jaxem.em, em_batch, best, kmeans, check
+    ask        jaxem.summary(m, fit, x)      the fit in words;             jaxem.predict, responsibilities, sample
+    judge      jaxem.bic, aic, icl           smaller is better;            jaxem.certify(m, theta, x)   is it right?
+    keep       jaxem.save(path, m, fit)      in one file;                  jaxem.load(path)
+
+Keys come in as arguments, parameters are a dict `theta`, and everything runs inside `jax.jit` and `jax.vmap`. Set
+`jax.config.update("jax_enable_x64", True)` before anything else for 16 digits instead of 8.
+"""
 
 from jaxem import bregman as bregman
 from jaxem import families as families

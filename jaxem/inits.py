@@ -38,7 +38,7 @@ POWERS = {"mu": 1, "sigma": 1, "Sigma": 2}  # of the unit of x
 def random_points(
     m: Mixture,
     key: Array,
-    x: ArrayLike,
+    x: Any,
     num_components: int,
     *,
     num_categories: int | None = None,
@@ -64,7 +64,7 @@ def random_points(
 def kmeans_plus_plus(
     m: Mixture,
     key: Array,
-    x: ArrayLike,
+    x: Any,
     num_components: int,
     *,
     num_categories: int | None = None,
@@ -89,7 +89,7 @@ def kmeans_plus_plus(
 def many(
     m: Mixture,
     keys: Array,
-    x: ArrayLike,
+    x: Any,
     num_components: int,
     *,
     init: Any = "k-means++",
@@ -113,7 +113,7 @@ def many(
 
 def from_labels(
     m: Mixture,
-    x: ArrayLike,
+    x: Any,
     labels: ArrayLike,
     num_components: int | None = None,
     *,
@@ -175,7 +175,7 @@ def _is_categorical(m: Mixture) -> bool:
 def _from_centres(
     m: Mixture,
     key: Array,
-    x: ArrayLike,
+    x: Any,
     num_components: int,
     num_categories: int | None,
     weights: ArrayLike | None,
@@ -199,7 +199,7 @@ def _from_centres(
     return _guess(m, centres, x, w, num_categories, lanes)
 
 
-def _rows(x: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array | None]:
+def _rows(x: Any, weights: ArrayLike | None) -> tuple[Array, Array | None]:
     """x, floating and finite, and w in its precision."""
     x, w = rows_and_weights(x, weights)
     x = as_floating(x)

@@ -7,13 +7,13 @@ import numpyro
 import pytest
 from numpyro import distributions as dist
 from numpyro.contrib.control_flow import scan
+from test_gaussian_families import old_faithful
 
 import jaxem
 from jaxem import Status
 from jaxem.families import bernoulli, categorical, gaussian, poisson
 
 from cases import CASES, FLOAT, cast, tolerance
-from test_gaussian_families import old_faithful
 
 FAITHFUL = old_faithful()
 LABELS = (FAITHFUL[:, 0] > 3).astype(int)
@@ -118,7 +118,7 @@ def test_a_program_has_the_criteria_of_the_family_that_it_is():
     for criterion in (jaxem.aic, jaxem.bic, jaxem.icl):
         near = pytest.approx(float(criterion(family, same, x)), rel=tolerance(1e-12, 1e-5))
         assert float(criterion(m, theta, x)) == near
-    with pytest.raises(ValueError, match="^x: a program's own trace"):
+    with pytest.raises(ValueError, match=r"^x: a program's own trace"):
         jaxem.num_parameters(m, theta)
 
 

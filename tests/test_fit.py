@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
+import programs
 import pytest
 
 import jaxem
 from jaxem import Status, inits
 from jaxem.families import categorical, gaussian
 
-import programs
 from cases import CASES, FLOAT, cast, tolerance
 
 ISO, KEY = gaussian.isotropic, jax.random.key(3)
@@ -81,7 +81,7 @@ def test_progress_changes_no_bit(best, capsys):
     shown = capsys.readouterr().err
     assert "6/6" in shown
     assert "F=" in shown
-    with pytest.raises(ValueError, match="^progress: nothing can be shown"):
+    with pytest.raises(ValueError, match=r"^progress: nothing can be shown"):
         jax.jit(lambda x: jaxem.em(ISO, start, x, progress=True))(X)
 
 
@@ -169,7 +169,7 @@ def test_a_program_is_fitted_from_its_own_start_too():
     own = jaxem.em(m, m.init(KEY, x), x)
     assert float(fit.free_energy) >= float(own.free_energy) - tolerance(1e-6, 1e-2)
     assert sum(Status.counts(fit).values()) == 3
-    with pytest.raises(ValueError, match="^num_components: a program says itself"):
+    with pytest.raises(ValueError, match=r"^num_components: a program says itself"):
         jaxem.fit(m, x, KEY, 2)
-    with pytest.raises(ValueError, match="^method: must be"):
+    with pytest.raises(ValueError, match=r"^method: must be"):
         m.init(KEY, x, method="data")

@@ -65,8 +65,8 @@ def save(path: Any, m: Any, fit: Any) -> None:
     if why := checkpoint.obstacle(where):
         raise ValueError(f"path: {where} {why}")
     arrays = {f"theta/{name}": value for name, value in _flat(fit.theta).items()}
-    rest = fit._replace(theta=None)._asdict()
-    arrays |= {name: np.asarray(value) for name, value in rest.items() if value is not None}
+    rest = {name: value for name, value in fit._asdict().items() if name != "theta" and value is not None}
+    arrays |= {name: np.asarray(value) for name, value in rest.items()}
     versions = {"jaxem": __version__, "jax": jax.__version__, "numpyro": numpyro.__version__, "numpy": np.__version__}
     said = {
         "format": FORMAT,
@@ -129,7 +129,7 @@ def _flat(theta: Any, above: str = "") -> dict[str, np.ndarray]:
     return found
 
 
-def _described(m: Model) -> Any:
+def _described(m: Any) -> Any:
     """The model in JSON's terms, as JSON gives it back."""
     return json.loads(json.dumps({"kind": type(m).__name__, "is": description(m)}))
 
@@ -149,7 +149,7 @@ def _read(where: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise ValueError(f"path: {where} is no file of jaxem.save, or only a part of one; use another") from error
 
 
-def _model(where: Path, described: Any, m: Model | None) -> Model:
+def _model(where: Path, described: Any, m: Any) -> Model:
     """The model of a file: the one that is passed, or the family that is named, and it must be as described."""
     if m is None:
         m = _of_family(described["is"])

@@ -37,8 +37,8 @@ class Summary(NamedTuple):
         if not readable(self.fit):
             return plain(self)
         ended = repr(self.fit).splitlines()
-        rows = f"{number(self.num_rows)} rows"
-        lines = [f"{self.m!r} on {rows}{f' and {len(self.columns)} column(s)' if self.columns else ''}"]
+        columns = f" and {len(self.columns)} column(s)" if self.columns else ""
+        lines = [f"{self.m!r} on {number(self.num_rows)} rows{columns}"]
         lines += [line for line in ended if not line.startswith("  ") or line.startswith("  of ")]
         facts = [
             ["log-likelihood", "parameters", "AIC", "BIC", "ICL"],
@@ -129,5 +129,6 @@ def summary(m: Model, fit: Any, x: Any, *, weights: ArrayLike | None = None) -> 
         shares = {"z": np.asarray(theta["pi"])}
         sizes = {"z": np.bincount(labels, minlength=len(shares["z"]))}
         columns = columns_of(x) or tuple(map(str, range(data.x.shape[1])))
-    values = (float(criterion(name, terms, df)) for name in ("aic", "bic", "icl"))
-    return Summary(m, fit, float(terms.num_rows), df, float(terms.log_likelihood), *values, columns, shares, sizes)
+    aic, bic, icl = (float(criterion(name, terms, df)) for name in ("aic", "bic", "icl"))
+    N, L = float(terms.num_rows), float(terms.log_likelihood)
+    return Summary(m, fit, N, df, L, aic, bic, icl, columns, shares, sizes)

@@ -10,11 +10,9 @@ from jaxem._core.tracing import is_concrete
 
 
 def readable(*tree: Any) -> bool:
-    """Is every leaf an array or a number that can be looked at here?"""
+    """Is every leaf an array that can be looked at here?"""
     leaves = jax.tree.leaves(tree)
-    return is_concrete(leaves) and all(
-        isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int) for leaf in leaves
-    )
+    return is_concrete(leaves) and all(isinstance(leaf, jax.Array | np.ndarray | np.generic) for leaf in leaves)
 
 
 def plain(value: tuple) -> str:

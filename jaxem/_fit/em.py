@@ -288,7 +288,7 @@ def em_path(
 
 
 def kmeans(
-    x: ArrayLike,
+    x: Any,
     mu: ArrayLike,
     weights: ArrayLike | None = None,
     *,

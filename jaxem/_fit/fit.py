@@ -14,6 +14,7 @@ from jaxem._core.model import Model, Theta
 from jaxem._fit.em import best, em_batch
 from jaxem._fit.loop import Fit, Status
 from jaxem._programs.program import Program
+from jaxem.families._mixture import mixture_only
 
 INITS = ("k-means++", "random")
 OF_A_PROGRAM = {"k-means++": "responsibilities", "random": "program"}
@@ -95,7 +96,7 @@ def several(m: Model, x: Any, key: Array, num_components: Any, starts: int, init
         return jax.vmap(lambda key: init(m, key, x, num_components))(keys)
     if init not in INITS:
         raise ValueError(f'init: {init!r} is for programs; use "k-means++" or "random"')
-    return inits.many(m, keys, x, num_components, init=init, weights=weights)
+    return inits.many(mixture_only("fit", m), keys, x, num_components, init=init, weights=weights)
 
 
 def _of_program(m: Program, x: Any, keys: Array, num_components: Any, init: Any) -> Theta:

@@ -32,6 +32,7 @@ def bar(wanted: bool, total: int, unit: str) -> Iterator[Callable[..., None]]:
 
 def awaited(tree: Any) -> Any:
     """A result once it is there. A signal is served while it is not: Python's wait for JAX would hold it back."""
-    while not all(leaf.is_ready() for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)):
+    leaves: list[Any] = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    while not all(leaf.is_ready() for leaf in leaves):
         time.sleep(NAP)
     return tree
