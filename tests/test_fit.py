@@ -1,5 +1,8 @@
 """One call: the best of several starts, for mixtures and programs; a start from the data; what a fit remembers."""
 
+import _thread
+import threading
+
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -9,6 +12,7 @@ import pytest
 
 import jaxem
 from jaxem import Status, inits
+from jaxem._fit.progress import awaited
 from jaxem.families import categorical, gaussian
 
 from cases import CASES, FLOAT, cast, tolerance
@@ -83,6 +87,16 @@ def test_progress_changes_no_bit(best, capsys):
     assert "F=" in shown
     with pytest.raises(ValueError, match=r"^progress: nothing can be shown"):
         jax.jit(lambda x: jaxem.em(ISO, start, x, progress=True))(X)
+
+
+def test_an_interrupt_is_heard_while_something_is_computed():
+    long = jax.jit(lambda n: jax.lax.fori_loop(0, n, lambda i, a: a + jnp.sin(a), jnp.ones(1000)))
+    jax.block_until_ready(long(1))
+    threading.Timer(0.1, _thread.interrupt_main).start()
+    result = long(100_000)  # a second or more
+    with pytest.raises(KeyboardInterrupt):
+        awaited(result)
+    assert not result.is_ready()
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ def predict(m: Model, theta: ThetaLike, x: Any) -> Prediction:
     >>> from jaxem.families import gaussian
     >>> theta = {"pi": jnp.array([0.5, 0.5]), "mu": jnp.array([[0.0], [2.0]]), "sigma": 1.0}
     >>> found = jaxem.predict(gaussian.isotropic, theta, jnp.array([-1.0, 1.0, 3.0]))
-    >>> found.labels.tolist(), found.uncertainty.round(3).tolist()
-    ([0, 0, 1], [0.018..., 0.5, 0.018...])
+    >>> found.labels.tolist(), [f"{u:.3f}" for u in found.uncertainty]
+    ([0, 0, 1], ['0.018', '0.500', '0.018'])
     """
     theta, data = enter(m, theta, x)
     found = _predict(m, theta, data.x)

@@ -101,16 +101,16 @@ def summary(m: Model, fit: Any, x: Any, *, weights: ArrayLike | None = None) -> 
     >>> m = gaussian.isotropic
     >>> jaxem.summary(m, jaxem.em(m, theta, x), x)                                        # doctest: +ELLIPSIS
     gaussian.isotropic on 5 rows and 1 column(s)
-    Fit: CONVERGED after ... steps at F = -2.46... nats, last gain ...
+    Fit: CONVERGED after ... steps at F = -0.679694... nats, last gain ...
     <BLANKLINE>
-    log-likelihood  parameters      AIC      BIC      ICL
-           -2.46...           4  12.9...  11.3...  11.3...
+    log-likelihood  parameters     AIC     BIC     ICL
+           -0.6797           4  9.3594  7.7971  7.7971
     <BLANKLINE>
     component   share  rows  mu[0]
     0          0.6000     3     -1
     1          0.4000     2      1
     <BLANKLINE>
-    sigma  ()  0.1...
+    sigma  ()  0.1414
     """
     if not isinstance(fit, Fit) or np.ndim(fit.status) or not readable(fit):
         got = f"{np.size(fit.status)} lanes" if isinstance(fit, Fit) else type(fit).__name__
