@@ -101,7 +101,7 @@ def summary(m: Model, fit: Any, x: Any, *, weights: ArrayLike | None = None) -> 
     >>> m = gaussian.isotropic
     >>> jaxem.summary(m, jaxem.em(m, theta, x), x)                                        # doctest: +ELLIPSIS
     gaussian.isotropic on 5 rows and 1 column(s)
-    Fit: CONVERGED after ... steps at F = -0.679694... nats, last gain ...
+    Fit: CONVERGED after ... steps at F = -0.6796... nats, last gain ...
     <BLANKLINE>
     log-likelihood  parameters     AIC     BIC     ICL
            -0.6797           4  9.3594  7.7971  7.7971
