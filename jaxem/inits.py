@@ -221,9 +221,9 @@ def _guess(
     elif num_categories is not None:
         raise ValueError("num_categories: this mixture has no categories; leave it out")
     start = partial(_start, m, x=x, w=w, num_categories=num_categories)
-    theta = jax.vmap(start)(centres) if lanes else start(centres)
-    if m.scale and is_concrete(theta[m.scale]) and not _is_scale(m.scale, np.asarray(theta[m.scale])):
-        raise ValueError(f"x: its {m.scale} does not fit {x.dtype}; {RESCALE}")
+    theta, scale = jax.vmap(start)(centres) if lanes else start(centres), m.accuracy.scale
+    if scale and is_concrete(theta[scale]) and not _is_scale(scale, np.asarray(theta[scale])):
+        raise ValueError(f"x: its {scale} does not fit {x.dtype}; {RESCALE}")
     check_support(m, jax.tree.map(lambda leaf: leaf[0], theta) if lanes else theta, x)
     return theta
 
@@ -231,7 +231,7 @@ def _guess(
 @partial(jax.jit, static_argnames="num_categories")
 def _start(m: Mixture, centres: Array, x: Array, w: Array | None, num_categories: int | None) -> Theta:
     weighted = {} if w is None else {"weights": w}
-    if not m.scale:
+    if not m.accuracy.scale:
         return m.guess(centres, x, *(() if num_categories is None else (num_categories,)), **weighted)
     unit = unit_of(jnp.max(jnp.abs(x)))
     theta = m.guess(centres / unit, x / unit, **weighted)

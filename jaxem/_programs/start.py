@@ -39,7 +39,7 @@ def from_data(m: Any, key: Array, theta: Theta, data: Data) -> Theta:
         return log_partition([*(t.factor(tables[t.name]) for t in terms), *fields], graph, data.temperature)
 
     with jax.numpy_rank_promotion("allow"):
-        new = m.maximize(jax.grad(partition)(possible), theta, data)
+        new = m.maximize(jax.grad(partition)(possible), theta, data).theta
         parameters = m.structure(data.x).parameters
         return {
             name: jax.tree.map(
