@@ -11,9 +11,9 @@ from jaxem._answers.criteria import CRITERIA, criterion, degrees_of_freedom, ter
 from jaxem._core.arrays import random_key, shown, static_count
 from jaxem._core.checks import enter
 from jaxem._core.words import number, table
-from jaxem._fit.em import EMError
 from jaxem._fit.fit import fit
 from jaxem._fit.loop import Fit, Status
+from jaxem._fit.outcome import EMError
 from jaxem._fit.progress import awaited, bar
 from jaxem.families import gaussian
 from jaxem.families._mixture import Mixture, mixture_only

@@ -11,8 +11,9 @@ from jaxtyping import Array
 from jaxem import inits
 from jaxem._core.arrays import random_key, shown, static_count
 from jaxem._core.model import Model, Theta
-from jaxem._fit.em import best, em_batch
+from jaxem._fit.em import em_batch
 from jaxem._fit.loop import Fit, Status
+from jaxem._fit.outcome import best
 from jaxem._programs.program import Program
 from jaxem.families._mixture import mixture_only
 
