@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 from numpyro.distributions import constraints
 
+from jaxem._core import columns
 from jaxem._core.arrays import blame_rows, non_negative, numbers, raw, shown
 from jaxem._core.model import Data, Model, Theta, ThetaLike
 from jaxem._core.tracing import is_concrete
@@ -33,6 +34,7 @@ def enter(
         raise ValueError(
             f"m: must be a mixture of jaxem.families or jaxem.from_numpyro(program), got {type(m).__name__}"
         )
+    columns.agree(theta, x)
     return m.enter(theta, x, weights, temperature, labels, batched=batched)
 
 

@@ -8,6 +8,7 @@ statistics of many rows have lost their digits for the M-step, a turn of the loo
 """
 
 import enum
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,9 +19,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxem._core import words
 from jaxem._core.model import Data, Digits, Expectation, Model, Theta
 from jaxem._core.tracing import compiled
+from jaxem._fit.progress import awaited, bar
 
+NEWS = 0.2  # seconds between two looks at a fit that is watched
 PATIENCE = 30  # steps that a fit may idle at a θ without digits
 NEARLY = 100.0  # tolerances: what a gain may be before the last one
 
@@ -37,8 +41,11 @@ class Status(enum.IntEnum):
     @classmethod
     def counts(cls, fits: "Fit") -> dict[str, int]:
         """How many lanes ended how, e.g. {"CONVERGED": 14, "NONFINITE": 6}."""
-        codes = np.asarray(fits.status).ravel().tolist()
-        return {status.name: codes.count(status) for status in cls if status in codes}
+        if fits.ended is None:
+            ended = np.bincount(np.ravel(fits.status), minlength=len(cls))
+        else:  # of the starts of `jaxem.fit`
+            ended = np.reshape(fits.ended, (-1, len(cls))).sum(axis=0)
+        return {status.name: int(count) for status, count in zip(cls, ended, strict=True) if count}
 
 
 class Fit(NamedTuple):
@@ -50,6 +57,24 @@ class Fit(NamedTuple):
     num_steps: Int[Array, "*lanes"]  # M-steps done
     status: Int[Array, "*lanes"]  # a Status
     rounding: Float[Array, "*lanes"] | None = None  # nats that rounding leaves open in F: above tol·W, it ended the fit
+    ended: Int[Array, "*lanes 4"] | None = None  # of the best of several starts (`jaxem.fit`): how many had each Status
+
+    def __repr__(self) -> str:
+        """What people read; as Python shows it where it is traced, or no fit's numbers."""
+        if not words.readable(self):
+            return words.plain(self)
+        if np.ndim(self.status):
+            first = f"Fit of {np.size(self.status)} lanes: {words.counted(Status.counts(self))}"
+            F, steps = np.asarray(self.free_energy), np.asarray(self.num_steps)
+            first += f"; F from {words.number(F.min())} to {words.number(F.max())} nats; "
+            first += f"{steps.min()} to {steps.max()} steps"
+        else:
+            first = f"Fit: {Status(int(self.status)).name} after {int(self.num_steps)} steps at F = "
+            first += f"{words.number(self.free_energy, 8)} nats, last gain {words.number(self.gain, 2)}"
+        lines = [first]
+        if self.ended is not None and not np.ndim(self.status):
+            lines.append(f"  of {int(np.sum(self.ended))} starts: {words.counted(Status.counts(self))}")
+        return "\n".join(lines + [f"  {line}" for line in words.entries(self.theta)])
 
 
 class State(NamedTuple):
@@ -242,6 +267,22 @@ def run_in_legs(
         climb = run_leg(m, before, data, tol, np.int32(done), stop)  # NumPy: in every process
         if done == last or int(before.state.status) != Status.MAX_STEPS:
             return fit_of(climb.state)
+
+
+def run_watched(m: Model, theta: Theta, data: Data, tol: Any, max_steps: Any, stop: Stop) -> Fit:
+    """The same with a tqdm bar: legs as long as people wait for news, each awaited so that Ctrl-C is heard."""
+    data = data._replace(norms=once(m, theta, data))
+    climb, last, done, steps = begin_legs(m, theta, data), int(max_steps), 0, 1
+    with bar(True, last, "step") as show:
+        while True:
+            began, before, done = time.monotonic(), done, min(done + steps, last)
+            climb = awaited(run_leg(m, climb, data, tol, np.int32(done), stop))
+            state = climb.state
+            moved = int(state.num_steps) - before
+            show(f"F={float(state.expectation.free_energy):.8g} gain={float(state.gain):.2g}", moved)
+            if done == last or int(state.status) != Status.MAX_STEPS:
+                return fit_of(state)
+            steps = 2 * steps if time.monotonic() - began < NEWS else steps
 
 
 def fit_of(state: State) -> Fit:

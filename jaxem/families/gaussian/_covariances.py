@@ -337,6 +337,7 @@ def condition(theta: Theta, x: Float[Array, "n D"], mask: np.ndarray) -> tuple[A
 
 tied, full = (
     Mixture(
+        name=name,
         program=program,
         shapes=(("pi", "K"), ("mu", "K D"), ("Sigma", shape)),
         kernel=table,
@@ -355,8 +356,8 @@ tied, full = (
         ),
         condition=condition,
     )
-    for shape, products, squares in (
-        ("D D", tied_products, True),
-        ("K D D", full_products, False),  # whose statistics are about the means: no square is expanded
+    for name, shape, products, squares in (
+        ("gaussian.tied", "D D", tied_products, True),
+        ("gaussian.full", "K D D", full_products, False),  # whose statistics are about the means: no square is expanded
     )
 )

@@ -320,6 +320,7 @@ accuracy_of_scales = accuracy(
 )
 
 isotropic = Mixture(
+    name="gaussian.isotropic",
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "")),
     kernel=round_table,
@@ -334,6 +335,7 @@ isotropic = Mixture(
 )
 
 spherical = Mixture(
+    name="gaussian.spherical",
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "K")),
     kernel=round_table,
@@ -348,6 +350,7 @@ spherical = Mixture(
 )
 
 diagonal = Mixture(
+    name="gaussian.diagonal",
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "K D")),
     kernel=diagonal_table,
