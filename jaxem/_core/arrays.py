@@ -20,7 +20,7 @@ from jaxem._core.tracing import is_concrete, is_traced
 
 LARGEST_STEPS = np.iinfo(np.int32).max  # more steps than anyone makes
 ENABLE_X64 = "jax.config.update('jax_enable_x64', True)"
-PACKAGE = str(Path(__file__).parent)
+PACKAGE = str(Path(__file__).parents[1])  # where the files of jaxem are
 
 
 def numbers(name: str, value: Any, dtype: Any = None, *, counts: np.ndarray | None = None, rows: bool = False) -> Array:
