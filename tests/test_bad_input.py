@@ -187,6 +187,8 @@ def test_other_arguments():
     )
     expect("num_samples", lambda: jaxem.sample(M, THETA, jax.random.key(0), 0))
     expect("num_steps", lambda: jaxem.gradient_m_step(M, num_steps=0))
+    for other in (None, THETA):
+        expect("fit: must be what em", lambda other=other: jaxem.check(other))
 
 
 def test_integers_and_lists_are_taken():

@@ -237,7 +237,7 @@ def log_prob(fn: Any, value: Any) -> Array:
         return jnp.sum(times_log(alpha - 1, value), axis=-1) - normaliser
     if type(fn) is dist.Beta:
         a, b, value = inexact(fn.concentration1, fn.concentration0, value)
-        normaliser = lgamma(a) + lgamma(b) - lgamma(a + b)  # jax.scipy.special.betaln is off by 1e-6 in double precision
+        normaliser = lgamma(a) + lgamma(b) - lgamma(a + b)  # scipy.special.betaln of JAX is off by 1e-6
         return times_log(a - 1, value) + times_log(b - 1, 1 - value, jnp.finfo(value.dtype).eps) - normaliser
     if type(fn) is dist.Gamma:
         alpha, beta, value = inexact(fn.concentration, fn.rate, value)
