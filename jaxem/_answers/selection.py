@@ -8,8 +8,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxem._answers.criteria import CRITERIA, criterion, degrees_of_freedom, terms_at
-from jaxem._core.arrays import random_key, shown, static_count
+from jaxem._core.arrays import one_of, random_key, shown, static_count, switch
 from jaxem._core.checks import enter
+from jaxem._core.model import Model
 from jaxem._core.words import number, table
 from jaxem._fit.fit import fit
 from jaxem._fit.loop import Fit, Status
@@ -135,10 +136,10 @@ def select(
     """
     random_key(key)
     static_count("starts", starts, 1)
-    if criterion not in CRITERIA:
-        raise ValueError(f"criterion: must be one of {', '.join(map(repr, CRITERIA))}, got {shown(criterion)}")
+    one_of("criterion", criterion, CRITERIA)
     candidates = [(m, K) for m in _models(models) for K in _counts(num_components)]
     found: list[tuple[Candidate, Fit]] = []
+    progress = switch("progress", progress)
     with bar(progress, len(candidates), "fit") as show:
         for m, K in candidates:
             one = fit(m, x, key, K, starts=1 if K == 1 else starts, weights=weights, **options)
@@ -171,6 +172,9 @@ def _models(models: Any) -> list[Mixture]:
         models = [models]
     if not models:
         raise ValueError("models: is empty; pass at least one mixture, e.g. gaussian.full")
+    for m in models:
+        if not isinstance(m, Mixture | Model):
+            raise ValueError(f"models: must be mixtures of jaxem.families, got {shown(m)}; e.g. (gaussian.full,)")
     return [mixture_only("select", m) for m in models]
 
 
