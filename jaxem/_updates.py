@@ -35,6 +35,7 @@ class Rule(NamedTuple):
     sums: Callable[[Any, Array, Array], Sums]  # (fn, value, γ over fn's events) → per event; trailing axes as u's
     canonical: Callable[[Any], Any] = lambda argument: argument  # argument → u
     last: bool = False  # updated after the other parameters: a scale, about its new location
+    moved: Callable[[Array, Array, Array], Sums] | None = None  # what the sums gain where that moves (eq:moved)
 
 
 class Coordinate(NamedTuple):
@@ -90,6 +91,24 @@ def weigh(fn: Any, gamma: Any, vector: Any) -> Array:
 
 
 # ---- scales: mean squares, or absolute values, about the location
+#
+#     Σ γ (x − u − δ)² = Σ γ (x − u)² − 2 δ Σ γ (x − u) + δ² Σ γ                                    (eq:moved)
+
+
+def first_moments(fn: Any, x: Any, gamma: Any) -> Sums:
+    """γ (x − u) and γ of each event, of which eq:moved is made."""
+    d = deviation(fn, x)
+    gamma = gamma[..., None] if isinstance(fn, dist.MultivariateNormal) else gamma
+    return gamma * d, ones(gamma, d)
+
+
+def squares_moved(first: Any, count: Any, delta: Any) -> Sums:
+    return jnp.zeros_like(first), delta * (0.5 * delta * count - first)
+
+
+def scatter_moved(first: Any, count: Any, delta: Any) -> Sums:
+    both = delta[..., :, None] * (0.5 * count * delta - first)[..., None, :]
+    return both + jnp.swapaxes(both, -1, -2), jnp.zeros_like(both[..., :1, :1])
 
 
 def squares(away: Callable[[Any, Array], Array]) -> Callable[[Any, Array, Array], Sums]:
@@ -175,11 +194,11 @@ RULES: dict[tuple[type, str], Rule] = {
     (dist.Normal, "loc"): Rule("square", location),
     (dist.LogNormal, "loc"): Rule("square", location),
     (dist.MultivariateNormal, "loc"): Rule("square", location),
-    (dist.Normal, "scale"): Rule("power", squares(deviation), precision, last=True),
-    (dist.LogNormal, "scale"): Rule("power", squares(deviation), precision, last=True),
+    (dist.Normal, "scale"): Rule("power", squares(deviation), precision, last=True, moved=squares_moved),
+    (dist.LogNormal, "scale"): Rule("power", squares(deviation), precision, last=True, moved=squares_moved),
     (dist.HalfNormal, "scale"): Rule("power", squares(lambda fn, x: x), precision),
     (dist.Laplace, "scale"): Rule("power", absolute, reciprocal, last=True),
-    (dist.MultivariateNormal, "covariance_matrix"): Rule("scatter", scatter, last=True),
+    (dist.MultivariateNormal, "covariance_matrix"): Rule("scatter", scatter, last=True, moved=scatter_moved),
     (dist.BernoulliProbs, "probs"): Rule("odds", bernoulli),
     (dist.BernoulliLogits, "logits"): Rule("odds", bernoulli, jax.nn.sigmoid),
     (dist.BinomialProbs, "probs"): Rule("odds", binomial),
