@@ -4,24 +4,31 @@ from jaxem import bregman as bregman
 from jaxem import families as families
 from jaxem import inits as inits
 from jaxem import limits as limits
-from jaxem._arguments import arguments
-from jaxem._batches import StreamError
-from jaxem._certificates import Certificate, certify, e_step_residual
-from jaxem._condition import Conditional, condition
-from jaxem._devices import ProcessLost, use_all_cores
-from jaxem._em import EMError, Path, best, check, em, em_batch, em_path, kmeans
-from jaxem._free_energy import free_energy
-from jaxem._gradient import gradient_m_step
-from jaxem._kmedoids import KMedoids, kmedoids
-from jaxem._loop import Fit, Status
-from jaxem._mixture import Mixture
-from jaxem._online import OnlineFit, em_online
-from jaxem._posterior import decode, marginals
-from jaxem._program import Program, from_numpyro
-from jaxem._quantities import distortion, expected_log_joint, log_joint, log_likelihood, responsibilities, sample
-from jaxem._rate import Rate, convergence_rate
-from jaxem._stream import em_stream
+from jaxem._answers.certificates import Certificate, certify, e_step_residual
+from jaxem._answers.condition import Conditional, condition
+from jaxem._answers.posterior import decode, marginals
+from jaxem._answers.quantities import (
+    distortion,
+    expected_log_joint,
+    log_joint,
+    log_likelihood,
+    responsibilities,
+    sample,
+)
+from jaxem._answers.rate import Rate, convergence_rate
+from jaxem._core.objective import free_energy
+from jaxem._fit.batches import StreamError
+from jaxem._fit.em import EMError, Path, best, check, em, em_batch, em_path, kmeans
+from jaxem._fit.gradient import gradient_m_step
+from jaxem._fit.kmedoids import KMedoids, kmedoids
+from jaxem._fit.loop import Fit, Status
+from jaxem._fit.online import OnlineFit, em_online
+from jaxem._fit.stream import em_stream
+from jaxem._programs.arguments import arguments
+from jaxem._programs.program import Program, from_numpyro
+from jaxem._rows.devices import ProcessLost, use_all_cores
 from jaxem._version import __version__ as __version__
+from jaxem.families._mixture import Mixture
 
 __all__ = [
     "Certificate",
@@ -68,3 +75,8 @@ __all__ = [
     "sample",
     "use_all_cores",
 ]
+
+for _name in __all__:  # what users see, pickle and read in a traceback is where they import it from
+    if isinstance(vars()[_name], type):
+        vars()[_name].__module__ = "jaxem"
+del _name

@@ -15,10 +15,13 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from jaxem import _validate
-from jaxem._mixture import Mixture
-from jaxem._model import Theta
+from jaxem._core.arrays import RESCALE, listed, random_key, raw, static_count
+from jaxem._core.checks import as_floating, blame_x, prepare_labels, rows_and_weights
+from jaxem._core.model import Theta
+from jaxem._core.tracing import is_concrete
+from jaxem.families._enter import check_support
 from jaxem.families._exponential_family import mean_of_rows
+from jaxem.families._mixture import Mixture, mixture_only
 from jaxem.families.gaussian._moments import over_features, unit_of
 
 POWERS = {"mu": 1, "sigma": 1, "Sigma": 2}  # of the unit of x
@@ -96,17 +99,17 @@ def from_labels(
     >>> theta["mu"].ravel().tolist(), [f"{share:.2f}" for share in theta["pi"]]
     ([1.0, 9.0], ['0.67', '0.33'])
     """
-    m = _validate.mixture_only("inits.from_labels", m)
+    m = mixture_only("inits.from_labels", m)
     x, w = _rows(x, weights)
-    labels = _validate.raw("labels", labels)
+    labels = raw("labels", labels)
     if num_components is None:
-        if not _validate.is_concrete(labels):
+        if not is_concrete(labels):
             raise ValueError("num_components: must be given where labels are traced")
         whole = labels.size and jnp.issubdtype(labels.dtype, jnp.integer)
         num_components = max(int(np.max(labels)) + 1, 1) if whole else 1  # else what follows says what is wrong
-    _validate.static_count("num_components", num_components, 1)
+    static_count("num_components", num_components, 1)
     num_components = int(num_components)
-    labels = _validate.prepare_labels(labels, x, num_components, least=0)
+    labels = prepare_labels(labels, x, num_components, least=0)
     _every_class_has_rows(labels, w, num_components)
     start = _guess(m, jnp.tile(_mean(x, w)[None], (num_components, 1)), x, w, num_categories)
     theta = _m_step(m, start, x, w, labels)
@@ -142,15 +145,15 @@ def _from_centres(
     weights: ArrayLike | None,
     log_weights: Callable,
 ) -> Theta:
-    m = _validate.mixture_only("inits", m)
-    key = _validate.random_key(key)
+    m = mixture_only("inits", m)
+    key = random_key(key)
     x, w = _rows(x, weights)
-    _validate.static_count("num_components", num_components, 1)
+    static_count("num_components", num_components, 1)
     num_components = int(num_components)
     if num_components > x.shape[0]:
         raise ValueError(f"num_components: {num_components} exceeds the {x.shape[0]} rows of x; ask for fewer")
     centres, distinct = _draw_centres(key, x, w, num_components, log_weights, _is_categorical(m))
-    if _validate.is_concrete(distinct) and not distinct:
+    if is_concrete(distinct) and not distinct:
         of_weight = "" if w is None else " of positive weight"
         raise ValueError(f"num_components: x has fewer than {num_components} distinct rows{of_weight}; ask for fewer")
     return _guess(m, centres, x, w, num_categories)
@@ -158,9 +161,9 @@ def _from_centres(
 
 def _rows(x: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array | None]:
     """x, floating and finite, and w in its precision."""
-    x, w = _validate.rows_and_weights(x, weights)
-    x = _validate.as_floating(x)
-    _validate.blame_x(x, jnp.sum(x))
+    x, w = rows_and_weights(x, weights)
+    x = as_floating(x)
+    blame_x(x, jnp.sum(x))
     return x, w if w is None else w.astype(x.dtype)
 
 
@@ -168,17 +171,17 @@ def _guess(m: Mixture, centres: Array, x: Array, w: Array | None, num_categories
     """The family's start at these centres, x checked against its support."""
     if _is_categorical(m):
         if num_categories is None:
-            if not _validate.is_concrete(x):
+            if not is_concrete(x):
                 raise ValueError("num_categories: must be given where x is traced; it fixes a shape, so a Python int")
             num_categories = max(int(np.max(x)) + 1, 1)
-        _validate.static_count("num_categories", num_categories, 1)
+        static_count("num_categories", num_categories, 1)
         num_categories = int(num_categories)
     elif num_categories is not None:
         raise ValueError("num_categories: this mixture has no categories; leave it out")
     theta = _start(m, centres, x, w, num_categories)
-    if m.scale and _validate.is_concrete(theta[m.scale]) and not _is_scale(m.scale, np.asarray(theta[m.scale])):
-        raise ValueError(f"x: its {m.scale} does not fit {x.dtype}; {_validate.RESCALE}")
-    _validate.check_support(m, theta, x)
+    if m.scale and is_concrete(theta[m.scale]) and not _is_scale(m.scale, np.asarray(theta[m.scale])):
+        raise ValueError(f"x: its {m.scale} does not fit {x.dtype}; {RESCALE}")
+    check_support(m, theta, x)
     return theta
 
 
@@ -204,12 +207,12 @@ def _is_scale(name: str, value: np.ndarray) -> bool:
 
 
 def _every_class_has_rows(labels: Array, w: Array | None, num_components: int) -> None:
-    if _validate.is_concrete(labels, w):
+    if is_concrete(labels, w):
         counted = np.asarray(labels) if w is None else np.asarray(labels)[np.asarray(w) > 0]
         empty = np.flatnonzero(np.bincount(counted, minlength=num_components) == 0)
         if empty.size:
             raise ValueError(
-                f"labels: no row has class {_validate.listed(empty)} of 0 … {num_components - 1}; "
+                f"labels: no row has class {listed(empty)} of 0 … {num_components - 1}; "
                 "renumber the classes without gaps, or lower num_components"
             )
 
@@ -218,7 +221,7 @@ def _not_singular(m: Mixture, theta: Theta) -> None:
     """A ValueError where the labels leave a parameter without a finite, admissible maximum."""
     for name in m.free:
         value = theta[name]
-        if _validate.is_concrete(value):
+        if is_concrete(value):
             concrete = np.asarray(value)
             if not (np.isfinite(concrete).all() and np.all(m.constraint(name)(concrete))):
                 raise ValueError(

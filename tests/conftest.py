@@ -75,7 +75,7 @@ collect_ignore = (
 @pytest.fixture(autouse=True)
 def chunks_of_a_cpu(monkeypatch):
     """What tests say of data of many chunks holds on any device."""
-    monkeypatch.setattr("jaxem._reduce.ACCELERATOR", 1)
+    monkeypatch.setattr("jaxem._rows.chunks.ACCELERATOR", 1)
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ def test_a_wrong_posterior_is_rejected_by_C4_and_not_by_the_m_step():
 
 def test_a_gamma_that_is_not_the_gradient_of_the_bound_is_rejected_by_C5_alone(monkeypatch):
     """The bound's value is right and its slope is not, as after a misplaced `stop_gradient`: only ∇L = ∇Q sees it."""
-    original = jaxem._certificates.assign
+    original = jaxem._answers.certificates.assign
 
     def assign(table, temperature, axis):
         gamma, rows = original(table, temperature, axis)

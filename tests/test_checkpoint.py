@@ -25,7 +25,10 @@ import pytest
 from test_stream import CASE, THETA, M, split, to_the_bit
 
 import jaxem
-from jaxem import StreamError, _batches, _checkpoint, _names, _stream
+from jaxem import StreamError
+from jaxem._fit import batches as _batches
+from jaxem._fit import checkpoint, stream
+from jaxem._fit import names as _names
 from jaxem.families import bernoulli, exponential, gaussian
 
 from cases import CASES, FLOAT
@@ -205,7 +208,7 @@ def test_the_reader_ends_with_the_fit():
 
 def test_the_reader_ends_when_the_consumer_is_interrupted(monkeypatch):
     """In the middle of a batch, and, by a signal, while it waits for one."""
-    calls, add = [], _stream._add
+    calls, add = [], stream._add
 
     def interrupted(*args):
         calls.append(1)
@@ -214,7 +217,7 @@ def test_the_reader_ends_when_the_consumer_is_interrupted(monkeypatch):
         return add(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_stream, "_add", interrupted)
+        patch.setattr(stream, "_add", interrupted)
         refuses(None, lambda: jaxem.em_stream(M, THETA, lambda: endless([])), KeyboardInterrupt)
 
     def ctrl_c():
@@ -254,7 +257,7 @@ def test_memory_does_not_grow_with_the_number_of_batches(monkeypatch):
 
 def test_batches_wait_for_those_before_them(monkeypatch):
     """JAX computes behind Python's back: no more than two batches may be under way."""
-    sums, unfinished, add = [], [], _stream._add
+    sums, unfinished, add = [], [], stream._add
 
     def watched(*args):
         unfinished.append(sum(not each.is_ready() for each in sums[:-1]))
@@ -262,7 +265,7 @@ def test_batches_wait_for_those_before_them(monkeypatch):
         sums.append(added.total.free_energy)
         return added
 
-    monkeypatch.setattr(_stream, "_add", watched)
+    monkeypatch.setattr(stream, "_add", watched)
     x, mu = (np.random.default_rng(0).normal(size=(rows, 2)) for rows in (20_000, 32))
     jaxem.em_stream(M, {"pi": np.full(32, 1 / 32), "mu": mu, "sigma": 1.0}, lambda: [x] * 8, max_steps=0)
     assert unfinished == [0] * 8
@@ -486,13 +489,13 @@ def test_a_damaged_checkpoint_is_told_and_never_used(tmp_path):
     """Cut anywhere, or any byte changed: refused, or (in bytes that mean nothing) read to the bit."""
     path = tmp_path / "fit.npz"
     tree = {"a": np.arange(6.0).reshape(2, 3), "b": np.int32(7)}
-    _checkpoint.save(path, tree, {"it": "is"})
+    checkpoint.save(path, tree, {"it": "is"})
     good, refused, read = path.read_bytes(), [], []
 
     def load(damaged):
         path.write_bytes(damaged)
         try:
-            arrays, description = _checkpoint.load(path, tree, {"it": "is"})
+            arrays, description = checkpoint.load(path, tree, {"it": "is"})
         except ValueError as error:
             refused.append(str(error))
             return
@@ -510,9 +513,9 @@ def test_a_damaged_checkpoint_is_told_and_never_used(tmp_path):
     assert all(message.startswith(f"resume: {path} ") for message in refused)
 
     many = {"a": np.arange(2000.0)}
-    _checkpoint.save(path, many, {})
+    checkpoint.save(path, many, {})
     path.write_bytes(path.read_bytes().replace(b"<f8", b"<f4"))  # half of the bytes, as other numbers
-    refuses("fit.npz is no checkpoint", lambda: _checkpoint.load(path, many, {}))
+    refuses("fit.npz is no checkpoint", lambda: checkpoint.load(path, many, {}))
     fit(checkpoint=path)
     good = path.read_bytes()
     for damaged in (good[: len(good) // 2], good[:-1], b"", good.replace(b"descr", b"drces")):
@@ -593,7 +596,7 @@ def test_only_a_file_is_ever_replaced_or_read(tmp_path):
         before = os.lstat(path)
         refuses(f"checkpoint: {path} ", lambda path=path: fit(lambda: raising(AssertionError), checkpoint=path))
         refuses(f"resume: {path} ", lambda path=path: fit(resume=path))
-        refuses(f"checkpoint: cannot write {path}", lambda path=path: _checkpoint.save(path, TREE, {}), OSError)
+        refuses(f"checkpoint: cannot write {path}", lambda path=path: checkpoint.save(path, TREE, {}), OSError)
         assert (before.st_mode, before.st_ino) == (os.lstat(path).st_mode, os.lstat(path).st_ino)
     assert not drafts(tmp_path)
 
@@ -605,7 +608,7 @@ def test_a_read_only_file_stays(tmp_path):
     os.symlink(path, tmp_path / "link")
     for name in (path, tmp_path / "link"):
         refuses("is read-only; make it writable", lambda name=name: fit(checkpoint=name))
-        refuses("read-only", lambda name=name: _checkpoint.save(name, TREE, {}), OSError)
+        refuses("read-only", lambda name=name: checkpoint.save(name, TREE, {}), OSError)
     assert path.read_bytes() == b"dear"
 
 
@@ -615,9 +618,9 @@ def test_a_link_is_written_through(tmp_path):
     link, target = tmp_path / "fit.npz", tmp_path / "scratch" / "fit.npz"
     os.symlink(Path("scratch") / "fit.npz", link)
     for _ in range(2):
-        _checkpoint.save(_checkpoint.check_path(link), TREE, {})
+        checkpoint.save(checkpoint.check_path(link), TREE, {})
         assert link.is_symlink()
-        to_the_bit(_checkpoint.load(target, TREE, {})[0], TREE)
+        to_the_bit(checkpoint.load(target, TREE, {})[0], TREE)
     assert [entry.name for entry in target.parent.iterdir()] == ["fit.npz"]
 
 
@@ -627,7 +630,7 @@ def test_a_checkpoint_has_the_mode_of_a_file_and_keeps_its_own(tmp_path):
     for mode in (other.stat().st_mode, 0o100600, 0o100664):
         if path.exists():
             path.chmod(mode)
-        _checkpoint.save(path, TREE, {})
+        checkpoint.save(path, TREE, {})
         assert path.stat().st_mode == mode
 
 
@@ -635,8 +638,8 @@ def test_a_checkpoint_has_the_mode_of_a_file_and_keeps_its_own(tmp_path):
 def test_a_name_may_be_as_long_as_names_may_be(name, tmp_path):
     path = tmp_path / name
     for _ in range(2):
-        _checkpoint.save(_checkpoint.check_path(path), TREE, {})
-    to_the_bit(_checkpoint.load(path, TREE, {})[0], TREE)
+        checkpoint.save(checkpoint.check_path(path), TREE, {})
+    to_the_bit(checkpoint.load(path, TREE, {})[0], TREE)
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -660,12 +663,12 @@ def test_threads_and_processes_may_share_a_checkpoint(tmp_path):
     """What is read is always one of them whole, and nothing is left behind."""
     path, errors, ended = tmp_path / "fit.npz", [], []
     trees = [{"a": np.full(20_000, float(i))} for i in range(6)]
-    _checkpoint.save(path, trees[0], {})
+    checkpoint.save(path, trees[0], {})
 
     def write(tree):
         try:
             for _ in range(15):
-                _checkpoint.save(_checkpoint.check_path(path), tree, {})
+                checkpoint.save(checkpoint.check_path(path), tree, {})
         except BaseException as error:
             errors.append(error)
         ended.append(tree)
@@ -674,7 +677,7 @@ def test_threads_and_processes_may_share_a_checkpoint(tmp_path):
     for thread in threads:
         thread.start()
     while len(ended) < len(trees):
-        found, _ = _checkpoint.load(path, trees[0], {})
+        found, _ = checkpoint.load(path, trees[0], {})
         assert (found["a"] == found["a"][0]).all()
     assert not errors
     assert [entry.name for entry in tmp_path.iterdir()] == ["fit.npz"]
@@ -685,8 +688,8 @@ def test_drafts_that_nobody_writes_are_swept_and_others_left(tmp_path):
     stale, other = tmp_path / f".fit.npz.{'0' * 16}.part", tmp_path / f".fit.npz.old.{'0' * 16}.part"
     for name in (stale, other, tmp_path / ".fit.npz.part", tmp_path / "fit.npz.part"):
         name.write_bytes(b"")
-    with _checkpoint.draft_of(path) as (draft, _):
-        _checkpoint.check_path(path)
+    with checkpoint.draft_of(path) as (draft, _):
+        checkpoint.check_path(path)
         assert draft.exists()
         assert not stale.exists()
         assert other.exists()

@@ -14,8 +14,8 @@ from scipy.stats import binom, poisson
 
 import jaxem
 from jaxem import Status
-from jaxem._descent import descend
-from jaxem._validate import prepare
+from jaxem._core.checks import enter as prepare
+from jaxem._core.descent import descend
 
 from cases import CASES, EPS, FLOAT
 

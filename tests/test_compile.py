@@ -4,16 +4,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxem import _compile
+from jaxem._core import tracing
 
 import xla_flags
 
 
 def test_options_are_for_programs_of_its_own(monkeypatch):
     """An option that XLA does not know shows where it arrives: JAX lets no part of a program have any."""
-    monkeypatch.setattr(_compile, "OPTIONS", {"no_such_option": 1})
-    monkeypatch.setattr(_compile, "accepted", dict)
-    double = _compile.compiled(lambda x: 2 * x)
+    monkeypatch.setattr(tracing, "OPTIONS", {"no_such_option": 1})
+    monkeypatch.setattr(tracing, "accepted", dict)
+    double = tracing.compiled(lambda x: 2 * x)
     with pytest.raises(Exception, match="no_such_option"):
         double(1.0)
     assert jax.jit(double)(1.0) == 2
@@ -23,15 +23,15 @@ def test_options_are_for_programs_of_its_own(monkeypatch):
 
 
 def test_it_takes_the_options_of_jit():
-    power = _compile.compiled(lambda x, n: x**n, static_argnames="n")
+    power = tracing.compiled(lambda x, n: x**n, static_argnames="n")
     assert power(3.0, n=2) == jax.jit(power, static_argnames="n")(3.0, n=2) == 9
 
 
 def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch):
-    monkeypatch.setattr(_compile, "OPTIONS", {"no_such_option": 1})
-    assert _compile.compiled(lambda x: 2 * x)(1.0) == 2
+    monkeypatch.setattr(tracing, "OPTIONS", {"no_such_option": 1})
+    assert tracing.compiled(lambda x: 2 * x)(1.0) == 2
     options = (("xla_backend_optimization_level", 1), ("no_such_option", 1))
-    assert _compile.accepted(options) == {"xla_backend_optimization_level": 1}
+    assert tracing.accepted(options) == {"xla_backend_optimization_level": 1}
 
 
 def test_flags_that_this_xla_does_not_know_are_left_out():

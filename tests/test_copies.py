@@ -16,7 +16,7 @@ import optax
 import pytest
 
 import jaxem
-from jaxem._values import Partial, by_value
+from jaxem._core.values import Partial, by_value
 from jaxem.families import bernoulli, gaussian, poisson
 
 from cases import CASES

@@ -16,7 +16,10 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxem
-from jaxem import _devices, _lanes, _loop, _reduce
+from jaxem._fit import lanes as _lanes
+from jaxem._fit import loop
+from jaxem._rows import chunks
+from jaxem._rows import devices as _devices
 from jaxem.families import gaussian
 
 from cases import CASES, KINDS, cast, tolerance
@@ -122,7 +125,7 @@ def test_kmeans_by_differences_is_lloyds(monkeypatch, mesh):
     monkeypatch.setattr(gaussian, "isotropic", replace(gaussian.isotropic, statistics=never))
     mu = np.asarray(x[:: len(x) // num_components][:num_components], float)
     theta = {"pi": cast(np.full(num_components, 1 / num_components)), "mu": cast(mu), "sigma": cast(1.0)}
-    _, data = jaxem._validate.prepare(m, theta, x, temperature=0.0)
+    _, data = jaxem._core.checks.enter(m, theta, x, temperature=0.0)
     spread = _devices.spread_rows(data, mesh and mesh_of(mesh))
     found = m.expect_by_kernel(theta, theta, spread)
     rows = np.asarray(x, float)
@@ -138,7 +141,7 @@ def test_kmeans_by_differences_is_lloyds(monkeypatch, mesh):
 def test_the_stopping_rule_counts_rows_once():
     """W in tol·W is the number of rows, not that of the rows with their overlap."""
     x, theta = CASE.x(N=9), CASE.theta()
-    _, data = jaxem._validate.prepare(M, theta, x)
+    _, data = jaxem._core.checks.enter(M, theta, x)
     assert float(M.size(_devices.spread_rows(data, mesh_of(4)))) == 9
     weights = jnp.arange(9.0).astype(x.dtype)
     weighted = _devices.spread_rows(data._replace(weights=weights), mesh_of(4))
@@ -152,10 +155,10 @@ def test_norms_are_those_of_every_row(num_rows):
     x, weights = cast(3 + rng.normal(size=(num_rows, 7))), cast(rng.uniform(size=num_rows))
     x = x.at[::2].add(1e3)
     weights = weights.at[::2].set(0)
-    data = jaxem._model.Data(x, weights, cast(1.0))
+    data = jaxem._core.model.Data(x, weights, cast(1.0))
     for mesh in [None, mesh_of(2), mesh_of(2, 2)]:
         spread = _devices.spread_rows(data, mesh)
-        c, squares = _reduce.norms_of_rows(spread.x, spread.weights, shards=spread.shards)
+        c, squares = chunks.norms_of_rows(spread.x, spread.weights, shards=spread.shards)
         assert np.abs(np.asarray(c) - 3).max() < 2
         expected = ((np.asarray(spread.x, float) - np.asarray(c, float)) ** 2).sum(axis=1)
         assert np.allclose(squares, expected, rtol=tolerance(1e-12, 1e-5))
@@ -164,7 +167,7 @@ def test_norms_are_those_of_every_row(num_rows):
 @each_kind
 def test_devices_meet_once_a_pass(case):
     """Their sums are added as one array: XLA's CPU devices wait for each other once for each, hosts send as often."""
-    theta, data = jaxem._validate.prepare(case.m, case.theta(), case.x(N=61))
+    theta, data = jaxem._core.checks.enter(case.m, case.theta(), case.x(N=61))
     spread = _devices.spread_rows(data, mesh_of(2))
     program = jax.jit(lambda theta, data: case.m.expect(theta, data)).lower(theta, spread).compile().as_text()
     added = [line for line in program.splitlines() if " all-reduce(" in line]
@@ -174,7 +177,7 @@ def test_devices_meet_once_a_pass(case):
 
 def test_rows_on_cpu_devices_are_not_copied():
     x = jnp.ones((4096, 4), jnp.float32)
-    data = _devices.spread_rows(jaxem._model.Data(x, None, jnp.float32(1)), mesh_of(2))
+    data = _devices.spread_rows(jaxem._core.model.Data(x, None, jnp.float32(1)), mesh_of(2))
     start = x.unsafe_buffer_pointer()
     found = [shard.data.unsafe_buffer_pointer() - start for shard in data.x.addressable_shards]
     assert found == [0, 2048 * 16]
@@ -184,7 +187,7 @@ def test_rows_on_cpu_devices_are_not_copied():
 def test_rows_that_are_sharded_are_used_as_they_lie(spec):
     x, theta, mesh = CASE.x(N=64), CASE.theta(), mesh_of(2, 2)
     lying = jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
-    spread = _devices.spread_rows(jaxem._validate.prepare(M, theta, lying)[1], _devices.mesh_for(lying, None))
+    spread = _devices.spread_rows(jaxem._core.checks.enter(M, theta, lying)[1], _devices.mesh_for(lying, None))
     assert spread.x is lying
     same(jaxem.em(M, theta, lying, max_steps=3), jaxem.em(M, theta, x, max_steps=3))
     other = jaxem.em(M, theta, lying, max_steps=3, mesh=mesh_of(3))  # unless another mesh is asked for
@@ -290,11 +293,11 @@ def test_slots_do_not_change_a_lane(case, slots):
     """Lanes that take turns in slots end as they would alone: θ, F, gain, steps and status, the broken lane too."""
     lanes = 5
     thetas = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(case.theta(seed) for seed in range(lanes)))
-    data = jaxem._validate.prepare(case.m, thetas, case.x(), batched=True)[1]
+    data = jaxem._core.checks.enter(case.m, thetas, case.x(), batched=True)[1]
     data = data._replace(temperature=cast([1.0, 0.5, 1.0, 0.0, 0.7]))
     if "sigma" in thetas:
         thetas["sigma"] = thetas["sigma"].at[2].set(jnp.nan)  # ends where it starts
-    arguments = (data, cast(1e-6), jnp.asarray(15), _loop.gain_is_small)
+    arguments = (data, cast(1e-6), jnp.asarray(15), loop.gain_is_small)
     alone = _lanes.run_lanes(case.m, thetas, *arguments)
     shared = _lanes.run_lanes(case.m, thetas, *arguments, slots=slots)
     spread = _lanes.run_lanes(case.m, thetas, *arguments, mesh_of(2), slots=slots)
@@ -306,8 +309,8 @@ def test_slots_do_not_change_a_lane(case, slots):
 
 def test_no_steps_in_slots():
     thetas = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(CASE.theta(seed) for seed in range(3)))
-    data = jaxem._validate.prepare(M, thetas, CASE.x(), batched=True)[1]
-    fits = _lanes.run_lanes(M, thetas, data, cast(0.0), jnp.asarray(0), _loop.gain_is_small, slots=2)
+    data = jaxem._core.checks.enter(M, thetas, CASE.x(), batched=True)[1]
+    fits = _lanes.run_lanes(M, thetas, data, cast(0.0), jnp.asarray(0), loop.gain_is_small, slots=2)
     assert fits.num_steps.tolist() == [0, 0, 0]
     assert np.isfinite(fits.free_energy).all()
     jax.tree.map(np.testing.assert_array_equal, fits.theta, thetas)

@@ -16,7 +16,8 @@ from numpyro import distributions as dist
 from sklearn.cluster import KMeans
 
 import jaxem
-from jaxem import Status, _arrays, inits
+from jaxem import Status, inits
+from jaxem._core import arrays as _arrays
 from jaxem.families import bernoulli, categorical, exponential, gaussian, poisson
 
 from cases import EPS, FLOAT, cast, tolerance

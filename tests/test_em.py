@@ -181,8 +181,8 @@ def test_reverse_mode_through_chunks(monkeypatch):
         return jaxem.em_path(m, theta | {"mu": mu}, x, num_steps=2).after_m[-1]
 
     whole = jax.grad(loss)(theta["mu"])
-    monkeypatch.setattr("jaxem._reduce.FEWEST", 16)
-    monkeypatch.setattr("jaxem._reduce.TABLE_ENTRIES", 3)
+    monkeypatch.setattr("jaxem._rows.chunks.FEWEST", 16)
+    monkeypatch.setattr("jaxem._rows.chunks.TABLE_ENTRIES", 3)
     same(jax.grad(loss)(theta["mu"], afresh(M)), whole, tolerance(1e-10, 1e-2))
 
 

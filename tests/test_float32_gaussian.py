@@ -16,8 +16,8 @@ from scipy.special import logsumexp
 
 import jaxem
 from jaxem import Status
-from jaxem._model import Data
-from jaxem._reduce import fits_one_chunk
+from jaxem._core.model import Data
+from jaxem._rows.chunks import fits_one_chunk
 from jaxem.families import gaussian
 from jaxem.families.gaussian._accuracy import LIMIT
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as hs
 from scipy.special import logsumexp, rel_entr
 
 import jaxem
-from jaxem._free_energy import assign, log
+from jaxem._core.objective import assign, log
 
 from cases import CASES, EPS, FLOAT, cast, tolerance
 

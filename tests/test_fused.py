@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from scipy.special import logsumexp, softmax
 
 import jaxem
-from jaxem import _fused, _reduce
+from jaxem._rows import chunks, gpu
 from jaxem.families import gaussian
 
 from conftest import AS_A_USER
@@ -33,7 +33,7 @@ def problem(N, D, K, *, squares, weighted):
     rng = np.random.default_rng(N)
     x = rng.normal(size=(N, D)) + 3
     slope, height = rng.normal(size=(2, K, D)), rng.normal(size=K)
-    ell = _fused.Quadratic(
+    ell = gpu.Quadratic(
         c=x.mean(axis=0),
         squares=-(height[:, None] ** 2) * np.abs(slope[0]) if squares else None,
         slope=slope[1],
@@ -57,7 +57,7 @@ def by_numpy(ell, x, w, temperature):
         gamma, value = np.eye(len(ell.intercept))[table.argmax(axis=1)], table.max(axis=1)
     gamma, value = gamma * w[:, None], w * (value + ell.common[0] + ell.common[1] * norms)
     squares = None if ell.squares is None else gamma.T @ x**2
-    sums = _fused.Sums(gamma.sum(0), gamma.T @ x, squares, w @ norms, value.sum(), np.abs(value).sum())
+    sums = gpu.Sums(gamma.sum(0), gamma.T @ x, squares, w @ norms, value.sum(), np.abs(value).sum())
     return sums, np.abs(gamma).T @ np.abs(x), w @ np.abs(table).max(axis=1)
 
 
@@ -69,7 +69,7 @@ def test_its_sums_are_those_of_numpy(N, D, K, temperature, hard, squares, weight
     """γ is as exact as ℓ, whose rounding is that of a sum of D terms; no row is counted twice or lost."""
     ell, x, w = problem(N, D, K, squares=squares, weighted=weighted)
     exact, magnitude, rounding = by_numpy(ell, x, w, temperature)
-    for f in (partial(_fused.sums, interpret=INTERPRET), _fused.by_chunks):
+    for f in (partial(gpu.sums, interpret=INTERPRET), gpu.by_chunks):
         found = f(ell, x, w, jnp.float32(temperature), hard=hard)
         total = N if w is None else float(jnp.sum(w))
         assert abs(float(jnp.sum(found.N_k)) - total) <= 16 * EPS32 * total
@@ -96,10 +96,10 @@ def test_its_derivatives_are_those_of_the_sums(squares):
         return sum(jnp.vdot(jnp.cos(leaf), leaf) for leaf in jax.tree.leaves(f(ell, x, w, temperature)))
 
     def kernel(ell, x, w, temperature):
-        return _fused.sums(ell, x, w, temperature, False, INTERPRET)
+        return gpu.sums(ell, x, w, temperature, False, INTERPRET)
 
     def plain(ell, x, w, temperature):
-        return _fused.by_chunks(ell, x, w, temperature, False)
+        return gpu.by_chunks(ell, x, w, temperature, False)
 
     at, along = (ell, x, jnp.float32(0.7)), (*direction, jnp.float32(1))
     tangents = [jax.jvp(partial(one_number, f=f), at, along)[1] for f in (kernel, plain)]
@@ -115,7 +115,7 @@ def test_under_vmap_every_lane_is_its_own():
     slopes = jnp.stack([ell.slope, 2 * ell.slope, -ell.slope])
 
     def at(slope):
-        return _fused.sums(ell._replace(slope=slope), x, w, jnp.float32(1), False, INTERPRET)
+        return gpu.sums(ell._replace(slope=slope), x, w, jnp.float32(1), False, INTERPRET)
 
     together = jax.vmap(at)(slopes)
     for lane, slope in enumerate(slopes):
@@ -130,7 +130,7 @@ def test_triton_takes_it(N, D, K, temperature, hard, lanes):
     ell, x, w = problem(N, D, K, squares=True, weighted=True)
 
     def f(slope):
-        return _fused.sums(ell._replace(slope=slope), x, w, jnp.float32(temperature), hard, False)
+        return gpu.sums(ell._replace(slope=slope), x, w, jnp.float32(temperature), hard, False)
 
     slope = jnp.stack([ell.slope] * lanes) if lanes else ell.slope
     lowered = jax.jit(jax.vmap(f) if lanes else f).trace(slope).lower(lowering_platforms=("cuda",))
@@ -139,10 +139,10 @@ def test_triton_takes_it(N, D, K, temperature, hard, lanes):
 
 def test_it_is_for_what_fits_in_registers():
     ell, _, _ = problem(300, 32, 64, squares=True, weighted=False)
-    assert _fused.fits(ell)
-    assert _fused.fits(problem(300, 32, 128, squares=False, weighted=False)[0])
-    assert not _fused.fits(problem(300, 32, 128, squares=True, weighted=False)[0])
-    assert not _fused.fits(jax.tree.map(lambda leaf: leaf.astype(jnp.float16), ell))
+    assert gpu.fits(ell)
+    assert gpu.fits(problem(300, 32, 128, squares=False, weighted=False)[0])
+    assert not gpu.fits(problem(300, 32, 128, squares=True, weighted=False)[0])
+    assert not gpu.fits(jax.tree.map(lambda leaf: leaf.astype(jnp.float16), ell))
 
 
 # ---- in a fit
@@ -169,11 +169,11 @@ def start(name, x):
 def both_ways(monkeypatch, fit):
     """fit() by chunks and by the kernel, which was used."""
     seen = []
-    kernel = _fused.kernel
-    monkeypatch.setattr(_fused, "kernel", lambda *args, **options: (seen.append(1), kernel(*args, **options))[1])
+    kernel = gpu.kernel
+    monkeypatch.setattr(gpu, "kernel", lambda *args, **options: (seen.append(1), kernel(*args, **options))[1])
     found = []
     for interpret in (False, True):
-        monkeypatch.setattr(_fused, "INTERPRET", interpret)
+        monkeypatch.setattr(gpu, "INTERPRET", interpret)
         jax.clear_caches()
         assert not seen
         found.append(fit())
@@ -222,10 +222,10 @@ def test_by_the_chunks_of_a_gpu_a_fit_is_the_same(monkeypatch, name):
         start = {"pi": np.full(16, 1 / 16), "mu": x[:16], "Sigma": np.tile(4 * np.eye(3), (16, 1, 1))}
         return jaxem.em(gaussian.full, start, x, max_steps=3)
 
-    here, cpu = fit(), _reduce.chunk_rows(len(x), 16, 4)
+    here, cpu = fit(), chunks.chunk_rows(len(x), 16, 4)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(_reduce, "ACCELERATOR", 4)
-    assert cpu < _reduce.chunk_rows(len(x), 16, 4) < len(x)
+    monkeypatch.setattr(chunks, "ACCELERATOR", 4)
+    assert cpu < chunks.chunk_rows(len(x), 16, 4) < len(x)
     jax.clear_caches()
     there = fit()
     jax.clear_caches()
@@ -240,14 +240,14 @@ def test_a_nan_is_seen(hard, where):
     ell, x, w = problem(300, 3, 5, squares=False, weighted=False)
     x = x.at[7, 1].set(jnp.nan) if where == "x" else x
     ell = ell if where == "x" else ell._replace(**{where: getattr(ell, where).at[2].set(jnp.nan)})
-    found = _fused.sums(ell, x, w, jnp.float32(not hard), hard, INTERPRET)
+    found = gpu.sums(ell, x, w, jnp.float32(not hard), hard, INTERPRET)
     assert jnp.isnan(found.free_energy)
 
 
 @pytest.mark.parametrize("there", [True, False])
 def test_without_triton_a_gpu_goes_by_chunks(monkeypatch, there):
-    assert _fused.has_triton()
-    monkeypatch.setattr(_fused, "has_triton", lambda: there)
+    assert gpu.has_triton()
+    monkeypatch.setattr(gpu, "has_triton", lambda: there)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     seen = set()
 
@@ -255,7 +255,7 @@ def test_without_triton_a_gpu_goes_by_chunks(monkeypatch, there):
         seen.add(name)
         return jnp.zeros(())
 
-    jax.make_jaxpr(lambda: _fused.where_it_runs(lambda interpret: way("kernel"), lambda: way("chunks")))()
+    jax.make_jaxpr(lambda: gpu.where_it_runs(lambda interpret: way("kernel"), lambda: way("chunks")))()
     assert seen == ({"kernel", "chunks"} if there else {"chunks"})
 
 
@@ -263,7 +263,7 @@ def test_a_component_of_no_weight_is_no_nan():
     ell, x, w = problem(300, 3, 5, squares=False, weighted=False)
     ell = ell._replace(intercept=ell.intercept.at[2].set(-jnp.inf))
     for temperature in (0.0, 1.0):
-        found = _fused.sums(ell, x, w, jnp.float32(temperature), False, INTERPRET)
+        found = gpu.sums(ell, x, w, jnp.float32(temperature), False, INTERPRET)
         assert found.N_k[2] == 0
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxem
-from jaxem._validate import prepare
+from jaxem._core.checks import enter as prepare
 
 from conftest import PRECISION
 from gallery import ENTRIES, PENDING

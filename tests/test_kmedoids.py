@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import jaxem
-from jaxem import Status, _kmedoids, bregman
+from jaxem import Status, bregman
+from jaxem._fit import kmedoids
 
 from cases import EPS, FLOAT, cast, tolerance
 
@@ -105,7 +106,7 @@ def test_chunks_and_vmap_do_not_change_the_answer(monkeypatch):
     x = cast(whole_numbers(5).astype(float))
     starts = x[jnp.array([[0, 1, 2], [5, 9, 11]])]
     whole = jax.vmap(lambda start: jaxem.kmedoids(x, start, absolute))(starts)
-    monkeypatch.setattr(_kmedoids, "ENTRIES", 7 * x.size)  # chunks of 7 rows: 24 is no multiple of it
+    monkeypatch.setattr(kmedoids, "ENTRIES", 7 * x.size)  # chunks of 7 rows: 24 is no multiple of it
 
     def afresh(a, b):
         return absolute(a, b)
@@ -119,7 +120,7 @@ def test_memory_is_not_quadratic():
     """8,000 rows: the N × N matrix alone would be 256 MB in float32."""
     N = 8000
     x, start = jax.ShapeDtypeStruct((N, 2), jnp.float32), jax.ShapeDtypeStruct((3, 2), jnp.float32)
-    memory = _kmedoids._run.lower(x, start, absolute, 10).compile().memory_analysis()
+    memory = kmedoids._run.lower(x, start, absolute, 10).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 4 * N * N / 8
 
 

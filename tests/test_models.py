@@ -158,8 +158,8 @@ def test_chunks_do_not_change_the_answer(case, monkeypatch):
     theta, x = case.theta(), case.x(N=601)
     weights = cast(np.random.default_rng(0).uniform(0, 2, size=601))
     whole = jaxem.em(case.m, theta, x, weights=weights, max_steps=3, tol=0)
-    monkeypatch.setattr("jaxem._reduce.FEWEST", 16)
-    monkeypatch.setattr("jaxem._reduce.TABLE_ENTRIES", 3)
+    monkeypatch.setattr("jaxem._rows.chunks.FEWEST", 16)
+    monkeypatch.setattr("jaxem._rows.chunks.TABLE_ENTRIES", 3)
     chunked = jaxem.em(afresh(case.m), theta, x, weights=weights, max_steps=3, tol=0)
     assert float(whole.free_energy) == pytest.approx(float(chunked.free_energy), rel=tolerance(1e-12, 1e-5))
     for name in theta:

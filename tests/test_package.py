@@ -13,59 +13,13 @@ import jaxem
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxem"
 
-# DESIGN: imports go one way. A module may import from layers before its own, and from its own layer's folder.
+# Imports go one way: a room may import from those on floors before its own, and on its own floor without a cycle.
 LAYERS = [
-    {
-        "_version",
-        "_model",
-        "_values",
-        "_handlers",
-        "_arrays",
-        "_free_energy",
-        "_reduce",
-        "_fused",
-        "_products",
-        "_climb",
-        "_descent",
-        "bregman",
-    },
-    {"_checkpoint"},
-    {"_mixture", "_compile"},
-    {
-        "_arguments",
-        "_messengers",
-        "_chain",
-        "_eliminate",
-        "_scan",
-        "_structure",
-        "_read",
-        "_absent",
-        "_updates",
-        "_domains",
-        "_probe",
-        "_follow",
-        "_plan",
-        "_m_step",
-        "_reach",
-        "_program",
-    },
-    {"_validate", "_devices", "_batches", "_loop", "_lanes"},
+    {"_version", "_core", "bregman"},
+    {"_rows", "_programs"},
     {"families"},
-    {"_names"},
-    {
-        "inits",
-        "_quantities",
-        "_posterior",
-        "_gradient",
-        "_condition",
-        "_kmedoids",
-        "_relocate",
-        "_em",
-        "_stream",
-        "_online",
-        "_names",
-    },
-    {"_certificates", "_rate", "limits"},
+    {"_fit", "_answers", "inits"},
+    {"limits"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

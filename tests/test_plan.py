@@ -15,8 +15,9 @@ from numpyro.distributions import constraints as C
 from scipy.optimize import minimize
 
 import jaxem
-from jaxem import Status, _updates
-from jaxem._validate import prepare
+from jaxem import Status
+from jaxem._core.checks import enter as prepare
+from jaxem._programs import updates
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(5)
@@ -257,7 +258,7 @@ def one_entry_wrong(sums):
 
     def wrong(fn, x, gamma):
         above, below = sums(fn, x, gamma)
-        if isinstance(above, _updates.Outer):
+        if isinstance(above, updates.Outer):
             return above._replace(u=above.u * jnp.array([1.0, 1.01])), below
         return above * jnp.where(jnp.arange(above.shape[-1]) == above.shape[-1] - 1, 1.01, 1), below
 
@@ -274,8 +275,8 @@ def one_entry_wrong(sums):
     ids=["covariance", "transitions", "rate"],
 )
 def test_a_rule_with_one_entry_wrong_is_not_used(place, program, x, monkeypatch):
-    rule = _updates.RULES[place]
-    monkeypatch.setitem(_updates.RULES, place, rule._replace(sums=one_entry_wrong(rule.sums)))
+    rule = updates.RULES[place]
+    monkeypatch.setitem(updates.RULES, place, rule._replace(sums=one_entry_wrong(rule.sums)))
     m = jaxem.from_numpyro(lambda x: program(x))
     assert any("leaves ∇Q" in why for why in m.explain(m.init(KEY, x), x).values())
 

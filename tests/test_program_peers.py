@@ -17,7 +17,7 @@ from scipy.special import softmax
 from scipy.stats import norm
 
 import jaxem
-from jaxem._validate import prepare
+from jaxem._core.checks import enter as prepare
 from jaxem.families import categorical, gaussian
 
 RNG = np.random.default_rng(11)

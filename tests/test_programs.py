@@ -9,7 +9,7 @@ from programs import CASES, KINDS, RISING, brute_force
 from scipy.special import logsumexp, softmax
 
 import jaxem
-from jaxem._validate import prepare
+from jaxem._core.checks import enter as prepare
 
 EXACT = 1e-12
 

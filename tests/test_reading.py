@@ -18,7 +18,7 @@ from programs import Case, brute_force
 from scipy.special import logsumexp, softmax
 
 import jaxem
-from jaxem._validate import prepare
+from jaxem._core.checks import enter as prepare
 
 X = jnp.array([-2.0, -1.7, 1.1, 2.2, 0.3])
 PAIR = jnp.array([-1.0, 1.0])

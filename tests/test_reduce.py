@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as hs
 
-from jaxem import _reduce
-from jaxem._reduce import FEWEST, GROUP, ROW_ENTRIES, TABLE_ENTRIES, chunk_rows, grouped, sum_over_rows
+from jaxem._rows import chunks
+from jaxem._rows.chunks import FEWEST, GROUP, ROW_ENTRIES, TABLE_ENTRIES, chunk_rows, grouped, sum_over_rows
 
 sizes = given(hs.integers(1, 10**7), hs.integers(1, 1_000), hs.integers(0, 600))
 
@@ -53,7 +53,7 @@ def test_every_row_counts_once(weighted, num_rows):
     x = np.arange(num_rows) % 101.0
     w = np.arange(num_rows) % 3.0 if weighted else np.ones(num_rows)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_reduce, "TABLE_ENTRIES", 64)
+        patch.setattr(chunks, "TABLE_ENTRIES", 64)
         found = sum_over_rows(
             lambda x, w: jnp.sum(w * x),
             jnp.asarray(x, jnp.float32),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import jaxem
-from jaxem import Status, _reduce
+from jaxem import Status
+from jaxem._rows import chunks as _reduce
 from jaxem.families import bernoulli, categorical, gaussian, poisson
 
 FLOAT = jnp.zeros(()).dtype

@@ -10,7 +10,8 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 import jaxem
-from jaxem import Status, _batches
+from jaxem import Status
+from jaxem._fit import batches as _batches
 from jaxem.families import gaussian
 
 from cases import CASES, EPS, FLOAT, KINDS, cast, tolerance

@@ -13,7 +13,7 @@ import pytest
 from numpyro.contrib.control_flow import scan
 
 import jaxem
-from jaxem._handlers import alone
+from jaxem._core.handlers import alone
 from jaxem.families import gaussian
 
 from cases import CASES, KINDS, afresh

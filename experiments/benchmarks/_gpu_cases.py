@@ -87,16 +87,16 @@ def exact(name: str, quick: bool, seed: int) -> Iterator[Finding]:
     import jax.numpy as jnp
 
     import jaxem
-    from jaxem import _fused
+    from jaxem._rows import gpu
     from jaxem.families import gaussian
 
     x, mu = problem(Case(2_000, 3, 4, 2) if quick else Case(262_144, 32, 64, 10), seed)
-    kernel, x64 = _fused.where_it_runs, jnp.asarray(x, float)
+    kernel, x64 = gpu.where_it_runs, jnp.asarray(x, float)
     for family in ("kmeans", "isotropic", "spherical", "diagonal"):
         m = getattr(gaussian, family.replace("kmeans", "isotropic"))
         reference: tuple[Any, ...] = ()
         for way in ("float64", "kernel", "chunks"):
-            _fused.where_it_runs = kernel if way == "kernel" else lambda fused, otherwise: otherwise()
+            gpu.where_it_runs = kernel if way == "kernel" else lambda fused, otherwise: otherwise()
             jax.clear_caches()
             dtype = float if way == "float64" else np.float32
             rows, start = jax.tree.map(lambda a, dtype=dtype: jnp.asarray(a, dtype), (x, _problems.start(family, mu)))
@@ -146,7 +146,7 @@ def kernel(name: str, quick: bool, seed: int) -> Iterator[Finding]:
     import jax.numpy as jnp
     from jax import lax
 
-    from jaxem import _fused
+    from jaxem._rows import gpu
 
     interpret = jax.default_backend() != "gpu"
     N = 500 if quick else 1_048_576
@@ -154,15 +154,15 @@ def kernel(name: str, quick: bool, seed: int) -> Iterator[Finding]:
         x, slope = jax.random.normal(jax.random.key(seed), (N, D)), jax.random.normal(jax.random.key(1), (K, D))
         for squares, hard in ((False, True), (False, False), (True, False)):
             a = -jnp.ones((K, D)) if squares else None
-            ell = _fused.Quadratic(jnp.zeros(D), a, slope, jnp.zeros(K), jnp.zeros(2))
-            if not _fused.fits(ell):
+            ell = gpu.Quadratic(jnp.zeros(D), a, slope, jnp.zeros(K), jnp.zeros(2))
+            if not gpu.fits(ell):
                 continue
 
             @jax.jit
             def repeated(ell: Any, x: Any, hard: bool = hard) -> Any:
                 def body(total: Any, _: None) -> tuple[Any, None]:
                     here = ell._replace(intercept=ell.intercept + 0 * total)
-                    return _fused.sums(here, x, None, jnp.float32(not hard), hard, interpret).free_energy, None
+                    return gpu.sums(here, x, None, jnp.float32(not hard), hard, interpret).free_energy, None
 
                 return lax.scan(body, jnp.float32(0), length=20)[0]
 
@@ -177,7 +177,7 @@ def lanes(name: str, quick: bool, seed: int) -> Iterator[Finding]:
     import small_fits
 
     import jaxem
-    from jaxem import _lanes
+    from jaxem._fit import lanes as _lanes
     from jaxem.families import gaussian
 
     x = small_fits.data(jax.random.key(seed), 1_000)

@@ -81,7 +81,7 @@ def products_alone(family: str, case: Case) -> float:
     import jax.numpy as jnp
     from jax import lax
 
-    from jaxem._reduce import chunk_rows
+    from jaxem._rows.chunks import chunk_rows
 
     in_memory = lax.optimization_barrier  # all of it: XLA would make only the entry that is used
     features, k = num_features(family, case.num_features), case.num_components

@@ -88,7 +88,7 @@ def hidden_markov(quick: bool, seed: int) -> list[dict[str, Any]]:
     from numpyro.distributions import constraints
 
     import jaxem
-    from jaxem._validate import prepare
+    from jaxem._core.checks import enter as prepare
 
     length, states, repeats = (200, 4, 1) if quick else (10_000, 16, 11)
     rng = np.random.default_rng(seed)

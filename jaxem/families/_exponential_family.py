@@ -19,8 +19,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Shaped
 
-from jaxem._model import Theta
-from jaxem._values import settle
+from jaxem._core.model import Theta
+from jaxem._core.values import settle
 
 LOG_ZERO = -1e30  # times any count below 10⁸ it is finite in float32, and no possible row comes near it
 

@@ -11,9 +11,9 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Shaped
 from numpyro.distributions import constraints
 
-from jaxem._mixture import Mixture
-from jaxem._model import Theta
+from jaxem._core.model import Theta
 from jaxem.families import _exponential_family as ef
+from jaxem.families._mixture import Mixture
 
 
 def program(x: Array | None = None, num_points: int | None = None) -> None:

@@ -15,10 +15,10 @@ from jax import lax
 from jaxtyping import Array, Float, Shaped
 from numpyro.distributions import constraints
 
-from jaxem._mixture import Mixture
-from jaxem._model import Theta
+from jaxem._core.model import Theta
 from jaxem.bregman import i_divergence_terms
 from jaxem.families import _exponential_family as ef
+from jaxem.families._mixture import Mixture
 
 LOST = 1e-3  # nats a row that the product may be off by
 

@@ -27,8 +27,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxem._model import Theta
-from jaxem._products import Fused, Products, by_pooling, by_temperature, by_winner, in_fours
+from jaxem._core.model import Theta
+from jaxem._rows.products import Fused, Products, by_pooling, by_temperature, by_winner, in_fours
 from jaxem.families.gaussian._moments import LIMIT, Moments, centre
 
 NATS = 1 / 64

@@ -16,9 +16,9 @@ from jax import lax
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
-from jaxem._mixture import Mixture
-from jaxem._model import Theta
-from jaxem._products import Products, by_gamma
+from jaxem._core.model import Theta
+from jaxem._rows.products import Products, by_gamma
+from jaxem.families._mixture import Mixture
 from jaxem.families.gaussian import _rounding
 from jaxem.families.gaussian._accuracy import (
     EXACT,

@@ -7,10 +7,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxem import _validate
-from jaxem._mixture import Mixture
-from jaxem._model import Theta
-from jaxem._values import settle
+from jaxem._core.arrays import raw, shown
+from jaxem._core.model import Theta
+from jaxem._core.tracing import is_concrete
+from jaxem._core.values import settle
+from jaxem.families._mixture import Mixture, mixture_only
 from jaxem.families.gaussian._covariances import inflation, update
 from jaxem.families.gaussian._moments import in_small_batches
 from jaxem.families.gaussian._rounding import rounding_of_covariances
@@ -41,15 +42,13 @@ def with_floor(m: Mixture, variance: float) -> Mixture:
     >>> [round(float(sigma), 3) for sigma in floored.theta["sigma"]]
     [0.1, 0.5]
     """
-    m = _validate.mixture_only("with_floor", m)
+    m = mixture_only("with_floor", m)
     scale = next((name for name in ("sigma", "Sigma") if name in m.parameters), None)
     if scale is None:
         raise ValueError(f"m: has no sigma or Sigma among {list(m.parameters)}; a floor is for Gaussian families")
-    given = _validate.raw("variance", variance)
-    if not (_validate.is_concrete(given) and given.shape == () and 0 < float(given) < float("inf")):
-        raise ValueError(
-            f"variance: must be a finite number > 0, got {_validate.shown(variance)}; in squared units of x"
-        )
+    given = raw("variance", variance)
+    if not (is_concrete(given) and given.shape == () and 0 < float(given) < float("inf")):
+        raise ValueError(f"variance: must be a finite number > 0, got {shown(variance)}; in squared units of x")
     variance = float(given)
 
     def floored(function: Callable[..., Theta]) -> Callable[..., Theta]:

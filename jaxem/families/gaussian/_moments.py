@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxem._model import Theta
+from jaxem._core.model import Theta
 from jaxem.families import _exponential_family as ef
 
 SPELLED_OUT = 8  # features, at most, of a sum that is written term by term

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxem._model import Theta
+from jaxem._core.model import Theta
 from jaxem.families import _exponential_family as ef
 from jaxem.families.gaussian._moments import LIMIT, Moments, centre, in_small_batches
 

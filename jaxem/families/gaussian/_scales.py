@@ -16,12 +16,12 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int
 from numpyro.distributions import constraints
 
-from jaxem._fused import Quadratic, Sums
-from jaxem._mixture import Mixture
-from jaxem._model import Theta
-from jaxem._products import Fused, Products, added, in_fours
-from jaxem._reduce import squared_norms
+from jaxem._core.model import Theta
+from jaxem._rows.chunks import squared_norms
+from jaxem._rows.gpu import Quadratic, Sums
+from jaxem._rows.products import Fused, Products, added, in_fours
 from jaxem.families import _exponential_family as ef
+from jaxem.families._mixture import Mixture
 from jaxem.families.gaussian import _rounding
 from jaxem.families.gaussian._accuracy import and_one, linear, recentre
 from jaxem.families.gaussian._moments import (

@@ -1,0 +1,1 @@
+"""What a model or a fit says when asked."""

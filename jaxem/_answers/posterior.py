@@ -1,0 +1,117 @@
+"""What a program says about its discrete latents: their posterior marginals and their most probable values.
+
+Both are one derivative. Add a table ε of zeros to each latent's factor; then ∂F_T/∂ε is its marginal (eq:marginal),
+whatever plates, scans and other latents stand around it. At T = 0 it is the one-hot of the most probable joint
+assignment, because the derivative of a maximum backtracks.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from jaxem._core.checks import blame_x, enter
+from jaxem._core.model import Data, Model, Theta, ThetaLike
+from jaxem._core.tracing import is_concrete
+from jaxem._programs.eliminate import PREVIOUS, Factor, Named, log_partition
+from jaxem._programs.program import Program, program_only
+from jaxem._programs.read import is_number, root
+
+
+def marginals(m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0) -> dict[str, Array]:
+    """The posterior table of every enumerated site, p(z | x, θ) at T = 1 (eq:marginal).
+
+    Leading axes: the time of a scan, with the step that NumPyro unrolls, then the site's plates from left to right;
+    last axis: its values. A mixture distribution's component goes by the name of its site. At T = 0 the table is
+    one-hot at `decode`'s value. Exact, by differentiating the log partition function (Darwiche 2003; Eisner 2016).
+
+    Raises:
+        ValueError: for a program, θ or x that `em` would refuse.
+
+    >>> import jax.numpy as jnp, jaxem, numpyro
+    >>> from numpyro import distributions as dist
+    >>> def program(x):
+    ...     with numpyro.plate("rows", len(x)):
+    ...         z = numpyro.sample("z", dist.Categorical(jnp.array([0.5, 0.5])))
+    ...         numpyro.sample("x", dist.Normal(jnp.array([0.0, 2.0])[z], 1.0), obs=x)
+    >>> m = jaxem.from_numpyro(program)
+    >>> jaxem.marginals(m, {}, jnp.array([1.0]))["z"].tolist()
+    [[0.5, 0.5]]
+    """
+    program = program_only("marginals", m)
+    theta, data = enter(program, theta, x, temperature=temperature)
+    return possible("marginals", program, theta, data)
+
+
+def decode(m: Model, theta: ThetaLike, x: Any) -> dict[str, Array]:
+    """The most probable joint assignment of every enumerated site: max-product with backtracking.
+
+    Shapes as `marginals` without the last axis. Ties go to the lowest index.
+
+    >>> import jax.numpy as jnp, jaxem, numpyro
+    >>> from numpyro import distributions as dist
+    >>> from numpyro.contrib.control_flow import scan
+    >>> def chain(y):
+    ...     def step(before, y):
+    ...         z = numpyro.sample("z", dist.Categorical(jnp.array([[0.9, 0.1], [0.1, 0.9]])[before]))
+    ...         numpyro.sample("y", dist.Normal(jnp.array([-1.0, 1.0])[z], 1.0), obs=y)
+    ...         return z, None
+    ...     scan(step, 0, y)
+    >>> jaxem.decode(jaxem.from_numpyro(chain), {}, jnp.array([-1.0, 0.1, -1.0, 2.0, 2.0]))["z"].tolist()
+    [0, 0, 0, 1, 1]
+    """
+    program = program_only("decode", m)
+    theta, data = enter(program, theta, x, temperature=0.0)
+    return {name: jnp.argmax(table, axis=-1) for name, table in possible("decode", program, theta, data).items()}
+
+
+def possible(what: str, m: Program, theta: Theta, data: Data) -> dict[str, Array]:
+    """The marginals, or a ValueError where no assignment is possible: a maximum over nothing has an argmax, too."""
+    found, free_energy = _marginals(m, theta, data)
+    blame_x(data.x, free_energy)
+    if is_concrete(free_energy) and not bool(jnp.isfinite(free_energy)):
+        raise ValueError(
+            f"{what}: log p(x | theta) is {float(free_energy)}, so the posterior of the latents is undefined; look for "
+            "data outside of a distribution's support, and for probabilities of 0 in theta or the program"
+        )
+    return found
+
+
+@jax.jit
+def _marginals(m: Program, theta: Theta, data: Data) -> tuple[dict[str, Array], Array]:
+    tables, _, free_energy = weighted_marginals(m, theta, data)
+    found = {name: table / jnp.sum(table, axis=-1, keepdims=True) for name, table in tables.items()}
+    for name in [name for name in found if name.startswith(PREVIOUS)]:
+        first = found.pop(name)[None]
+        rest = found.get(root(name))
+        found[root(name)] = first if rest is None else jnp.concatenate([first, rest])
+    return found, free_energy
+
+
+def weighted_marginals(m: Program, theta: Theta, data: Data) -> tuple[dict[str, Array], dict[str, Array], Array]:
+    """(eq:marginal times the weight of its row, that weight) of every latent, and F; a scan's first step apart."""
+    terms, tables, _ = m.tables(theta, data.x)
+    enumerated = m.structure(data.x).enumerated
+    tiny = jnp.finfo(data.temperature.dtype).tiny ** 0.75  # a row of weight 0 has a posterior too
+    terms = [term if is_number(term.scale) else term._replace(scale=jnp.maximum(term.scale, tiny)) for term in terms]
+    factors = {term.name: term.factor(tables[term.name]) for term in terms}
+    laws = {term.law_of: term for term in terms if term.law_of is not None}
+    places = {name: term.plates_in_order() for name, term in laws.items()}
+    rows = {name: tuple(term.plates[plate] for plate in places[name]) for name, term in laws.items()}
+    zeros = {name: jnp.zeros((*rows[name], enumerated[root(name)]), data.temperature.dtype) for name in laws}
+    graph = m.graph(terms, tables)
+
+    def partition(epsilon: dict[str, Array]) -> Array:
+        extra = []
+        for name, term in laws.items():
+            axes = zip((*places[name], name), epsilon[name].shape, strict=True)
+            table = Named(tuple(label for label, size in axes if size > 1), jnp.squeeze(epsilon[name]))
+            extra.append(Factor(table, frozenset(term.plates), factors[term.name].scale))
+        return log_partition([*factors.values(), *extra], graph, data.temperature)
+
+    scales = {name: factors[term.name].scale.along(places[name]) for name, term in laws.items()}
+    weights = {name: jnp.broadcast_to(scale, rows[name]) for name, scale in scales.items()}
+    free_energy, found = jax.value_and_grad(partition)(zeros)
+    return found, weights, free_energy

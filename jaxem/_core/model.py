@@ -1,0 +1,145 @@
+"""The seam between the algorithm and its models: what `em` needs of a model, whoever implements it.
+
+A `Mixture` (a family with closed-form sums) and a `Program` (any NumPyro program with discrete latents) are
+both static, hashable pytrees without leaves, and both are two maximisers of one objective (eq:F).
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Int
+
+Theta = dict[str, Array]
+ThetaLike = Any  # what a user passes for θ: any mapping from names to numbers; `Model.enter` makes it a Theta
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Layout:
+    """Which axes of which mesh the rows are spread over; static, so that it passes through `jit` and `vmap`."""
+
+    mesh: Mesh
+    axes: tuple[str, ...]
+
+    @property
+    def rows(self) -> PartitionSpec:
+        """The leading axis of the data, over all of `axes`."""
+        return PartitionSpec(self.axes)
+
+
+class Shards(NamedTuple):
+    """How rows lie on devices: equal shares, the first `skip` rows of a share being counted elsewhere."""
+
+    layout: Layout
+    skip: Int[Array, " shards"]
+
+
+class Norms(NamedTuple):
+    """‖x_n − c‖² of every row about one point, which no step of a fit changes."""
+
+    c: Array  # (1, D)
+    squares: Array  # (N,)
+
+
+class Data(NamedTuple):
+    """What a fit holds fixed: the rows, their weights (None: all 1), the temperature, and known labels."""
+
+    x: Any  # (N, D); for a program its `Arguments`
+    weights: Array | None
+    temperature: Array
+    labels: Array | None = None  # (N,): the component of a row where it is known, −1 where not
+    shards: Shards | None = None  # how the rows lie on several devices
+    norms: Norms | None = None  # where a fit computes them once, before its first step
+
+
+class Expectation(NamedTuple):
+    """The E-step's outcome at one θ: statistics, F_T(θ) and the scale of its rounding, Σ_n |F_n|."""
+
+    statistics: Any
+    free_energy: Array
+    scale: Array
+
+
+class Model:
+    """What `em`, `certify` and the rest call; see `Mixture` and `Program`."""
+
+    held: frozenset[str]
+
+    def hold(self, *names: str) -> "Model":
+        """The same model with these entries of θ never updated."""
+        raise NotImplementedError
+
+    def enter(
+        self, theta: ThetaLike, x: Any, weights: Any, temperature: Any, labels: Any, *, batched: bool
+    ) -> tuple[Theta, Data]:
+        """θ in x's precision and the data, or a ValueError that names the argument, what it got and the remedy."""
+        raise NotImplementedError
+
+    def divides(self, data: Data) -> bool:
+        """May rows be summed part by part: chunks, devices, batches of a stream?"""
+        return False
+
+    def get_ready(self, theta: Theta, data: Data) -> None:
+        """Work out, before anything is compiled, what does not depend on values."""
+
+    def once(self, theta: Theta, data: Data) -> Data:
+        """The data with what the steps of a fit need of them, and none changes."""
+        return data
+
+    def expect(self, theta: Theta, data: Data) -> Expectation:
+        """The E-step (eq:E): statistics of γ(θ), and F_T at θ."""
+        raise NotImplementedError
+
+    def retakes(self, theta: Theta, data: Data) -> bool:
+        """May an M-step ask the loop for its statistics anew?"""
+        return False
+
+    def expect_about(self, about: Theta, theta: Theta, data: Data, anew: Array | bool) -> Expectation:
+        """Of a model that `retakes`: the E-step, statistics about the means of another θ where they are taken anew."""
+        raise NotImplementedError
+
+    def propose(self, statistics: Any, about: Theta) -> tuple[Theta, Theta, Array]:
+        """Of a model that `retakes`: θ⁺, the θ about whose means statistics are good for it, and are these not?"""
+        raise NotImplementedError
+
+    def maximize(self, statistics: Any, theta: Theta, data: Data) -> Theta:
+        """The M-step (eq:M): θ⁺ = argmax_θ Σ γ ℓ(θ), held entries as they are."""
+        raise NotImplementedError
+
+    def sizes(self, theta: Theta, expectation: Expectation) -> Any:
+        """Σ w (sizes of the terms of ℓ_n), nats, where they cancel inside it, and their rounding does not."""
+        return 0.0
+
+    def rounding_of_theta(self, theta: Theta, expectation: Expectation) -> tuple[Any, Any]:
+        """The nats by which rounding θ alone can move F, and whether θ has lost its digits."""
+        return 0.0, False
+
+    def objective(self, theta: Theta, old: Theta, data: Data) -> Array:
+        """F_T(θ, γ(θ_old)): the surface that the M-step climbs."""
+        raise NotImplementedError
+
+    def log_prior(self, theta: Theta, data: Data) -> Array | float:
+        """log p(θ), the part of F_T that no temperature divides."""
+        raise NotImplementedError
+
+    def table(self, theta: Theta, x: Any) -> Array:
+        """ℓ (K, n), component-major (eq:joint)."""
+        raise NotImplementedError
+
+    def relative_table(self, theta: Theta, x: Any) -> Array:
+        """The same less any term common to all its entries: what assignments are made of."""
+        return self.table(theta, x)
+
+    def size(self, data: Data) -> Array | int:
+        """W: how much data there is, the unit in which a tolerance is stated."""
+        raise NotImplementedError
+
+    def unconstrain(self, theta: Theta, data: Data) -> Theta:
+        """θ's free entries in NumPyro's unconstrained coordinates."""
+        raise NotImplementedError
+
+    def constrain(self, free: Theta, theta: Theta, data: Data) -> Theta:
+        """The inverse of `unconstrain`; held entries are θ's."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""The algorithm: one step, one loop, and the ways to run it."""

@@ -1,0 +1,390 @@
+"""The algorithm as its users call it: `em`, `em_batch`, `em_path`, `kmeans`; and what to make of a fit.
+
+The loop is `loop.py`, many lanes of it `_fit/lanes.py`, where its rows lie `devices.py`.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxem._core.arrays import RESCALE, static_count, steps, tolerance
+from jaxem._core.checks import blame_x, enter, prepare_centres, rows_and_weights
+from jaxem._core.model import Data, Model, Theta, ThetaLike
+from jaxem._core.tracing import compiled, is_concrete
+from jaxem._fit import lanes as _lanes
+from jaxem._fit import loop
+from jaxem._fit.loop import Fit, State, Status, Stop, gain_is_small
+from jaxem._fit.relocate import relocate
+from jaxem._rows import devices
+from jaxem.families import gaussian
+from jaxem.families.gaussian._moments import unit_of
+
+ADVICE = {
+    Status.MAX_STEPS: "still rising: raise max_steps, or loosen tol",
+    Status.DECREASED: "an M-step lowered F: it does not maximise Q; certify(m, theta, x).C3 shows by how much",
+    Status.NONFINITE: "a component collapsed onto a point or a plane, or a parameter ran off, where F has no bound: "
+    "put a floor under it (gaussian.with_floor; in a program a bound or a proper prior), hold its scale, start "
+    "elsewhere (jaxem.inits), or use fewer components or columns",
+}
+FROM_THE_START = (
+    "F was NaN or infinite before any step: −∞ says that some row is impossible at this θ, NaN or ∞ that the data, the "
+    "weights or the temperature are none, or overflow; move θ, or scale x"
+)
+MOST_STEPS = 10**8  # of a path, all of whose θ are kept
+
+
+class EMError(RuntimeError):
+    """Raised by `check` for a fit that did not converge."""
+
+
+class Path(NamedTuple):
+    """The trajectory of `em_path`; entry t is one step from θ_t to θ_{t+1}."""
+
+    theta: Theta  # θ_{t+1}
+    after_e: Float[Array, " T"]  # F_T(θ_t, γ_t)
+    after_m: Float[Array, " T"]  # F_T(θ_{t+1}, γ_t)
+
+
+def centres_at_rest(before: State, after: State, tolerance: Array) -> Array:
+    """Lloyd's stopping rule: no centre moved by more than the rounding of the mean it is."""
+    moments = before.expectation.statistics
+    mu, moved = before.theta["mu"], jnp.abs(after.theta["mu"] - before.theta["mu"])
+    radius = jnp.sqrt(jnp.maximum(moments.spread, 0) / jnp.sum(moments.N_k))
+    reach = jnp.max(jnp.abs(mu - jnp.mean(mu, axis=0)[None])) + radius  # how far the rows that it sums lie
+    return jnp.all(moved <= 64 * jnp.finfo(mu.dtype).eps * (jnp.abs(mu) + reach))
+
+
+def centres_at_rest_or_gain_is_small(before: State, after: State, tolerance: Array) -> Array:
+    """The same, or J fell by no more than asked for."""
+    return centres_at_rest(before, after, tolerance) | gain_is_small(before, after, tolerance)
+
+
+class Run(NamedTuple):
+    """A checked call: what the loop takes, all of it data."""
+
+    theta: Theta
+    data: Data
+    tol: Array | np.ndarray
+    max_steps: Array | np.ndarray
+
+
+def _prepare_run(
+    m: Model,
+    theta: ThetaLike,
+    x: Any,
+    *,
+    temperature: ArrayLike,
+    weights: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    tol: ArrayLike,
+    max_steps: ArrayLike,
+    batched: bool = False,
+) -> Run:
+    theta, data = enter(m, theta, x, weights, temperature, labels, batched=batched)
+    smallest, most = tolerance(tol, data.temperature.dtype), steps("max_steps", max_steps)
+    m.get_ready(theta, data)
+    return Run(theta, data, smallest, most)
+
+
+def _fit(m: Model, run: Run, stop: Stop, mesh: Mesh | None) -> Fit:
+    """One fit, its rows spread over the mesh of the call."""
+    mesh = devices.mesh_for_rows(m, run.data, mesh)
+    processes = devices.num_processes(mesh)
+    with devices.joined(processes):
+        data = devices.spread_rows(run.data, mesh)
+        values = (run.theta, run.tol, run.max_steps)
+        steps = devices.steps_a_leg(mesh, (values, data))
+        if steps is None or int(run.max_steps) <= steps:
+            theta, tol, max_steps = devices.for_one_call(values, mesh)
+            fit = loop.run(m, theta, data, tol, max_steps, stop)
+        else:
+            theta, tol, max_steps = devices.replicated(values, mesh)
+            fit = loop.run_in_legs(m, theta, data, tol, max_steps, stop, steps_a_leg=steps)
+        if processes > 1:
+            jax.block_until_ready(fit)  # a lost process is an error of this call, not of a later one
+    blame_x(run.data.x, fit.free_energy)
+    return fit
+
+
+def em(
+    m: Model,
+    theta: ThetaLike,
+    x: Any,
+    *,
+    temperature: ArrayLike = 1.0,
+    weights: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    tol: ArrayLike = 1e-10,
+    max_steps: ArrayLike = 1000,
+    mesh: Mesh | None = None,
+) -> Fit:
+    """Fit a model by expectation–maximisation: coordinate ascent on F_T (eq:F) from `theta`.
+
+    Stops when |gain| ≤ max(tol·W, 8·eps·Σ|F_n|), where W = Σ w_n (N without weights) and the second term is
+    the floor below which a change of F is rounding; or at a fall of F within its `rounding`, which also knows the
+    terms that cancel inside F_n and the digits of θ. Where `fit.rounding` is above tol·W, as at this tol it is in
+    float32, that and not tol ended the fit, and more steps in float64 may gain more. Works inside `jit` and `vmap`
+    (over θ, x, temperature, weights), and is forward-differentiable; for reverse mode use `em_path`.
+
+    Args:
+        m: the model, e.g. `gaussian.isotropic` or `jaxem.from_numpyro(program)`, possibly with parameters held.
+        theta: where to start, a dict of the program's parameters; `jaxem.inits` or `m.init` makes one.
+        x: the data, (N, D), or (N,) for D = 1; for a program its argument, or the tuple of its arguments.
+        temperature: T of eq:F. 1 is EM; 0 is hard EM, which for `isotropic` with equal π held is k-means.
+        weights: w (N,) ≥ 0, one per row.
+        labels: (N,) the component of a row where it is known, −1 where not: γ is fixed to it (semi-supervised).
+        tol: smallest gain worth a step, in nats per unit of weight.
+        max_steps: most M-steps to do; 0 only evaluates.
+        mesh: devices to spread the rows over, all axes of a `jax.sharding.Mesh` (Auto); one `psum` a pass adds their
+            sums. An x that is already sharded is used as it lies, and `jaxem.use_all_cores` sets a default. Over
+            several processes, x is this process's rows.
+
+    Returns:
+        A `Fit`; `status` tells how it ended, `jaxem.check(fit)` raises unless it converged.
+
+    Raises:
+        ValueError: for a wrong name, shape, dtype or concrete value; it says which and what to do.
+        ProcessLost: when another process of the mesh has ended.
+
+    >>> import jax.numpy as jnp, jaxem
+    >>> from jaxem.families import gaussian
+    >>> x = jnp.array([[-1.2], [-1.0], [-0.8], [0.9], [1.1]])
+    >>> theta = {"pi": jnp.array([0.5, 0.5]), "mu": jnp.array([[-0.5], [0.5]]), "sigma": 1.0}
+    >>> fit = jaxem.em(gaussian.isotropic, theta, x)
+    >>> jaxem.check(fit).theta["mu"].round(1).tolist()
+    [[-1.0], [1.0]]
+    """
+    run = _prepare_run(
+        m, theta, x, temperature=temperature, weights=weights, labels=labels, tol=tol, max_steps=max_steps
+    )
+    return _fit(m, run, gain_is_small, mesh)
+
+
+def em_batch(
+    m: Model,
+    thetas: ThetaLike,
+    x: Any,
+    *,
+    temperature: ArrayLike = 1.0,
+    weights: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    tol: ArrayLike = 1e-10,
+    max_steps: ArrayLike = 1000,
+    mesh: Mesh | None = None,
+) -> Fit:
+    """Many fits of the same data: every entry of `thetas` has a leading lane axis. Equals `vmap(em)`.
+
+    Each lane costs its own iterations only, while `vmap` of the loop runs all lanes until the slowest is
+    done. `temperature` may have one value per lane. With a `mesh` the lanes are spread over its devices, unless there
+    are fewer lanes than devices, or x is sharded already: then its rows are. Arguments otherwise as `em`.
+
+    >>> import jax, jaxem
+    >>> from jaxem.families import gaussian
+    >>> x = jax.random.normal(jax.random.key(0), (100, 2))
+    >>> keys = jax.random.split(jax.random.key(1), 8)
+    >>> starts = jax.vmap(lambda key: jaxem.inits.random_points(gaussian.isotropic, key, x, 3))(keys)
+    >>> fits = jaxem.em_batch(gaussian.isotropic, starts, x)
+    >>> jaxem.best(fits).theta["mu"].shape
+    (3, 2)
+    """
+    run = _prepare_run(
+        m,
+        thetas,
+        x,
+        temperature=temperature,
+        weights=weights,
+        labels=labels,
+        tol=tol,
+        max_steps=max_steps,
+        batched=True,
+    )
+    rows, lanes = devices.meshes_for_lanes(m, run.data, len(jax.tree.leaves(run.theta)[0]), mesh)
+    rest = devices.replicated((run.theta, run.tol, run.max_steps), rows or lanes)
+    data = devices.spread_rows(run.data, rows) if rows else devices.replicated(run.data, lanes)
+    fits = _lanes.run_lanes(m, rest[0], data, *rest[1:], gain_is_small, lanes, _lanes.slots_here(run.data.x))
+    blame_x(run.data.x, fits.free_energy)
+    return fits
+
+
+@partial(compiled, static_argnames="num_steps")
+def _path(m: Model, theta: Theta, data: Data, num_steps: int) -> Path:
+    def body(theta: Theta, _: None) -> tuple[Theta, Path]:
+        expectation = m.expect(theta, data)
+        new = m.maximize(expectation.statistics, theta, data)
+        return new, Path(new, expectation.free_energy, m.objective(new, theta, data))
+
+    _, path = lax.scan(body, theta, length=num_steps)
+    return path
+
+
+def em_path(
+    m: Model,
+    theta: ThetaLike,
+    x: Any,
+    *,
+    num_steps: int,
+    temperature: ArrayLike = 1.0,
+    weights: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+) -> Path:
+    """A fixed number of EM steps, with F after every half-step. Differentiable in both modes.
+
+    Entry t holds F(θ_t, γ_t) after the E-step, F(θ_{t+1}, γ_t) after the M-step, and θ_{t+1}; θ_0 is the
+    argument. Both traces never fall. Memory under `jax.grad` is O(num_steps·|θ| + N + chunk·K).
+
+    >>> import jax, jax.numpy as jnp, jaxem
+    >>> from jaxem.families import gaussian
+    >>> x = jnp.array([[-1.2], [-1.0], [-0.8], [0.9], [1.1]])
+    >>> theta = {"pi": jnp.array([0.5, 0.5]), "mu": jnp.array([[-0.5], [0.5]]), "sigma": 1.0}
+    >>> path = jaxem.em_path(gaussian.isotropic, theta, x, num_steps=5)
+    >>> bool(jnp.all(path.after_m >= path.after_e)), path.theta["mu"].shape
+    (True, (5, 2, 1))
+    """
+    theta, data = enter(m, theta, x, weights, temperature, labels)
+    static_count("num_steps", num_steps, 1)
+    if num_steps > MOST_STEPS:
+        raise ValueError(
+            f"num_steps: must be at most {MOST_STEPS}, since θ of every step is kept, got {num_steps}; "
+            "use em(..., max_steps=) where only the last counts"
+        )
+    m.get_ready(theta, data)
+    path = _path(m, theta, data, int(num_steps))
+    blame_x(data.x, path.after_e)
+    return path
+
+
+def kmeans(
+    x: ArrayLike,
+    mu: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    tol: ArrayLike = 0.0,
+    max_steps: ArrayLike = 1000,
+    empty: str = "keep",
+    mesh: Mesh | None = None,
+) -> Fit:
+    """Lloyd's k-means from the centres `mu` (K, D): hard EM of `isotropic` with π = 1/K and σ = 1 held.
+
+    Stops when no centre changes, up to the rounding of a mean. Ties go to the lowest index. For many starts, `vmap`
+    over `mu`. `weights` and `mesh` as in `em`.
+
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+        mu: where to start, (K, D).
+        weights: w (N,) ≥ 0; a centre is the weighted mean of its rows.
+        tol: stop also when a step lowers J by at most 2·tol for each unit of weight, in squared units of x.
+        max_steps: most M-steps to do; 0 only evaluates.
+        empty: an empty cluster can "keep" its centre, or "relocate" it to the row that lies farthest from its own,
+            as scikit-learn does (on one device).
+        mesh: devices to spread the rows over.
+
+    >>> import jax.numpy as jnp, jaxem
+    >>> x = jnp.array([[0.0], [1.0], [10.0], [11.0]])
+    >>> fit = jaxem.kmeans(x, jnp.array([[0.0], [1.0]]))
+    >>> fit.theta["mu"].tolist(), float(jaxem.distortion(x, fit.theta["mu"]))
+    ([[0.5], [10.5]], 1.0)
+    """
+    if empty not in ("keep", "relocate"):
+        raise ValueError(f'empty: must be "keep" or "relocate", got {empty!r}')
+    relocates = empty == "relocate"
+    if relocates and mesh is not None:
+        raise ValueError('mesh: empty="relocate" looks for the farthest row on one device; leave mesh out')
+    x, w = rows_and_weights(x, weights)
+    mu = prepare_centres("mu", mu, x)
+    K, unit = mu.shape[0], np.ones((), mu.dtype)
+    if is_concrete(mu):
+        unit = np.asarray(unit_of(jnp.max(jnp.abs(mu))))
+    if unit != 1:  # which hard assignments do not depend on, but squares have to fit the precision
+        fit = kmeans(
+            x / unit, mu / unit, w, tol=tol / float(unit) / float(unit), max_steps=max_steps, empty=empty, mesh=mesh
+        )
+        return _in_unit(fit, unit, x, w)
+    theta = {"pi": jnp.full(K, 1 / K, mu.dtype), "mu": mu, "sigma": jnp.ones((), mu.dtype)}
+    m = replace(gaussian.isotropic.hold("pi", "sigma"), hard=True)
+    m = replace(m, maximizer=relocate) if relocates else m
+    run = _prepare_run(m, theta, x, temperature=0.0, weights=w, tol=tol, max_steps=max_steps)
+    at_rest_only = is_concrete(run.tol) and not np.any(run.tol)
+    stop = centres_at_rest if at_rest_only else centres_at_rest_or_gain_is_small
+    if not relocates:
+        return _fit(m, run, stop, mesh)
+    fit = loop.run(m, *run, stop)
+    blame_x(run.data.x, fit.free_energy)
+    return fit
+
+
+def _in_unit(fit: Fit, unit: np.ndarray, x: Array, w: Array | None) -> Fit:
+    """k-means of x / unit as that of x: F = C − J/2, with C = W(log 1/K − (D/2) log 2π)."""
+    K, D = fit.theta["mu"].shape
+    C = (x.shape[0] if w is None else jnp.sum(w)) * (-np.log(K) - D / 2 * np.log(2 * np.pi))
+    square = np.asarray(unit, float) ** 2
+    fit = fit._replace(
+        theta=fit.theta | {"mu": fit.theta["mu"] * unit},
+        free_energy=(C + (fit.free_energy - C) * square).astype(unit.dtype),
+        gain=(fit.gain * square).astype(unit.dtype),
+        rounding=None if fit.rounding is None else (fit.rounding * square).astype(unit.dtype),
+    )
+    if is_concrete(fit.free_energy) and not np.isfinite(fit.free_energy):
+        raise ValueError(f"x: J, in squared units of x, does not fit {unit.dtype}; {RESCALE}")
+    return fit
+
+
+def best(fits: Any) -> Fit:
+    """The lane of highest free energy among those that CONVERGED, else those at MAX_STEPS, else the others.
+
+    A collapsed lane has no maximum to offer, however high its F was when it was stopped; `Status.counts(fits)` says how
+    many ended how. A list of fits of one model is taken for its lanes, and a single fit is its own best.
+
+    >>> import jax.numpy as jnp, jaxem
+    >>> from jaxem.families import gaussian
+    >>> starts = {"pi": jnp.ones((2, 1)), "mu": jnp.array([[[0.0]], [[5.0]]]), "sigma": jnp.ones(2)}
+    >>> fits = jaxem.em_batch(gaussian.isotropic, starts, jnp.array([[0.0], [1.0]]), max_steps=0)
+    >>> jaxem.best(fits).theta["mu"].tolist()
+    [[0.0]]
+    """
+    if isinstance(fits, list | tuple) and not isinstance(fits, Fit) and all(isinstance(fit, Fit) for fit in fits):
+        if not fits or len({str(jax.tree.map(jnp.shape, fit)) for fit in fits}) > 1:
+            raise ValueError(f"fits: must be fits of one model and one shape of θ, at least one, got {len(fits)}")
+        fits = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits)
+    if not isinstance(fits, Fit):
+        raise ValueError(
+            f"fits: must be a Fit with lanes, as of em_batch, or a list of Fits, got {type(fits).__name__}"
+        )
+    axes = jnp.ndim(fits.free_energy)
+    lanes = jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, *jnp.shape(leaf)[axes:])), fits)
+    end = jnp.where(lanes.status == Status.MAX_STEPS, 1, jnp.where(lanes.status == Status.CONVERGED, 0, 2))
+    value = jnp.where(jnp.isnan(lanes.free_energy), -jnp.inf, lanes.free_energy)
+    lane = jnp.lexsort((-value, end))[0]
+    return jax.tree.map(lambda leaf: leaf[lane], lanes)
+
+
+def check(fit: Fit) -> Fit:
+    """Return the fit if every lane CONVERGED, else raise `EMError` naming lanes, status and remedy.
+
+    >>> import jax.numpy as jnp, jaxem
+    >>> fit = jaxem.kmeans(jnp.array([[0.0], [1.0], [9.0]]), jnp.array([[0.0], [1.0]]), max_steps=1)
+    >>> jaxem.check(fit)
+    Traceback (most recent call last):
+    jaxem.EMError: MAX_STEPS: still rising: raise max_steps, or loosen tol
+    """
+    if not is_concrete(fit.status):
+        raise ValueError("check: needs a concrete fit; call it outside jit and vmap")
+    status = np.atleast_1d(np.asarray(fit.status))
+    if (status == Status.CONVERGED).all():
+        return fit
+    from_the_start = (status == Status.NONFINITE) & ~np.isfinite(np.atleast_1d(fit.free_energy))
+    lines = []
+    for code, advice in (*ADVICE.items(), (Status.NONFINITE, FROM_THE_START)):
+        lanes = np.argwhere((status == code) & (from_the_start == (advice == FROM_THE_START)))
+        if lanes.size:
+            where = ", ".join(str(lane.tolist() if lane.size > 1 else int(lane[0])) for lane in lanes[:10])
+            where = f" in lane(s) {where}{', …' * (len(lanes) > 10)}" if np.ndim(fit.status) else ""
+            lines.append(f"{code.name}{where}: {advice}")
+    raise EMError("; ".join(lines))

@@ -1,0 +1,117 @@
+"""Many fits of the same data, scheduled so that a slow one does not hold the others.
+
+`vmap` of the loop runs all lanes until the slowest is done. Here a number of slots take lanes from a queue, and a
+slot whose fit is done takes the next. On a CPU one slot is fastest, and lanes run one after another; a GPU has room
+for many. With a mesh every device serves its own lanes.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Int
+
+from jaxem._core.model import Data, Model, Theta
+from jaxem._core.tracing import compiled
+from jaxem._fit.loop import Climb, Fit, Status, Stop, fit_of, renewed, run, step, unstarted
+
+SLOTS = {"cpu": 1}  # by platform
+MANY = 1_024  # elsewhere, at most, …
+ROWS = 2**20  # … and so many rows at a time, each slot all of them: experiments/GPU.md
+
+
+def slots_here(x: Any) -> int:
+    """How many lanes of these data to run at a time on the platform that is the default."""
+    rows = max((leaf.shape[0] for leaf in jax.tree.leaves(x) if leaf.ndim), default=1)
+    return SLOTS.get(jax.default_backend(), max(1, min(MANY, ROWS // rows)))
+
+
+@partial(compiled, static_argnames=("stop", "mesh", "slots"))
+def run_lanes(
+    m: Model,
+    thetas: Theta,
+    data: Data,
+    tol: Array,
+    max_steps: Array,
+    stop: Stop,
+    mesh: Mesh | None = None,
+    slots: int = 1,
+) -> Fit:
+    """Every lane's fit, in the order of `thetas`.
+
+    With a mesh every device takes every n-th lane, since neighbours in a sweep tend to need as many steps.
+    """
+    lanes = jax.tree.leaves(thetas)[0].shape[0]
+    temperatures = jnp.broadcast_to(data.temperature, (lanes,))
+
+    def here(args: tuple[Theta, Array], data: Data, tol: Array, max_steps: Array) -> Fit:
+        data = m.once(jax.tree.map(lambda leaf: leaf[0], args[0]), data)
+        if slots > 1:
+            return _in_slots(m, args, data, tol, max_steps, stop, slots)
+
+        def lane(args: tuple[Theta, Array]) -> Fit:
+            theta, temperature = args
+            return run(m, theta, data._replace(temperature=temperature), tol, max_steps, stop)
+
+        return lax.map(lane, args)
+
+    if mesh is None:
+        return here((thetas, temperatures), data, tol, max_steps)
+    share = -(-lanes // mesh.size)
+    dealt = np.arange(share * mesh.size).reshape(share, mesh.size).T.ravel()  # the lane at each place
+    args = jax.tree.map(lambda leaf: leaf[np.minimum(dealt, lanes - 1)], (thetas, temperatures))
+    whole, each = PartitionSpec(), PartitionSpec(mesh.axis_names)
+    spread = jax.shard_map(here, mesh=mesh, in_specs=(each, whole, whole, whole), out_specs=each, check_vma=False)
+    fits = spread(args, data, tol, max_steps)
+    return jax.tree.map(lambda leaf: leaf[np.argsort(dealt)[:lanes]], fits)
+
+
+class Slots(NamedTuple):
+    """The carry: a climb per slot, which lane it is, and the lanes that are done."""
+
+    climbs: Climb
+    temperature: Array
+    lane: Int[Array, " slots"]  # = lanes: idle
+    next: Int[Array, ""]
+    done: Fit
+
+
+def _in_slots(
+    m: Model, args: tuple[Theta, Array], data: Data, tol: Array, max_steps: Array, stop: Stop, slots: int
+) -> Fit:
+    """A step of all slots at a time."""
+    lanes, size = args[1].shape[0], m.size(data)
+    slots = min(slots, lanes)
+
+    def starts(lane: Array) -> tuple[Theta, Array]:
+        return jax.tree.map(lambda leaf: leaf[jnp.minimum(lane, lanes - 1)], args)
+
+    def move(climb: Climb, temperature: Array) -> Climb:
+        return step(m, climb, data._replace(temperature=temperature), tol, size, stop)
+
+    def body(slots_: Slots) -> Slots:
+        climbs = jax.vmap(move)(slots_.climbs, slots_.temperature)
+        states = climbs.state
+        ended = (states.status != Status.MAX_STEPS) | (states.num_steps >= max_steps)
+        place = jnp.where(ended, slots_.lane, lanes)  # `lanes` is no place: nothing is written
+        done = jax.tree.map(lambda all, one: all.at[place].set(one, mode="drop"), slots_.done, fit_of(states))
+        lane = jnp.where(ended, jnp.minimum(slots_.next + jnp.cumsum(ended) - 1, lanes), slots_.lane)
+        theta, temperature = starts(lane)
+        fresh = renewed(climbs, theta)
+
+        def either(new: Any, old: Any) -> Any:
+            return jnp.where(ended.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
+
+        taken = slots_.next + jnp.sum(ended)
+        return Slots(jax.tree.map(either, fresh, climbs), temperature, lane, taken, done)
+
+    lane = jnp.arange(slots)
+    theta, temperature = starts(lane)
+    climbs = jax.vmap(lambda theta: unstarted(m, theta, data._replace(temperature=temperature[0])))(theta)
+    done = jax.tree.map(lambda leaf: jnp.zeros((lanes, *leaf.shape[1:]), leaf.dtype), fit_of(climbs.state))
+    first = Slots(climbs, temperature, lane, jnp.asarray(slots), done)
+    return lax.while_loop(lambda slots_: jnp.any(slots_.lane < lanes), body, first).done

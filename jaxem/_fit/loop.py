@@ -1,0 +1,212 @@
+"""The loop: coordinate ascent on F_T, one `while_loop`.
+
+A step is M, then E, so that θ, its statistics and F in the state describe the same point, and the F that is
+reported is the F of the θ that is returned. The E-step is compiled once: the first step is E alone, and where
+statistics of many rows have lost their digits for the M-step, a turn of the loop takes them anew.
+
+    θ⁺ = argmax_θ F_T(θ, γ),   γ⁺ = argmax_γ F_T(θ⁺, γ)                     (eq:M, eq:E)
+"""
+
+import enum
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxem._core.model import Data, Expectation, Model, Theta
+from jaxem._core.tracing import compiled
+
+PATIENCE = 30  # steps that a fit may idle at a θ without digits
+
+
+class Status(enum.IntEnum):
+    """How a fit ended. Codes, not exceptions, so that they survive `jit` and `vmap`; `check` raises."""
+
+    CONVERGED = 0  # the last gain in F was within tolerance (k-means: no centre changed)
+    MAX_STEPS = 1  # still rising after max_steps
+    DECREASED = 2  # an M-step lowered F by more than tolerance and rounding: it does not maximise; θ from before it
+    NONFINITE = 3  # F is NaN or infinite, or a component came to rest on fewer dimensions than the data have, where F
+    # rises without end; θ from before it, or with its covariance lifted off that plane
+
+    @classmethod
+    def counts(cls, fits: "Fit") -> dict[str, int]:
+        """How many lanes ended how, e.g. {"CONVERGED": 14, "NONFINITE": 6}."""
+        codes = np.asarray(fits.status).ravel().tolist()
+        return {status.name: codes.count(status) for status in cls if status in codes}
+
+
+class Fit(NamedTuple):
+    """The outcome of `em`; every field describes the same θ. Batched fits carry a leading lane axis."""
+
+    theta: Theta
+    free_energy: Float[Array, "*lanes"]  # F_T at theta, nats
+    gain: Float[Array, "*lanes"]  # its last rise, nats; ∞ before the first step
+    num_steps: Int[Array, "*lanes"]  # M-steps done
+    status: Int[Array, "*lanes"]  # a Status
+    rounding: Float[Array, "*lanes"] | None = None  # nats that rounding leaves open in F: above tol·W, it ended the fit
+
+
+class State(NamedTuple):
+    """A fit in progress."""
+
+    theta: Theta
+    expectation: Expectation
+    gain: Array
+    num_steps: Array  # −1: not even the first E-step is done
+    status: Array
+    rounding: Array  # nats
+    idle: Array  # steps in a row after which θ had lost its digits, and F not risen by more than rounding
+
+
+Stop = Callable[[State, State, Array], Array]  # (before, after, tolerance in nats) -> done?
+
+
+def gain_is_small(before: State, after: State, tolerance: Array) -> Array:
+    """|gain| ≤ max(tol·W, floor)."""
+    return jnp.abs(after.gain) <= tolerance
+
+
+class Climb(NamedTuple):
+    """What the loop carries: a state, and what its statistics are about."""
+
+    state: State
+    about: Theta  # the θ about whose means they are: the state's own, or where those are lost the next ones
+    retaken: Array  # were they taken anew, about those?
+
+
+def unstarted(m: Model, theta: Theta, data: Data) -> Climb:
+    """θ before its E-step."""
+    shapes = jax.eval_shape(lambda: begin(m, theta, m.expect(theta, data)))
+    state: State = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return renewed(Climb(state, theta, jnp.zeros((), bool)), theta)
+
+
+def renewed(climb: Climb, theta: Theta) -> Climb:
+    """Another θ, whose E-step is still to do."""
+    state = climb.state._replace(
+        theta=theta,
+        num_steps=jnp.full_like(climb.state.num_steps, -1),
+        status=jnp.full_like(climb.state.status, Status.MAX_STEPS),
+    )
+    return Climb(state, theta, jnp.zeros_like(climb.retaken))
+
+
+def begin(m: Model, theta: Theta, expectation: Expectation) -> State:
+    """The state at θ, of which the E-step is done and no M-step."""
+    finite = jnp.isfinite(expectation.free_energy)
+    status = jnp.where(finite, Status.MAX_STEPS, Status.NONFINITE).astype(jnp.int32)
+    infinity = jnp.full_like(expectation.free_energy, jnp.inf)
+    rounding = noise(m, theta, expectation) + m.rounding_of_theta(theta, expectation)[0]
+    zero = jnp.zeros((), jnp.int32)
+    return State(theta, expectation, infinity, zero, status, rounding, zero)
+
+
+def noise(m: Model, theta: Theta, expectation: Expectation) -> Array:
+    """What the rounding of its arithmetic can move F by, nats: 8·eps·Σ w (|F_n| + sizes of the terms of ℓ_n)."""
+    sizes = expectation.scale + m.sizes(theta, expectation)
+    return 8 * jnp.finfo(sizes.dtype).eps * sizes
+
+
+def step(m: Model, climb: Climb, data: Data, tol: Array, size: Array | int, stop: Stop) -> Climb:
+    """One M-step and the E-step after it; of a state that is new, or whose statistics are lost, an E-step alone."""
+    state, statistics = climb.state, climb.state.expectation.statistics
+    is_new, retakes = state.num_steps < 0, m.retakes(state.theta, data)
+
+    def choose(condition: Array, this: Any, other: Any) -> Any:
+        return jax.tree.map(partial(jnp.where, condition), this, other)
+
+    if not retakes:
+        theta = lax.cond(is_new, lambda: state.theta, lambda: m.maximize(statistics, state.theta, data))  # eq:M
+        expectation = m.expect(theta, data)  # eq:E
+    else:
+        theta, reference, lost = m.propose(statistics, climb.about)
+        theta, lost = choose(is_new, state.theta, theta), lost & ~is_new & ~climb.retaken
+        expectation = m.expect_about(choose(lost, reference, theta), choose(lost, state.theta, theta), data, lost)
+    after = advance(m, state, theta, expectation, tol, size, stop)
+    after = choose(is_new, begin(m, theta, expectation), after)
+    if not retakes:
+        return Climb(after, after.theta, climb.retaken)
+    anew = state._replace(expectation=state.expectation._replace(statistics=expectation.statistics))
+    after = choose(lost, anew, after)
+    return Climb(after, choose(lost, reference, after.theta), lost)
+
+
+def advance(
+    m: Model, state: State, theta: Theta, expectation: Expectation, tol: Array, size: Array | int, stop: Stop
+) -> State:
+    """The state after a step to θ; a fall of F or a non-finite F leaves θ where it was.
+
+    F is known up to `rounding`: of its own arithmetic, and what θ's digits leave open, `slack`. A fall within that, or
+    within the tolerance, is none; where the slack is small, it is the end of what can be gained. A θ that lost its
+    digits is no result, and its F not to be compared: a fit may pass it on its way, but if it rests or idles there,
+    that is a collapse.
+    """
+    gain = expectation.free_energy - state.expectation.free_energy
+    slack, lost = m.rounding_of_theta(theta, expectation)
+    rounding = noise(m, theta, expectation) + slack
+    lost, either = jnp.asarray(lost), state.rounding + rounding
+    idle = jnp.where(lost & ~(gain > either), state.idle + 1, 0)
+    after = State(theta, expectation, gain, state.num_steps + 1, state.status, rounding, idle)
+    floor = 8 * jnp.finfo(gain.dtype).eps * expectation.scale  # a gain below it is not worth a step
+    tolerance = jnp.maximum(tol * size, floor)
+    fell = (gain < -jnp.maximum(tolerance, either)) & ~lost
+    at_rest = (gain < -tolerance) & (slack < size / 32)
+    done, collapsed = (
+        stop(state, after, tolerance) | at_rest,
+        lost & ((jnp.abs(gain) <= tolerance) | (idle >= PATIENCE)),
+    )
+    finite = jnp.isfinite(expectation.free_energy)
+    status = jnp.where(done & ~lost, Status.CONVERGED, Status.MAX_STEPS)
+    status = jnp.where(fell, Status.DECREASED, status)
+    status = jnp.where(finite & ~collapsed, status, Status.NONFINITE).astype(jnp.int32)
+    accept = finite & ~fell
+    kept = jax.tree.map(lambda new, old: jnp.where(accept, new, old), after, state)
+    return kept._replace(status=status)
+
+
+@partial(compiled, static_argnames="stop")
+def run(m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Fit:
+    """The one loop: step until a status is reached or max_steps are done."""
+    data = m.once(theta, data)
+    return fit_of(ascend(m, unstarted(m, theta, data), data, tol, max_steps, stop).state)
+
+
+def ascend(m: Model, climb: Climb, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Climb:
+    """The end of the loop."""
+    size = m.size(data)  # once a fit: over a mesh it may be a sum of its own
+    return lax.while_loop(
+        lambda climb: (climb.state.status == Status.MAX_STEPS) & (climb.state.num_steps < max_steps),
+        lambda climb: step(m, climb, data, tol, size, stop),
+        climb,
+    )
+
+
+once = compiled(lambda m, theta, data: m.once(theta, data).norms)
+begin_legs = jax.jit(unstarted)
+run_leg = compiled(ascend, static_argnames="stop")
+
+
+def run_in_legs(
+    m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop, *, steps_a_leg: int
+) -> Fit:
+    """The same fit by several calls of the loop, each of at most so many steps.
+
+    A call is made before the one before it has ended, so that the devices need not wait; past the end it does nothing.
+    """
+    data = data._replace(norms=once(m, theta, data))
+    climb, last, done = begin_legs(m, theta, data), int(max_steps), 0
+    while True:
+        before, done = climb, min(done + steps_a_leg, last)
+        climb = run_leg(m, before, data, tol, np.int32(done), stop)  # NumPy: in every process
+        if done == last or int(before.state.status) != Status.MAX_STEPS:
+            return fit_of(climb.state)
+
+
+def fit_of(state: State) -> Fit:
+    """What of the carry is the outcome."""
+    return Fit(state.theta, state.expectation.free_energy, *state[2:6])

@@ -1,0 +1,66 @@
+"""A model by what it is, in words that are the same in every process and wherever jaxem keeps its files.
+
+A family has its public name, `gaussian.full`. Of another mixture, or where one differs from its family (a floor, a
+gradient's M-step), the functions are named by their modules, which are then the user's.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+from jaxem._core.model import Model
+from jaxem.families import bernoulli, categorical, exponential, gaussian, poisson
+from jaxem.families._mixture import Mixture
+
+FAMILIES = {
+    f"{module.__name__.removeprefix('jaxem.families.')}.{name}": value
+    for module in (gaussian, bernoulli, categorical, poisson, exponential)
+    for name, value in vars(module).items()
+    if isinstance(value, Mixture)
+}
+
+
+def description(m: Model) -> Any:
+    """Of a model, in JSON's terms: the family it comes from, what is held, and where else it differs."""
+    if not isinstance(m, Mixture):
+        return identity(m, [])
+    follows = ("held", "rounding")  # said apart; what the M-step says already
+    names = [field.name for field in dataclasses.fields(m) if field.name not in follows]
+
+    def differing(family: Mixture) -> list[str]:
+        return [name for name in names if getattr(m, name) != getattr(family, name)]
+
+    kin = [name for name, family in FAMILIES.items() if (family.program, family.shapes) == (m.program, m.shapes)]
+    if kin:
+        family = min(kin, key=lambda name: len(differing(FAMILIES[name])))
+        own = {name: getattr(FAMILIES[family], name) for name in names}
+        known = [(function, f"{family}'s {name}") for name, function in own.items() if callable(function)]
+        others = differing(FAMILIES[family])
+    else:
+        family, known = None, []
+        defaults = {field.name: field.default for field in dataclasses.fields(m)}
+        others = [name for name in names if getattr(m, name) != defaults[name]]
+    rest = {name: identity(getattr(m, name), known) for name in others}
+    return {"family": family, "held": sorted(m.held)} | rest
+
+
+def identity(value: Any, known: list[tuple[Any, str]]) -> Any:
+    """What a value is made of: functions by name, `known` ones by that; partials and frozen dataclasses by parts."""
+    for function, name in known if callable(value) else []:
+        if value == function:
+            return name
+    if isinstance(value, functools.partial):
+        return [identity(part, known) for part in (value.func, value.args, value.keywords)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: identity(getattr(value, field.name), known) for field in dataclasses.fields(value)}
+        return [type(value).__qualname__, fields]
+    if callable(value):
+        named = value if hasattr(value, "__qualname__") else type(value)
+        return f"{named.__module__}.{named.__qualname__}"
+    if isinstance(value, dict):
+        return {str(key): identity(entry, known) for key, entry in value.items()}
+    if isinstance(value, frozenset | set):
+        return sorted(map(str, value))
+    if isinstance(value, tuple | list):
+        return [identity(entry, known) for entry in value]
+    return value if isinstance(value, str | int | float | bool | None) else repr(value)

@@ -1,0 +1,247 @@
+"""EM on data larger than memory: the same steps, with the rows read in batches, pass after pass.
+
+Statistics are additive (`_rows/chunks.py`), so a pass over batches is an E-step of which only the sums are kept:
+
+    s(θ) = Σ_batches Σ_{n in batch} γ_n(θ) φ(x_n)
+
+A thread reads and places the next batches while one is computed (`_fit/batches.py`); after a pass the state can be
+written to disk (`_fit/checkpoint.py`).
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from jaxem._core.arrays import static_count, tolerance
+from jaxem._core.model import Data, Expectation, Theta, ThetaLike
+from jaxem._core.tracing import compiled
+from jaxem._fit import batches as _batches
+from jaxem._fit import checkpoint as _checkpoint
+from jaxem._fit import names
+from jaxem._fit.loop import Fit, State, Status, advance, begin, fit_of, gain_is_small
+from jaxem._rows import devices
+from jaxem._rows.chunks import compensated
+from jaxem.families._mixture import Mixture
+
+
+class Sums(NamedTuple):
+    """What a pass adds up, with Kahan's error terms."""
+
+    total: Expectation
+    error: Expectation
+
+
+@compiled
+def _add(m: Mixture, theta: Theta, about: Theta, data: Data, sums: Sums, anew: Array | bool) -> Sums:
+    """The sums so far and those of one batch, statistics about θ's own means or, taken anew, another's."""
+    return Sums(*compensated(*sums, m.expect_about(about, theta, data, anew)))
+
+
+_begin = jax.jit(begin)
+_advance = jax.jit(partial(advance, stop=gain_is_small))
+_update = jax.jit(lambda m, statistics, theta: m.update(statistics, theta, m.held))
+_recentre = jax.jit(lambda m, theta, new: m.recentre(theta, new) if m.recentres else None)
+
+
+class Passes:
+    """E-steps over the batches of a reader, and what one found for the next: every pass must see the same rows."""
+
+    def __init__(self, m: Mixture, reader: _batches.Reader):
+        self.m, self.reader = m, reader
+        self.rows = 0  # of a whole pass; 0 before the first
+        self.weight = 0.0  # of a whole pass, in all processes
+        self.checksum: int | None = None  # of all batches; None before the first pass, or where nobody asks for it
+        shapes = jax.eval_shape(Mixture.expect, m, reader.theta, reader.two_rows())
+        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        self.nothing = devices.replicated(Sums(zero, zero), reader.mesh)
+
+    def expect(self, theta: Theta, reference: Theta | None = None) -> Expectation:
+        """The E-step at θ, summed over all batches of all processes; statistics about the means of a reference."""
+        sums, rows, weight = self.nothing, 0, 0.0
+        with contextlib.closing(self.reader.read()) as batches:
+            for batch in batches:
+                before = sums
+                sums = _add(self.m, theta, reference or theta, batch.data, sums, reference is not None)
+                jax.block_until_ready(before)  # so that no more than two batches are in flight
+                rows, weight = rows + batch.rows, weight + batch.weight
+        if self.rows and rows != self.rows:
+            raise ValueError(
+                f"batches: pass {self.reader.passes} had {rows} rows, before {self.rows}; "
+                "it must return a fresh iterator over the same batches each time"
+            )
+        if self.reader.passes == 1 and self.reader.checksum is not None:
+            if self.checksum not in (None, self.reader.checksum):
+                raise ValueError(
+                    "batches: their rows or weights are not those that the checkpoint was made with, though the first "
+                    "batch is; resume with the same, or start afresh"
+                )
+            self.checksum = self.reader.checksum
+        self.rows = rows
+        total, self.weight = self.over_processes(sums.total, weight)
+        if not self.weight > 0:
+            raise ValueError("batches: all weights are 0; give at least one row a positive weight")
+        return total
+
+    def over_processes(self, mine: Expectation, weight: float) -> tuple[Expectation, float]:
+        """The sums over processes, in the same order and so to the same bits in each; one capacity for all."""
+        if self.reader.processes == 1:
+            return mine, weight
+        sums = (jax.tree.map(np.asarray, mine), np.float64(weight))
+        with devices.joined(self.reader.processes):
+            sums, capacity = multihost_utils.process_allgather((sums, np.int32(self.reader.capacity)))
+        self.reader.capacity = int(capacity.max())
+        total, weight = jax.tree.map(lambda leaf: leaf.sum(axis=0, dtype=leaf.dtype), sums)
+        return jax.tree.map(jnp.asarray, total), float(weight)
+
+    def step(self, state: State, tol: float) -> State:
+        """One M-step and the E-step after it, with a pass between where the statistics lost their digits."""
+        theta = _update(self.m, state.expectation.statistics, state.theta)
+        recentred = _recentre(self.m, state.theta, theta)
+        if recentred is not None and bool(recentred[1]):
+            reference, _ = recentred
+            theta = _update(self.m, self.expect(state.theta, reference).statistics, reference)
+        expectation = self.expect(theta)
+        tol_and_size = jnp.asarray((tol, self.weight), expectation.free_energy.dtype)
+        return _advance(self.m, state, theta, expectation, *tol_and_size)
+
+
+def em_stream(
+    m: Mixture,
+    theta: ThetaLike,
+    batches: _batches.Batches,
+    *,
+    temperature: ArrayLike = 1.0,
+    tol: ArrayLike = 1e-10,
+    max_steps: int = 1000,
+    mesh: Mesh | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    resume: str | os.PathLike | None = None,
+    prefetch: int = 2,
+    progress: bool = False,
+) -> Fit:
+    """Fit a mixture to data that is read in batches, pass after pass: `em`, to rounding, in a batch's memory.
+
+    Args:
+        m: a family of `jaxem.families`, with its closed-form M-step.
+        theta: where to start; it takes the precision of the first batch, if that is floating.
+        batches: called once a pass, it returns a fresh iterator over the same batches: arrays (rows, D), anything
+            that `numpy.asarray` takes, or pairs (x, weights). Sizes may differ; equal ones are fastest, of
+            32 MiB or more where rows are narrow. Rows that nobody can write to, as of a file mapped for reading, are
+            used as they lie; others are copied.
+        temperature, tol, max_steps: as in `em`. A step is one pass, and at times two.
+        mesh: devices that share each batch, as in `em`. Over several processes each reads its own batches, and
+            their sums are added once a pass.
+        checkpoint: a file to write after each pass, whole or not at all; the first process writes it. A symbolic
+            link is written through; what is no file, or is read-only, is never replaced.
+        resume: a checkpoint to go on from: the fit ends in the same bits as if it had not been interrupted, and one
+            that had ended is returned as it is.
+        prefetch: batches to read ahead of the one that is computed, ≥ 1.
+        progress: show a tqdm bar of passes.
+
+    Returns:
+        A `Fit`, as from `em`.
+
+    Raises:
+        ValueError: for a batch of another shape or dtype, with values outside the support, NaN or infinite; for
+            batches that differ between passes; for a checkpoint that is damaged or belongs to another fit. It names
+            the batch, and its rows.
+        StreamError: when `batches` itself raises; it names the batch.
+        OSError: when the checkpoint cannot be written; the one before it is still there.
+
+    >>> import jax, jax.numpy as jnp, jaxem
+    >>> from jaxem.families import gaussian
+    >>> x = jax.random.normal(jax.random.key(0), (1000, 2))
+    >>> theta = jaxem.inits.random_points(gaussian.isotropic, jax.random.key(1), x, 3)
+    >>> batches = lambda: (x[i : i + 250] for i in range(0, 1000, 250))
+    >>> fit = jaxem.em_stream(gaussian.isotropic, theta, batches, max_steps=5)
+    >>> same = jaxem.em(gaussian.isotropic, theta, x, max_steps=5)
+    >>> bool(jnp.allclose(fit.free_energy, same.free_energy, rtol=1e-5))
+    True
+    """
+    _batches.check("em_stream", m, batches, prefetch)
+    smallest = float(tolerance(tol, float))
+    static_count("max_steps", max_steps, 0)
+    mine = jax.process_index() == 0
+    path = None if checkpoint is None or not mine else _checkpoint.check_path(checkpoint)
+    reader = _batches.Reader(m, theta, batches, temperature, mesh, prefetch)
+    passes = Passes(m, reader)
+    description = {
+        "model": names.description(m),
+        "theta": {name: str(value.shape) for name, value in reader.theta.items()},
+        "precision": str(reader.temperature.dtype),
+        "temperature": float(reader.temperature),
+        "processes": reader.processes,
+    }
+    if mine and (checkpoint is not None or resume is not None):
+        description["first batch"] = reader.first_checksum()  # each process has its own; the first writes, and asks
+        reader.checksum = 0  # of all batches, too, in the first pass
+
+    def save(state: State) -> None:
+        if path is not None:
+            found = {"rows": passes.rows, "capacity": reader.capacity, "all batches": passes.checksum}
+            _checkpoint.save(path, state, description | found)
+
+    with _bar(progress, max_steps) as show:
+        if resume is None:
+            state = _begin(m, reader.theta, passes.expect(reader.theta))
+            save(state)
+        else:
+            like = jax.eval_shape(begin, m, reader.theta, passes.nothing.total)
+            arrays, found = _checkpoint.load(resume, like, description)
+            state = devices.replicated(jax.tree.map(jnp.asarray, arrays), reader.mesh)
+            if why := unsound(arrays, found):
+                raise ValueError(f"resume: {_checkpoint.told(resume)} {why}; start afresh")
+            passes.rows, passes.checksum = (found["rows"], found["all batches"]) if mine else (0, None)
+            reader.capacity = found["capacity"]  # it decides how sums are rounded
+        while int(state.status) == Status.MAX_STEPS and int(state.num_steps) < max_steps:
+            state = passes.step(state, smallest)
+            save(state)
+            show(state)
+    return fit_of(state)
+
+
+def unsound(state: State, found: dict[str, Any]) -> str | None:
+    """What a checkpoint says that no fit can have left there, or nothing."""
+    counts = [found.get(name) for name in ("rows", "capacity", "all batches")]
+    if not all(type(count) is int and count >= 0 for count in counts):
+        return f"says it was made with {counts[0]!r:.20} rows, {counts[1]!r:.20} at a time"
+    if int(state.status) not in list(Status) or min(state.num_steps, state.idle) < 0:
+        return f"has status {state.status} after {state.num_steps} steps, as no fit has"
+    collapsed = state.status == Status.NONFINITE and state.num_steps == 0
+    parts: dict[str, Any] = {"theta": state.theta}
+    if not collapsed:
+        parts |= {"F": state.expectation.free_energy, "statistics": state.expectation.statistics}
+        parts |= {"rounding": state.rounding} | ({"gain": state.gain} if state.num_steps > 0 else {})
+    for name, part in parts.items():
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(part)):
+            return f"has NaN or infinity in {name}"
+    return None
+
+
+@contextlib.contextmanager
+def _bar(wanted: bool, max_steps: int) -> Iterator[Callable[[State], None]]:
+    """A progress bar of steps with F in it, or nothing."""
+    if not wanted:
+        yield lambda state: None
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        raise ValueError("progress: needs tqdm; pip install tqdm, or leave progress out") from error
+    with tqdm(total=max_steps, unit="pass") as bar:
+
+        def show(state: State) -> None:
+            bar.update(int(state.num_steps) - bar.n)
+            bar.set_postfix_str(f"F = {float(state.expectation.free_energy):.9g}, gain = {float(state.gain):.2e}")
+
+        yield show

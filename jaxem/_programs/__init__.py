@@ -1,0 +1,1 @@
+"""Any NumPyro program with enumerable discrete latents, read, summed and maximised."""

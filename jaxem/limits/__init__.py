@@ -1,0 +1,45 @@
+"""Limits of EM, as statements with bounds: where it is k-means, C7–C11 and C13–C15."""
+
+from jaxem.limits._bound import ROUNDING, Bound, tightest
+from jaxem.limits._mixture import (
+    assignment_gap,
+    centre_gap,
+    coincidence,
+    coincident_bound,
+    coincident_spectrum,
+    critical_sigma,
+    diameter,
+    gaps,
+    hard_em_is_kmeans,
+    iterates_gap,
+    least_gap,
+    objective_bound,
+    objective_gap,
+    one_hot_sigma,
+    parameters,
+    scaled_expectation,
+    temperature_is_variance,
+)
+
+__all__ = [
+    "ROUNDING",
+    "Bound",
+    "assignment_gap",
+    "centre_gap",
+    "coincidence",
+    "coincident_bound",
+    "coincident_spectrum",
+    "critical_sigma",
+    "diameter",
+    "gaps",
+    "hard_em_is_kmeans",
+    "iterates_gap",
+    "least_gap",
+    "objective_bound",
+    "objective_gap",
+    "one_hot_sigma",
+    "parameters",
+    "scaled_expectation",
+    "temperature_is_variance",
+    "tightest",
+]
