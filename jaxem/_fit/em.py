@@ -96,10 +96,10 @@ def _prepare_run(
 
 def _fit(m: Model, run: Run, stop: Stop, mesh: Mesh | None) -> Fit:
     """One fit, its rows spread over the mesh of the call."""
-    mesh = devices.mesh_for_rows(m, run.data, mesh)
+    mesh, data = devices.mesh_for_rows(m, run.data, mesh)
     processes = devices.num_processes(mesh)
     with devices.joined(processes):
-        data = devices.spread_rows(run.data, mesh)
+        data = devices.spread_rows(data, mesh)
         values = (run.theta, run.tol, run.max_steps)
         steps = devices.steps_a_leg(mesh, (values, data))
         if steps is None or int(run.max_steps) <= steps:

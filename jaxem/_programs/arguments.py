@@ -52,8 +52,9 @@ class Cut(NamedTuple):
     plate: str
     places: tuple[int, ...]  # the leaves with the rows along their leading axis
     planned: int  # rows of the stand-ins that tell what is true of any number of rows
-    entries: int  # of the largest table, for each row
-    width: int  # numbers made for each row
+    entries: int = 1  # of the largest table, for each row
+    width: int = 1  # numbers made for each row
+    varying: frozenset[tuple[str, str]] = frozenset()  # (term, argument) of distributions that have an axis of rows
 
 
 @jax.tree_util.register_pytree_node_class
@@ -102,6 +103,10 @@ class Arguments:
         """Every leaf with the rows along its leading axis."""
         return tuple(self.leaves[place] for place in self.cut.places) if self.cut else ()
 
+    def by(self, cut: Cut | None) -> "Arguments":
+        """The same, cut so."""
+        return Arguments(self.leaves, self.treedef, self.static, cut)
+
     def with_rows(self, rows: tuple[Any, ...]) -> "Arguments":
         """The same with other rows."""
         places = self.cut.places if self.cut else ()
@@ -122,10 +127,8 @@ class Arguments:
         if self.cut is None:
             return shapes
         size = self.cut.planned
-        resized = shapes.with_rows(
-            tuple(jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype) for leaf in shapes.rows())
-        )
-        return Arguments(resized.leaves, resized.treedef, resized.static)
+        rows = tuple(jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype) for leaf in shapes.rows())
+        return shapes.with_rows(rows).by(None)
 
     def tree_flatten(self) -> tuple:
         return self.leaves, (self.treedef, self.static, self.cut)
