@@ -3,14 +3,12 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from programs import CASES
 
 import jaxem
 from jaxem._core.checks import enter
-from jaxem._programs.arguments import Arguments
 from jaxem._rows import chunks
 
 EXACT = 1e-11

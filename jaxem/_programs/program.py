@@ -235,7 +235,7 @@ class Program(Model):
     def expect(self, theta: Theta, data: Data) -> Expectation:
         """The E-step: F_T (eq:partition), with what the M-step needs of it: sums over rows, or whole tables."""
         if data.x.cut is not None:
-            return rows.expect(self, theta, theta, data)
+            return rows.expect(self, theta, data)
         return self.expect_whole(theta, data)
 
     def expect_whole(self, theta: Theta, data: Data) -> Expectation:

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from jaxem._programs.arguments import Arguments, Cut
-from jaxem._programs.follow import Found, Place, Probe, close
+from jaxem._programs.follow import Found, Place, close
 from jaxem._programs.structure import Structure
 
 FEWEST, A_VALUE = 64, 4  # rows of the stand-ins: as many, or so many for each entry along the longest axis of θ

@@ -118,8 +118,19 @@ def some_of(data: Data) -> Data:
     return Data(data.x.some(), None, data.temperature)
 
 
-def expect(m: Any, theta: Theta, about: Theta, data: Data) -> Expectation:
-    """F_T, and eq:rows of every block that keeps its sums, γ at θ and the rest about another one."""
+def expect(m: Any, theta: Theta, data: Data) -> Expectation:
+    """The E-step: F_T, and what is kept for the M-step."""
+    return with_prior(m, sums(m, theta, theta, data), theta, data)
+
+
+def with_prior(m: Any, total: Expectation, theta: Theta, data: Data) -> Expectation:
+    """F_T of sums over rows."""
+    prior = m.log_prior(theta, data)
+    return total._replace(free_energy=total.free_energy + prior, scale=total.scale + jnp.abs(prior))
+
+
+def sums(m: Any, theta: Theta, about: Theta, data: Data) -> Expectation:
+    """F_T without log p(θ), and eq:rows of every block that keeps its sums, γ at θ and the rest about another one."""
     plan = m.plan(data.x, data.temperature.dtype)
     blocks = blocks_of(plan, data.x.cut)
 
@@ -133,8 +144,7 @@ def expect(m: Any, theta: Theta, about: Theta, data: Data) -> Expectation:
     def summed(total: Expectation) -> Expectation:  # F row by row until here: chunks add as vectors
         return total._replace(free_energy=jnp.sum(total.free_energy))
 
-    total, prior = over_rows(chunk, data, summed), m.log_prior(theta, data)
-    return total._replace(free_energy=total.free_energy + prior, scale=total.scale + jnp.abs(prior))
+    return over_rows(chunk, data, summed)
 
 
 def block_sums(m: Any, block: Block, plan: Plan, marginals: Any, theta: Theta, part: Data) -> Any:
