@@ -58,7 +58,7 @@ def test_a_step_by_chunks_is_a_step_on_whole_tables(name, small_chunks):
     @hurried
     def step(theta, data):
         found = m.expect(theta, data)
-        return found.free_energy, m.size(data), m.maximize(found.statistics, theta, data)
+        return found.free_energy, m.size(data), m.maximize(found.statistics, theta, data).theta
 
     whole, by_rows = (step(theta, ready(m, theta, data)) for data in (data, cut(m, data)))
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(by_rows), strict=True):

@@ -23,7 +23,7 @@ from numpyro.distributions import ImproperUniform, biject_to
 
 from jaxem._core.arrays import PACKAGE, count, first_line, random_key, shown
 from jaxem._core.climb import check_optimizer
-from jaxem._core.model import Data, Expectation, Model, Theta, ThetaLike
+from jaxem._core.model import Data, Expectation, Model, Step, Theta, ThetaLike
 from jaxem._core.objective import product, weighted
 from jaxem._core.tracing import at_once
 from jaxem._core.values import settle
@@ -232,10 +232,10 @@ class Program(Model):
         """Make the plan."""
         self.plan(data.x, dtype_of(theta))
 
-    def expect(self, theta: Theta, data: Data) -> Expectation:
+    def expect(self, theta: Theta, data: Data, centre: Theta | None = None, again: Array | bool = True) -> Expectation:
         """The E-step: F_T (eq:partition), with what the M-step needs of it: sums over rows, or whole tables."""
         if data.x.cut is not None:
-            return rows.expect(self, theta, data)
+            return rows.expect(self, theta, theta if centre is None else centre, data)
         return self.expect_whole(theta, data)
 
     def expect_whole(self, theta: Theta, data: Data) -> Expectation:
@@ -294,7 +294,7 @@ class Program(Model):
     def maximize(self, statistics: Any, theta: Theta, data: Data) -> Theta:
         """The M-step, block by block (eq:block)."""
         if data.x.cut is not None:
-            return rows.maximize(self, statistics, theta, data)
+            return Step(rows.maximize(self, statistics, theta, data))
         return stages(self, self.plan(data.x, dtype_of(theta)), statistics, theta, data)[-1][1]
 
     def size(self, data: Data) -> Array:

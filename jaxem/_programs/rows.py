@@ -118,9 +118,9 @@ def some_of(data: Data) -> Data:
     return Data(data.x.some(), None, data.temperature)
 
 
-def expect(m: Any, theta: Theta, data: Data) -> Expectation:
-    """The E-step: F_T, and what is kept for the M-step."""
-    return with_prior(m, sums(m, theta, theta, data), theta, data)
+def expect(m: Any, theta: Theta, about: Theta, data: Data) -> Expectation:
+    """The E-step: F_T at θ, and what is kept for the M-step, about another one."""
+    return with_prior(m, sums(m, theta, about, data), theta, data)
 
 
 def with_prior(m: Any, total: Expectation, theta: Theta, data: Data) -> Expectation:
