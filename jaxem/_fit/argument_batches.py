@@ -17,7 +17,7 @@ from jaxem._core.checks import enter
 from jaxem._core.model import Data, ThetaLike
 from jaxem._fit.batches import END, Batch, Batches, Reader, Rows, checksum
 from jaxem._programs.arguments import Arguments
-from jaxem._programs.program import Program
+from jaxem._programs.rows import blocks_at
 from jaxem._rows import devices
 
 
@@ -25,7 +25,7 @@ class ArgumentsReader(Reader):
     """Passes over batches of arguments; the first batch says which of them are cut, and binds the others."""
 
     def __init__(
-        self, m: Program, theta: ThetaLike, batches: Batches, temperature: ArrayLike, mesh: Mesh | None, prefetch: int
+        self, m: Any, theta: ThetaLike, batches: Batches, temperature: ArrayLike, mesh: Mesh | None, prefetch: int
     ):
         self.m, self.batches, self.prefetch = m, batches, prefetch
         self.passes, self.capacity, self.checksum = 1, 0, None
@@ -36,8 +36,14 @@ class ArgumentsReader(Reader):
         self.opened = itertools.chain([first], opened)
         x, weights = pair(first)
         start, data = enter(m, theta, Arguments.of(x), None, temperature)
-        data = m.divided("em_stream", data)
-        self.arguments: Arguments = data.x
+        data = m.divided("batches", data)
+        self.arguments: Arguments = data.x.some()
+        climbing = [name for block in blocks_at(m, data) if block.source == "climbing" for name in block.stage.names]
+        if climbing:
+            raise ValueError(
+                f"m: a stream needs closed-form M-steps, and {climbing[0]!r} climbs its gradient "
+                f"({m.plan(data.x, data.temperature.dtype)[climbing[0]].why}); use em on data in memory"
+            )
         self.leaves = [None if leaf is None else np.asarray(leaf) for leaf in self.arguments.leaves]
         self.anchor = tuple(leaf[0] for leaf in self.rows_of(x, self.place_of(0)))
         self.temperature = data.temperature
@@ -111,7 +117,7 @@ class ArgumentsReader(Reader):
             first = int(np.argmax(counts))
             self.anchor = tuple(leaf[first].copy() for leaf in rows)
 
-        def filled(leaf: np.ndarray, anchor: np.ndarray) -> np.ndarray:
+        def filled(leaf: np.ndarray, anchor: Any) -> np.ndarray:
             new = np.empty((self.capacity, *leaf.shape[1:]), leaf.dtype)
             new[:num_rows] = leaf
             new[~counts] = anchor  # 0·∞ is no number

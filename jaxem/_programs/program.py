@@ -291,11 +291,11 @@ class Program(Model):
         marginals = before.statistics
         return before.free_energy + self.energy(marginals, theta, data) - self.energy(marginals, old, data)
 
-    def maximize(self, statistics: Any, theta: Theta, data: Data) -> Theta:
+    def maximize(self, statistics: Any, theta: Theta, data: Data) -> Step:
         """The M-step, block by block (eq:block)."""
         if data.x.cut is not None:
             return Step(rows.maximize(self, statistics, theta, data))
-        return stages(self, self.plan(data.x, dtype_of(theta)), statistics, theta, data)[-1][1]
+        return Step(stages(self, self.plan(data.x, dtype_of(theta)), statistics, theta, data)[-1][1])
 
     def size(self, data: Data) -> Array:
         """W: the number of observed scalar log-densities, each with its weight."""

@@ -177,26 +177,59 @@ def joint_shape(term: Term) -> tuple[int, ...]:
 # ---- the M-step
 
 
+def blocks_at(m: Any, data: Data) -> list[Block]:
+    """The blocks of its M-step."""
+    return blocks_of(m.plan(data.x, data.temperature.dtype), data.x.cut)
+
+
 def maximize(m: Any, statistics: Any, theta: Theta, data: Data) -> Theta:
     """The M-step, block by block (eq:block)."""
-    plan = m.plan(data.x, data.temperature.dtype)
     new, some = theta, some_of(data)
-    for block, kept in zip(blocks_of(plan, data.x.cut), statistics, strict=True):
-        again = partial(sums_again, m, block.stage, plan, theta, new, data)
+    for block, kept in zip(blocks_at(m, data), statistics, strict=True):
+        again = partial(sums_again, m, block.stage, theta, new, data)
         if block.source == "climbing":
-            new = ascend(m, block.stage, plan, expected(m, theta, data), new, data)
+            new = ascend(m, block.stage, m.plan(data.x, data.temperature.dtype), expected(m, theta, data), new, data)
             continue
         if block.source == "moved":
-            sums, lost = moved(m, block, plan, kept, theta, new, some)
+            sums, lost = moved(m, block, kept, theta, new, some)
             sums = lax.cond(lost, again, lambda sums=sums: sums)
         else:
             sums = kept if block.source == "kept" else again()
-        new = solved(m, block.stage, plan, sums, new, some)
+        new = solved(m, block.stage, m.plan(data.x, data.temperature.dtype), sums, new, some)
     return new
 
 
-def sums_again(m: Any, stage: Stage, plan: Plan, old: Theta, theta: Theta, data: Data) -> Any:
+def maximize_by_passes(
+    m: Any, statistics: Any, theta: Theta, some: Data, again: Callable[[int, Theta], Any] | None
+) -> Theta:
+    """The same where rows are elsewhere: `again` sums those of a block over all of them, γ at the old θ.
+
+    Without it, sums that are moved are taken as they are.
+    """
+    new = theta
+    for index, (block, kept) in enumerate(zip(blocks_at(m, some), statistics, strict=True)):
+        if block.source == "moved":
+            sums, lost = _moved(m, index, kept, theta, new, some)
+            sums = again(index, new) if again is not None and bool(lost) else sums
+        else:
+            sums = kept if again is None or block.source == "kept" else again(index, new)
+        new = _solved(m, index, sums, new, some)
+    return new
+
+
+@partial(jax.jit, static_argnames="index")
+def _moved(m: Any, index: int, kept: Any, theta: Theta, new: Theta, some: Data) -> tuple[Any, Array]:
+    return moved(m, blocks_at(m, some)[index], kept, theta, new, some)
+
+
+@partial(jax.jit, static_argnames="index")
+def _solved(m: Any, index: int, sums: Any, new: Theta, some: Data) -> Theta:
+    return solved(m, blocks_at(m, some)[index].stage, m.plan(some.x, some.temperature.dtype), sums, new, some)
+
+
+def sums_again(m: Any, stage: Stage, old: Theta, theta: Theta, data: Data) -> Any:
     """Another pass: γ at the old θ, the block's sums at the new one."""
+    plan = m.plan(data.x, data.temperature.dtype)
 
     def chunk(part: Data) -> Any:
         before, at = seen_here((old, theta))
@@ -205,12 +238,10 @@ def sums_again(m: Any, stage: Stage, plan: Plan, old: Theta, theta: Theta, data:
     return over_rows(chunk, data)
 
 
-def moved(
-    m: Any, block: Block, plan: Plan, kept: Any, old: Theta, theta: Theta, some: Data
-) -> tuple[dict[str, Sums], Array]:
+def moved(m: Any, block: Block, kept: Any, old: Theta, theta: Theta, some: Data) -> tuple[dict[str, Sums], Array]:
     """The block's sums about the new locations (eq:moved), and whether that cost them their digits."""
     sums, moments = kept
-    names = block.stage.names
+    names, plan = block.stage.names, m.plan(some.x, some.temperature.dtype)
     with jax.numpy_rank_promotion("allow"):
         terms = {term.name: term for term in m.terms(theta, some.x)[0]}
         locations = [(term, "loc") for term, _ in block.stale]
