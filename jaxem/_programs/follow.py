@@ -134,7 +134,7 @@ class Probe:
 
         origin = {name: self.origin(name, form) for name, (form, _) in some.items()}
         forms = {form for form, _ in some.values()}
-        at_origin: Found = {place: np.zeros(()) for place in places}
+        at_origin: Found = dict.fromkeys(places, 0)  # no array, which would be of double precision
         if forms <= {"odds", "square"}:
             at_origin = L(each(lambda x, o: 0 * x + o, draw(), origin))
 

@@ -277,7 +277,8 @@ def origin_of(update: Update, old: Array) -> Array:
         return old
     if update.form == "scatter":
         return jnp.broadcast_to(jnp.eye(old.shape[-1], dtype=old.dtype), old.shape)
-    return jnp.full_like(old, 0.5 if update.form == "odds" else 1)
+    some = jnp.full_like(old, 0.5 if update.form == "odds" else 1)
+    return jnp.where(True, some, old)  # traced where θ is: NumPyro would look whether a number suits the constraint
 
 
 def arguments_at(m: Any, places: Iterable[Place], data: Data, theta: Theta) -> dict[Place, Array]:

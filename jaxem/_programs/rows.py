@@ -38,7 +38,7 @@ from jaxem._programs.m_step import (
 from jaxem._programs.plan import Plan
 from jaxem._programs.read import Term
 from jaxem._programs.updates import Sums, first_moments
-from jaxem._rows.chunks import fits_one_chunk, seen_here, sum_over_rows
+from jaxem._rows.chunks import fits_one_chunk, sum_over_rows
 
 LOSS = 16.0  # of its size, that a sum may lose when it is moved
 
@@ -80,12 +80,22 @@ def blocks_of(plan: Plan, cut: Cut) -> list[Block]:
 # ---- sums
 
 
-def over_rows(f: Callable[[Data], Any], data: Data, then: Callable[[Any], Any] = lambda total: total) -> Any:
-    """Σ over chunks of f of a chunk's data."""
+def over_rows(
+    f: Callable[..., Any], data: Data, *thetas: Theta, then: Callable[[Any], Any] = lambda total: total
+) -> Any:
+    """Σ over chunks of f(a chunk's data, θ, …)."""
     cut = data.x.cut
 
     def chunk(rows: tuple[Array, ...], weights: Array) -> Any:
-        return f(Data(here(data.x).with_rows(rows), weights, data.temperature))
+        others = [leaf for place, leaf in enumerate(data.x.leaves) if place not in cut.places]
+        if data.shards is not None:
+            others, *here = varying((others, *thetas), weights)
+        else:
+            here = list(thetas)
+        supply = iter(others)
+        leaves = tuple(leaf if place in cut.places else next(supply) for place, leaf in enumerate(data.x.leaves))
+        x = Arguments(leaves, data.x.treedef, data.x.static, cut).with_rows(rows)
+        return f(Data(x, weights, data.temperature), *here)
 
     return sum_over_rows(
         chunk,
@@ -99,18 +109,10 @@ def over_rows(f: Callable[[Data], Any], data: Data, then: Callable[[Any], Any] =
     )
 
 
-def here(x: Arguments) -> Arguments:
-    """The arguments that are not cut, for a chunk to use."""
-
-    def seen(leaf: Any) -> Any:
-        return leaf if leaf is None or jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else leaf * leaf.dtype.type(1)
-
-    return Arguments(
-        tuple(seen(leaf) if i not in x.cut.places else leaf for i, leaf in enumerate(x.leaves)),
-        x.treedef,
-        x.static,
-        x.cut,
-    )
+def varying(tree: Any, weights: Array) -> Any:
+    """The same values, which may differ between devices as far as `shard_map` can know: so may what a chunk makes."""
+    any_value = weights[0] >= 0
+    return jax.tree.map(lambda leaf: jnp.where(any_value, leaf, leaf), tree)
 
 
 def some_of(data: Data) -> Data:
@@ -134,8 +136,7 @@ def sums(m: Any, theta: Theta, about: Theta, data: Data) -> Expectation:
     plan = m.plan(data.x, data.temperature.dtype)
     blocks = blocks_of(plan, data.x.cut)
 
-    def chunk(part: Data) -> Expectation:
-        at, there = seen_here((theta, about))
+    def chunk(part: Data, at: Theta, there: Theta) -> Expectation:
         found, _ = m.posterior(at, part)
         value = jnp.broadcast_to(found.free_energy, part.weights.shape)
         sums = tuple(block_sums(m, block, plan, found.statistics, there, part) for block in blocks)
@@ -144,7 +145,7 @@ def sums(m: Any, theta: Theta, about: Theta, data: Data) -> Expectation:
     def summed(total: Expectation) -> Expectation:  # F row by row until here: chunks add as vectors
         return total._replace(free_energy=jnp.sum(total.free_energy))
 
-    return over_rows(chunk, data, summed)
+    return over_rows(chunk, data, theta, about, then=summed)
 
 
 def block_sums(m: Any, block: Block, plan: Plan, marginals: Any, theta: Theta, part: Data) -> Any:
@@ -231,11 +232,10 @@ def sums_again(m: Any, stage: Stage, old: Theta, theta: Theta, data: Data) -> An
     """Another pass: γ at the old θ, the block's sums at the new one."""
     plan = m.plan(data.x, data.temperature.dtype)
 
-    def chunk(part: Data) -> Any:
-        before, at = seen_here((old, theta))
+    def chunk(part: Data, before: Theta, at: Theta) -> Any:
         return sums_of(m, stage, plan, m.posterior(before, part)[0].statistics, at, part)
 
-    return over_rows(chunk, data)
+    return over_rows(chunk, data, old, theta)
 
 
 def moved(m: Any, block: Block, kept: Any, old: Theta, theta: Theta, some: Data) -> tuple[dict[str, Sums], Array]:
@@ -274,11 +274,10 @@ def expected(m: Any, old: Theta, data: Data) -> Callable[[Theta], Array]:
         return lambda theta: m.energy(marginals, theta, data)
 
     def Q(theta: Theta) -> Array:
-        def chunk(part: Data) -> Array:
-            before, at = seen_here((old, theta))
+        def chunk(part: Data, before: Theta, at: Theta) -> Array:
             return m.energies(m.posterior(before, part)[0].statistics, at, part)[0]
 
-        return over_rows(chunk, data) + m.energies(None, theta, some_of(data))[1]
+        return over_rows(chunk, data, old, theta) + m.energies(None, theta, some_of(data))[1]
 
     return Q
 
@@ -286,13 +285,12 @@ def expected(m: Any, old: Theta, data: Data) -> Callable[[Theta], Array]:
 def objective(m: Any, theta: Theta, old: Theta, data: Data) -> Array:
     """F_T(θ, γ(θ_old)) = F_T(θ_old) + Q(θ) − Q(θ_old)."""
 
-    def chunk(part: Data) -> Array:
-        before, at = seen_here((old, theta))
+    def chunk(part: Data, before: Theta, at: Theta) -> Array:
         found, _ = m.posterior(before, part)
         now, then = (m.energies(found.statistics, here, part)[0] for here in (at, before))
         return jnp.sum(weighted(found.free_energy, part.weights)) + now - then
 
-    return over_rows(chunk, data) + m.log_prior(theta, data)
+    return over_rows(chunk, data, old, theta) + m.log_prior(theta, data)
 
 
 def size(m: Any, data: Data) -> Array:
