@@ -203,7 +203,7 @@ def test_statistics_taken_anew_keep_the_digits_of_a_scale_below_the_rounding_of_
     about = theta | {"mu": jnp.asarray(means, jnp.float32)}
     data = Data(jnp.asarray(x), None, jnp.float32(1))
     assert m.recentres
-    assert not fits_one_chunk(*x.shape)
+    assert not fits_one_chunk(len(x), 16)
     found = m.expect(theta, data, about, jnp.asarray(True))
     exact = m.expect(theta, data, about)
     for got, expected in zip(found.statistics, exact.statistics, strict=True):
