@@ -25,7 +25,17 @@ from jaxem._programs.follow import Place
 from jaxem._programs.plan import Plan, Update
 from jaxem._programs.probe import once
 from jaxem._programs.read import Term
-from jaxem._programs.updates import PRIORS, RULES, Outer, Rule, Sums, arguments_of, deviation, ones, weigh
+from jaxem._programs.sums import unbroadcast
+from jaxem._programs.updates import (
+    PRIORS,
+    RULES,
+    Rule,
+    Sums,
+    arguments_of,
+    deviation,
+    ones,
+    weigh,
+)
 
 Marginals = dict[str, Array]  # term → ∂F/∂(its table)
 Stages = list[tuple[list[str], Theta]]
@@ -172,7 +182,8 @@ def least_squares_sums(
         moved = push(direction)
         return pull({place: weighted(place, shared[place], moved[place]) for place in places})[0]
 
-    return jax.lax.map(column, jnp.eye(flat.size, dtype=flat.dtype)), residual
+    directions = jnp.where(True, jnp.eye(flat.size, dtype=flat.dtype), flat[None])  # of flat's kind, on a mesh too
+    return jax.lax.map(column, directions), residual
 
 
 def least_squares(
@@ -328,33 +339,6 @@ def precisions(fn: Any, location: Array) -> tuple[int, ...]:
     batch = location.shape[: location.ndim - fn.event_dim]
     own = fn.scale_tril.shape[:-2] if fn.event_dim else jnp.shape(fn.scale)
     return jnp.broadcast_shapes(batch, own)
-
-
-def unbroadcast(array: Array | Outer, shape: tuple[int, ...]) -> Array:
-    """Sum an array to a shape that broadcasts to it: the transpose of broadcasting."""
-    if isinstance(array, Outer):
-        return outer_sum(array, shape)
-    if array.ndim < len(shape):
-        array = jnp.reshape(array, (1,) * (len(shape) - array.ndim) + array.shape)
-    extra = array.ndim - len(shape)
-    summed = [extra + axis for axis, size in enumerate(shape) if size == 1 and array.shape[extra + axis] != 1]
-    return jnp.broadcast_to(jnp.reshape(jnp.sum(array, axis=(*range(extra), *summed)), fitted(array, shape)), shape)
-
-
-def fitted(array: Array, shape: tuple[int, ...]) -> list[int]:
-    """The shape after summing: the array's own size 1 where it only repeats along the target's axis."""
-    extra = array.ndim - len(shape)
-    return [min(size, array.shape[extra + axis]) for axis, size in enumerate(shape)]
-
-
-def outer_sum(pair: Outer, shape: tuple[int, ...]) -> Array:
-    """Σ u vᵀ over the axes that the shape (…, D, D) does not have, as matrix products."""
-    batch = pair.u.ndim - 1
-    extra = batch - (len(shape) - 2)
-    rows = [axis for axis in range(batch) if axis < extra or shape[axis - extra] == 1]
-    kept = [axis for axis in range(batch) if axis not in rows]
-    out = jnp.einsum(pair.u, [*range(batch), batch], pair.v, [*range(batch), batch + 1], [*kept, batch, batch + 1])
-    return jnp.broadcast_to(jnp.reshape(out, shape), shape)
 
 
 def pseudo_counts(update: Update, prior: Term | None, old: Array) -> Sums:

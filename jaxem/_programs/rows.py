@@ -33,10 +33,10 @@ from jaxem._programs.m_step import (
     solved,
     stages_of,
     sums_of,
-    unbroadcast,
 )
 from jaxem._programs.plan import Plan
 from jaxem._programs.read import Term
+from jaxem._programs.sums import unbroadcast
 from jaxem._programs.updates import Sums, first_moments
 from jaxem._rows.chunks import fits_one_chunk, sum_over_rows
 
