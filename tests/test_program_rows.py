@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -283,3 +285,10 @@ def test_a_stream_of_a_program_that_climbs_is_refused():
     x = RNG.normal(size=12)
     with pytest.raises(ValueError, match="climbs its gradient"):
         jaxem.em_stream(m, m.init(jax.random.key(0), x), lambda: iter([x]))
+
+
+def test_the_page_runs():
+    page = (Path(__file__).parent.parent / "docs" / "program_rows.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(blocks) == 1
+    exec(compile(blocks[0], "docs/program_rows.md", "exec"), {})

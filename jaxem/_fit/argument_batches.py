@@ -9,6 +9,7 @@ import itertools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
@@ -45,9 +46,9 @@ class ArgumentsReader(Reader):
                 f"({m.plan(data.x, data.temperature.dtype)[climbing[0]].why}); use em on data in memory"
             )
         self.leaves = [None if leaf is None else np.asarray(leaf) for leaf in self.arguments.leaves]
-        self.anchor = tuple(leaf[0] for leaf in self.rows_of(x, self.place_of(0)))
+        self.anchor: Any = tuple(leaf[0] for leaf in self.rows_of(x, self.place_of(0)))
         self.temperature = data.temperature
-        self.first = self.rows_of(x, self.place_of(0)), self.weights_of(weights, self.place_of(0))
+        self.first: Any = self.rows_of(x, self.place_of(0)), self.weights_of(weights, self.place_of(0))
         whole = devices.mesh_for(self.arguments.rows(), mesh)
         self.mesh = None if whole is None else devices.local_part(whole)
         self.processes = devices.num_processes(whole)
@@ -55,7 +56,8 @@ class ArgumentsReader(Reader):
 
     def first_checksum(self) -> int:
         """Of the first batch, while no other is asked for."""
-        return self.checked_sum(*self.first, 0)
+        rows, weights = self.first
+        return self.checked_sum(rows, weights, 0)
 
     def checked_sum(self, rows: tuple[np.ndarray, ...], weights: np.ndarray | None, before: int) -> int:
         """Of rows and weights, and of what was before them."""
@@ -66,7 +68,7 @@ class ArgumentsReader(Reader):
     def two_rows(self) -> Data:
         """Data of the right shapes."""
         some = self.arguments.some()
-        return Data(some, np.ones(some.num_rows(), self.temperature.dtype), self.temperature)
+        return Data(some, jnp.ones(some.num_rows(), self.temperature.dtype), self.temperature)
 
     def rows_of(self, x: Any, where: str) -> tuple[np.ndarray, ...]:
         """The leaves that are cut, of the shapes and dtypes of the first batch; the others must be its own."""
@@ -78,12 +80,12 @@ class ArgumentsReader(Reader):
         found = []
         for place, (leaf, first) in enumerate(zip(leaves, self.leaves, strict=True)):
             fixed = like.static[place]
-            array = None if first is None else np.asarray(leaf)
-            if place not in cut.places:
-                own = x.static[place].value if isinstance(x, Arguments) and fixed is not None else leaf
-                if not (np.array_equal(array, first) if array is not None else fixed.value == own):
+            own = x.static[place].value if isinstance(x, Arguments) and fixed is not None else leaf
+            if first is None or place not in cut.places:
+                if not (fixed.value == own if first is None else np.array_equal(np.asarray(leaf), first)):
                     raise ValueError(f"{where} has another argument that is not cut into rows than the first batch")
                 continue
+            array = np.asarray(leaf)
             if array.shape[1:] != first.shape[1:] or not array.size:
                 raise ValueError(f"{where} has rows of shape {array.shape[1:]}, the first had {first.shape[1:]}")
             found.append(array.astype(first.dtype, copy=False))
@@ -123,7 +125,7 @@ class ArgumentsReader(Reader):
             new[~counts] = anchor  # 0·∞ is no number
             return new
 
-        full = tuple(filled(leaf, anchor) for leaf, anchor in zip(rows, self.anchor, strict=True))
+        full: Any = tuple(filled(leaf, anchor) for leaf, anchor in zip(rows, self.anchor, strict=True))
         weight = float(num_rows if weights is None else weights.sum())
         return Rows(full, self.filled(weights, num_rows), num_rows, weight, index)
 
@@ -135,6 +137,8 @@ class ArgumentsReader(Reader):
 
     def placed(self, rows: Rows) -> Batch:
         """A batch on its devices."""
+        leaves: Any
+        weights: Any
         leaves, weights = (rows.x, rows.weights) if self.mesh is not None else jax.device_put((rows.x, rows.weights))
         data = Data(self.arguments.with_rows(leaves), weights, self.temperature)
         return Batch(devices.spread_rows(data, self.mesh), rows.num_rows, rows.weight, rows.number)

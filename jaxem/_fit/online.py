@@ -116,11 +116,11 @@ def em_online(
             count += 1
             rate = np.asarray(count**-exponent, reader.temperature.dtype)
             weight, move = weight + batch.weight, np.asarray(count > warm_up)
-            given = (m, theta, reference, batch.data, s, rate, move)
+            passed: Any = (m, theta, reference, batch.data, s, rate, move)
             if is_program:
-                theta, s, value = _online_rows(*given, np.asarray((batch.weight, weight), rate.dtype))
+                theta, s, value = _online_rows(*passed, np.asarray((batch.weight, weight), rate.dtype))
             else:
-                theta, s, value = _online(*given)
+                theta, s, value = _online(*passed)
             if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, theta))):
                 raise _batches.StreamError(
                     f"batches: at batch {batch.number} F or θ is not finite: a component collapsed; "

@@ -127,7 +127,7 @@ class Passes:
 class ProgramPasses(Passes):
     """The same for a program with a row plate: its blocks may each take a pass, and a prior counts once."""
 
-    def __init__(self, m: Program, reader: ArgumentsReader):
+    def __init__(self, m: Any, reader: Any):
         super().__init__(m, reader)
         self.size = jnp.zeros(())  # W, of the last pass
 
@@ -141,10 +141,9 @@ class ProgramPasses(Passes):
         """One M-step, with a pass for each block that needs one, and the E-step after it."""
 
         def again(index: int, theta: Theta) -> Any:
-            nothing = Sums.nothing(
-                jax.eval_shape(partial(_of_block, self.m, index), state.theta, theta, self.few), None
-            )
-            nothing = devices.replicated(nothing, self.reader.mesh)
+            m: Any = self.m
+            shapes = jax.eval_shape(partial(_of_block, m, index), state.theta, theta, self.few)
+            nothing = Sums.nothing(shapes, self.reader.mesh)
             return self.sum(lambda data, sums: _add_block(self.m, index, state.theta, theta, data, sums), nothing)
 
         theta = rows.maximize_by_passes(self.m, state.expectation.statistics, state.theta, self.few, again)

@@ -39,6 +39,11 @@ from jaxem._programs.reach import reached, tangents
 from jaxem._programs.read import Arguments, Structure, Term
 from jaxem._programs.row_plate import is_small
 
+REMEDIES = {
+    "weights": "; put numpyro.handlers.scale(scale=weights) in the program",
+    "mesh": "; em_batch spreads such a program's fits, lane by lane",
+    "batches": "; use em on data in memory",
+}
 KINDS = {"selection": "closed form", "linear": "weighted least squares", "gradient": "gradient"}
 
 
@@ -104,7 +109,9 @@ class Program(Model):
             return x
         found = self.row_plate(x, dtype)
         if isinstance(found, str):
-            raise ValueError(f"{what}: needs a plate of rows with all latents and data in it, and here {found}")
+            raise ValueError(
+                f"{what}: needs a plate of rows with all latents and data in it, and here {found}{REMEDIES.get(what, '')}"
+            )
         return x.by(found)
 
     def row_plate(self, x: Arguments, dtype: Any) -> Cut | str:

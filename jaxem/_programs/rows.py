@@ -138,6 +138,7 @@ def sums(m: Any, theta: Theta, about: Theta, data: Data) -> Expectation:
 
     def chunk(part: Data, at: Theta, there: Theta) -> Expectation:
         found, _ = m.posterior(at, part)
+        assert part.weights is not None
         value = jnp.broadcast_to(found.free_energy, part.weights.shape)
         sums = tuple(block_sums(m, block, plan, found.statistics, there, part) for block in blocks)
         return Expectation(sums, weighted(value, part.weights), found.scale)
@@ -252,8 +253,9 @@ def moved(m: Any, block: Block, kept: Any, old: Theta, theta: Theta, some: Data)
             for place, location, moment in zip(block.stale, locations, moments, strict=True):
                 change = rule_at(terms[place[0]], place).moved
                 assert change is not None
-                pair = change(*moment, now[location] - before[location])
-                found[place] = tuple(unbroadcast(side, arguments[place].shape) for side in pair)
+                above, below = change(moment[0], moment[1], now[location] - before[location])
+                shape = arguments[place].shape
+                found[place] = unbroadcast(above, shape), unbroadcast(below, shape)
             return found
 
         gains = followed(m, names, plan, terms, theta, some, gained)
@@ -297,6 +299,7 @@ def size(m: Any, data: Data) -> Array:
     """W: the number of observed scalar log-densities, each with its weight."""
 
     def chunk(part: Data) -> Array:
+        assert part.weights is not None
         return jnp.sum(weighted(jnp.broadcast_to(m.events(part.x), part.weights.shape), part.weights))
 
     return jax.jit(partial(over_rows, chunk))(data)
