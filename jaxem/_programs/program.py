@@ -109,9 +109,8 @@ class Program(Model):
             return x
         found = self.row_plate(x, dtype)
         if isinstance(found, str):
-            raise ValueError(
-                f"{what}: needs a plate of rows with all latents and data in it, and here {found}{REMEDIES.get(what, '')}"
-            )
+            needs = f"{what}: needs a plate of rows with all latents and data in it, and here {found}"
+            raise ValueError(needs + REMEDIES.get(what, ""))
         return x.by(found)
 
     def row_plate(self, x: Arguments, dtype: Any) -> Cut | str:
