@@ -52,6 +52,7 @@ collect_ignore = (
         "test_bregman.py",
         "test_checkpoint.py",
         "test_climb.py",
+        "test_compile.py",
         "test_condition.py",
         "test_copies.py",
         "test_distributed.py",
@@ -91,7 +92,14 @@ def key():
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
-    """A family, an experiment, a file: what shares compiled programs or results goes to one worker (loadgroup)."""
+    """A family, an experiment, a file: what shares compiled programs or results goes to one worker (loadgroup).
+
+    Examples, like the README's, run once, in the float64 leg.
+    """
+    if PRECISION == 32:
+        examples = [item for item in items if isinstance(item, pytest.DoctestItem)]
+        config.hook.pytest_deselected(items=examples)
+        items[:] = [item for item in items if item not in examples]
     for item in items:
         values = item.callspec.params if hasattr(item, "callspec") else {}
         group = (
