@@ -27,7 +27,7 @@ import jax
 import numpy as np
 import pytest
 
-# a trace makes thousands of small objects that live on; looking through them all for garbage is a tenth of the time
+# a trace makes thousands of small objects that live on: look through them for garbage less often
 gc.set_threshold(200_000, 20, 100)
 
 # a job that a shell started in the background ignores Ctrl-C, and so do its children: tests that send it would wait
