@@ -27,7 +27,7 @@ import jax
 import numpy as np
 import pytest
 
-# a trace makes thousands of small objects that live on; looking through them all for garbage is a tenth of the time
+# a trace makes thousands of small objects that live on: look through them for garbage less often
 gc.set_threshold(200_000, 20, 100)
 
 # a job that a shell started in the background ignores Ctrl-C, and so do its children: tests that send it would wait
@@ -53,6 +53,7 @@ collect_ignore = (
         "test_checkpoint.py",
         "test_climb.py",
         "test_columns.py",
+        "test_compile.py",
         "test_condition.py",
         "test_copies.py",
         "test_distributed.py",
@@ -94,7 +95,14 @@ def key():
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
-    """A family, an experiment, a file: what shares compiled programs or results goes to one worker (loadgroup)."""
+    """A family, an experiment, a file: what shares compiled programs or results goes to one worker (loadgroup).
+
+    Examples, like the README's, run once, in the float64 leg.
+    """
+    if PRECISION == 32:
+        examples = [item for item in items if isinstance(item, pytest.DoctestItem)]
+        config.hook.pytest_deselected(items=examples)
+        items[:] = [item for item in items if item not in examples]
     for item in items:
         values = item.callspec.params if hasattr(item, "callspec") else {}
         group = (
