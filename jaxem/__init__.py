@@ -4,6 +4,7 @@ from jaxem import bregman as bregman
 from jaxem import families as families
 from jaxem import inits as inits
 from jaxem import limits as limits
+from jaxem import plot as plot
 from jaxem._answers.certificates import Certificate, certify, e_step_residual
 from jaxem._answers.condition import Conditional, condition
 from jaxem._answers.posterior import decode, marginals
@@ -71,6 +72,7 @@ __all__ = [
     "log_joint",
     "log_likelihood",
     "marginals",
+    "plot",
     "responsibilities",
     "sample",
     "use_all_cores",
