@@ -179,8 +179,12 @@ def _guess(m: Mixture, centres: Array, x: Array, w: Array | None, num_categories
     elif num_categories is not None:
         raise ValueError("num_categories: this mixture has no categories; leave it out")
     theta = _start(m, centres, x, w, num_categories)
-    if m.scale and is_concrete(theta[m.scale]) and not _is_scale(m.scale, np.asarray(theta[m.scale])):
-        raise ValueError(f"x: its {m.scale} does not fit {x.dtype}; {RESCALE}")
+    if (
+        m.accuracy.scale
+        and is_concrete(theta[m.accuracy.scale])
+        and not _is_scale(m.accuracy.scale, np.asarray(theta[m.accuracy.scale]))
+    ):
+        raise ValueError(f"x: its {m.accuracy.scale} does not fit {x.dtype}; {RESCALE}")
     check_support(m, theta, x)
     return theta
 
@@ -188,7 +192,7 @@ def _guess(m: Mixture, centres: Array, x: Array, w: Array | None, num_categories
 @partial(jax.jit, static_argnames="num_categories")
 def _start(m: Mixture, centres: Array, x: Array, w: Array | None, num_categories: int | None) -> Theta:
     weighted = {} if w is None else {"weights": w}
-    if not m.scale:
+    if not m.accuracy.scale:
         return m.guess(centres, x, *(() if num_categories is None else (num_categories,)), **weighted)
     unit = unit_of(jnp.max(jnp.abs(x)))
     theta = m.guess(centres / unit, x / unit, **weighted)

@@ -199,7 +199,7 @@ def test_a_closed_form_is_the_maximiser_of_Q_under_its_constraint(name):
     @jax.jit
     def step(theta):
         marginals = m.expect(theta, data).statistics
-        return marginals, m.maximize(marginals, theta, data)
+        return marginals, m.maximize(marginals, theta, data).theta
 
     @jax.jit
     @jax.value_and_grad

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxem._answers.posterior import weighted_marginals
 from jaxem._core.arrays import numbers
 from jaxem._core.checks import blame_x, enter
-from jaxem._core.model import Data, Model, Theta, ThetaLike
+from jaxem._core.model import Data, Model, Theta, ThetaLike, maximize
 from jaxem._core.objective import assign, row_free_energy, weighted
 from jaxem._programs.m_step import stages
 from jaxem._programs.program import Program
@@ -72,7 +72,7 @@ def certify(
 @jax.jit
 def _certify(m: Mixture, theta: Theta, data: Data) -> Certificate:
     expectation = m.expect(theta, data)
-    new = m.maximize(expectation.statistics, theta, data)
+    new = maximize(m, expectation, theta, data)
     table = m.table(theta, data.x).T
     gamma, rows = assign(table, data.temperature, axis=-1)
     C4, C4_rows = e_step_residual(table, gamma, data.temperature)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from jaxem._core.arrays import RESCALE, static_count, steps, tolerance
 from jaxem._core.checks import blame_x, enter, prepare_centres, rows_and_weights
-from jaxem._core.model import Data, Model, Theta, ThetaLike
+from jaxem._core.model import Data, Model, Theta, ThetaLike, maximize
 from jaxem._core.tracing import compiled, is_concrete
 from jaxem._fit import lanes as _lanes
 from jaxem._fit import loop
@@ -218,7 +218,7 @@ def em_batch(
 def _path(m: Model, theta: Theta, data: Data, num_steps: int) -> Path:
     def body(theta: Theta, _: None) -> tuple[Theta, Path]:
         expectation = m.expect(theta, data)
-        new = m.maximize(expectation.statistics, theta, data)
+        new = maximize(m, expectation, theta, data)
         return new, Path(new, expectation.free_energy, m.objective(new, theta, data))
 
     _, path = lax.scan(body, theta, length=num_steps)
@@ -308,8 +308,8 @@ def kmeans(
         )
         return _in_unit(fit, unit, x, w)
     theta = {"pi": jnp.full(K, 1 / K, mu.dtype), "mu": mu, "sigma": jnp.ones((), mu.dtype)}
-    m = replace(gaussian.isotropic.hold("pi", "sigma"), hard=True)
-    m = replace(m, maximizer=relocate) if relocates else m
+    m = gaussian.isotropic.hold("pi", "sigma")
+    m = replace(m, fast=m.fast._replace(hard=True), maximizer=relocate if relocates else None)
     run = _prepare_run(m, theta, x, temperature=0.0, weights=w, tol=tol, max_steps=max_steps)
     at_rest_only = is_concrete(run.tol) and not np.any(run.tol)
     stop = centres_at_rest if at_rest_only else centres_at_rest_or_gain_is_small

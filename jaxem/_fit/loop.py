@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxem._core.model import Data, Expectation, Model, Theta
+from jaxem._core.model import Data, Digits, Expectation, Model, Theta
 from jaxem._core.tracing import compiled
 
 PATIENCE = 30  # steps that a fit may idle at a θ without digits
@@ -75,8 +75,8 @@ class Climb(NamedTuple):
     """What the loop carries: a state, and what its statistics are about."""
 
     state: State
-    about: Theta  # the θ about whose means they are: the state's own, or where those are lost the next ones
-    retaken: Array  # were they taken anew, about those?
+    centre: Theta  # the θ about whose means they are: the state's own, or where those were cancelled the next ones
+    again: Array  # were they summed again, about those?
 
 
 def unstarted(m: Model, theta: Theta, data: Data) -> Climb:
@@ -93,7 +93,7 @@ def renewed(climb: Climb, theta: Theta) -> Climb:
         num_steps=jnp.full_like(climb.state.num_steps, -1),
         status=jnp.full_like(climb.state.status, Status.MAX_STEPS),
     )
-    return Climb(state, theta, jnp.zeros_like(climb.retaken))
+    return Climb(state, theta, jnp.zeros_like(climb.again))
 
 
 def begin(m: Model, theta: Theta, expectation: Expectation) -> State:
@@ -101,42 +101,69 @@ def begin(m: Model, theta: Theta, expectation: Expectation) -> State:
     finite = jnp.isfinite(expectation.free_energy)
     status = jnp.where(finite, Status.MAX_STEPS, Status.NONFINITE).astype(jnp.int32)
     infinity = jnp.full_like(expectation.free_energy, jnp.inf)
-    rounding = noise(m, theta, expectation) + m.rounding_of_theta(theta, expectation)[0]
-    zero = jnp.zeros((), jnp.int32)
-    return State(theta, expectation, infinity, zero, status, rounding, zero)
+    digits, zero = m.digits(theta, expectation), jnp.zeros((), jnp.int32)
+    return State(theta, expectation, infinity, zero, status, noise(expectation, digits) + digits.slack, zero)
 
 
-def noise(m: Model, theta: Theta, expectation: Expectation) -> Array:
+def noise(expectation: Expectation, digits: Digits) -> Array:
     """What the rounding of its arithmetic can move F by, nats: 8·eps·Σ w (|F_n| + sizes of the terms of ℓ_n)."""
-    sizes = expectation.scale + m.sizes(theta, expectation)
+    sizes = expectation.scale + digits.sizes
     return 8 * jnp.finfo(sizes.dtype).eps * sizes
 
 
+class Proposal(NamedTuple):
+    """Where to do the next E-step, and what its statistics are to be about."""
+
+    theta: Theta
+    centre: Theta | None  # None of a model whose statistics never cancel
+    again: Array  # is it the E-step at the old θ, its statistics summed again?
+
+
+def at(m: Model, theta: Theta) -> Proposal:
+    """An E-step at θ, its statistics about its own means."""
+    return Proposal(theta, theta if m.recentres else None, jnp.zeros((), bool))
+
+
+def choose(condition: Array, this: Any, other: Any) -> Any:
+    """One of two trees."""
+    return jax.tree.map(partial(jnp.where, condition), this, other)
+
+
 def step(m: Model, climb: Climb, data: Data, tol: Array, size: Array | int, stop: Stop) -> Climb:
-    """One M-step and the E-step after it; of a state that is new, or whose statistics are lost, an E-step alone."""
-    state, statistics = climb.state, climb.state.expectation.statistics
-    is_new, retakes = state.num_steps < 0, m.retakes(state.theta, data)
+    """One M-step and the E-step after it; of a new state, or of cancelled statistics, an E-step alone."""
+    proposal = propose(m, climb, data)
+    expectation = m.expect(proposal.theta, data, proposal.centre, proposal.again)  # eq:E
+    return advance(m, climb, proposal, expectation, tol, size, stop)
 
-    def choose(condition: Array, this: Any, other: Any) -> Any:
-        return jax.tree.map(partial(jnp.where, condition), this, other)
 
-    if not retakes:
-        theta = lax.cond(is_new, lambda: state.theta, lambda: m.maximize(statistics, state.theta, data))  # eq:M
-        expectation = m.expect(theta, data)  # eq:E
-    else:
-        theta, reference, lost = m.propose(statistics, climb.about)
-        theta, lost = choose(is_new, state.theta, theta), lost & ~is_new & ~climb.retaken
-        expectation = m.expect_about(choose(lost, reference, theta), choose(lost, state.theta, theta), data, lost)
-    after = advance(m, state, theta, expectation, tol, size, stop)
-    after = choose(is_new, begin(m, theta, expectation), after)
-    if not retakes:
-        return Climb(after, after.theta, climb.retaken)
-    anew = state._replace(expectation=state.expectation._replace(statistics=expectation.statistics))
-    after = choose(lost, anew, after)
-    return Climb(after, choose(lost, reference, after.theta), lost)
+def propose(m: Model, climb: Climb, data: Data) -> Proposal:
+    """The M-step (eq:M)."""
+    state, is_new = climb.state, climb.state.num_steps < 0
+    statistics = state.expectation.statistics
+    if not m.recentres:
+        moved = lax.cond(is_new, lambda: state.theta, lambda: m.maximize(statistics, state.theta, data).theta)
+        return Proposal(moved, None, jnp.zeros((), bool))
+    new = m.maximize(statistics, climb.centre, data)
+    again = jnp.asarray(new.cancelled) & ~is_new & ~climb.again
+    theta = choose(again | is_new, state.theta, new.theta)
+    return Proposal(theta, choose(again, new.centre, theta), again)
 
 
 def advance(
+    m: Model, climb: Climb, proposal: Proposal, expectation: Expectation, tol: Array, size: Array | int, stop: Stop
+) -> Climb:
+    """The climb after a proposal's E-step."""
+    state, theta = climb.state, proposal.theta
+    after = judged(m, state, theta, expectation, tol, size, stop)
+    after = choose(state.num_steps < 0, begin(m, theta, expectation), after)
+    if proposal.centre is None:
+        return Climb(after, after.theta, climb.again)
+    summed_again = state._replace(expectation=state.expectation._replace(statistics=expectation.statistics))
+    after = choose(proposal.again, summed_again, after)
+    return Climb(after, choose(proposal.again, proposal.centre, after.theta), proposal.again)
+
+
+def judged(
     m: Model, state: State, theta: Theta, expectation: Expectation, tol: Array, size: Array | int, stop: Stop
 ) -> State:
     """The state after a step to θ; a fall of F or a non-finite F leaves θ where it was.
@@ -147,9 +174,9 @@ def advance(
     that is a collapse.
     """
     gain = expectation.free_energy - state.expectation.free_energy
-    slack, lost = m.rounding_of_theta(theta, expectation)
-    rounding = noise(m, theta, expectation) + slack
-    lost, either = jnp.asarray(lost), state.rounding + rounding
+    digits = m.digits(theta, expectation)
+    rounding, slack = noise(expectation, digits) + digits.slack, digits.slack
+    lost, either = jnp.asarray(digits.lost), state.rounding + rounding
     idle = jnp.where(lost & ~(gain > either), state.idle + 1, 0)
     after = State(theta, expectation, gain, state.num_steps + 1, state.status, rounding, idle)
     floor = 8 * jnp.finfo(gain.dtype).eps * expectation.scale  # a gain below it is not worth a step

@@ -24,7 +24,7 @@ def description(m: Model) -> Any:
     """Of a model, in JSON's terms: the family it comes from, what is held, and where else it differs."""
     if not isinstance(m, Mixture):
         return identity(m, [])
-    follows = ("held", "rounding")  # said apart; what the M-step says already
+    follows = ("held", "accuracy")  # said apart; what the M-step says already
     names = [field.name for field in dataclasses.fields(m) if field.name not in follows]
 
     def differing(family: Mixture) -> list[str]:

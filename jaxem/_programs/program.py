@@ -23,7 +23,7 @@ from numpyro.distributions import ImproperUniform, biject_to
 
 from jaxem._core.arrays import PACKAGE, count, first_line, random_key, shown
 from jaxem._core.climb import check_optimizer
-from jaxem._core.model import Data, Expectation, Model, Theta, ThetaLike
+from jaxem._core.model import Data, Expectation, Model, Step, Theta, ThetaLike
 from jaxem._core.objective import product
 from jaxem._core.tracing import at_once
 from jaxem._core.values import settle
@@ -187,7 +187,7 @@ class Program(Model):
         """Make the plan."""
         self.plan(data.x, dtype_of(theta))
 
-    def expect(self, theta: Theta, data: Data) -> Expectation:
+    def expect(self, theta: Theta, data: Data, centre: Theta | None = None, again: Array | bool = True) -> Expectation:
         """The E-step: F_T (eq:partition), and its gradient in every site's table."""
         terms, tables, priors = self.tables(theta, data.x)
         graph = self.graph(terms, tables)
@@ -223,9 +223,9 @@ class Program(Model):
         marginals = before.statistics
         return before.free_energy + self.energy(marginals, theta, data) - self.energy(marginals, old, data)
 
-    def maximize(self, statistics: Marginals, theta: Theta, data: Data) -> Theta:
+    def maximize(self, statistics: Marginals, theta: Theta, data: Data) -> Step:
         """The M-step, block by block (eq:block)."""
-        return stages(self, self.plan(data.x, dtype_of(theta)), statistics, theta, data)[-1][1]
+        return Step(stages(self, self.plan(data.x, dtype_of(theta)), statistics, theta, data)[-1][1])
 
     def size(self, data: Data) -> Array:
         """W: the number of observed scalar log-densities, each with its weight."""

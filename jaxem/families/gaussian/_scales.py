@@ -21,8 +21,7 @@ from jaxem._rows.chunks import squared_norms
 from jaxem._rows.gpu import Quadratic, Sums
 from jaxem._rows.products import Fused, Products, added, in_fours
 from jaxem.families import _exponential_family as ef
-from jaxem.families._mixture import Mixture
-from jaxem.families.gaussian import _rounding
+from jaxem.families._mixture import Fast, Mixture
 from jaxem.families.gaussian._accuracy import and_one, linear, recentre
 from jaxem.families.gaussian._moments import (
     Moments,
@@ -41,6 +40,7 @@ from jaxem.families.gaussian._moments import (
     sum_of_squares,
     update_weights_and_means,
 )
+from jaxem.families.gaussian._rounding import accuracy, rounding_of_scales
 
 
 def by_feature(sigma: Array, mu: Float[Array, "K D"]) -> Float[Array, "K D"]:
@@ -312,6 +312,10 @@ def condition(theta: Theta, x: Float[Array, "n D"], mask: np.ndarray) -> tuple[A
     return table, law
 
 
+accuracy_of_scales = accuracy(
+    "sigma", partial(recentre, geometry=geometry, squares=True), inflation, rounding_of_scales
+)
+
 isotropic = Mixture(
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "")),
@@ -321,12 +325,8 @@ isotropic = Mixture(
     update=update,
     guess=isotropic_guess,
     gradient_form=gradient_form,
-    products=isotropic_products,
-    squares=True,
-    by_winner=round_statistics_by_winner,
-    recentre=partial(recentre, geometry=geometry, squares=True),
-    scale="sigma",
-    **_rounding.by(inflation, _rounding.rounding_of_scales),
+    fast=Fast(isotropic_products, squares=True, by_winner=round_statistics_by_winner),
+    accuracy=accuracy_of_scales,
     condition=condition,
 )
 
@@ -339,11 +339,8 @@ spherical = Mixture(
     update=update,
     guess=spherical_guess,
     gradient_form=gradient_form,
-    products=spherical_products,
-    squares=True,
-    recentre=partial(recentre, geometry=geometry, squares=True),
-    scale="sigma",
-    **_rounding.by(inflation, _rounding.rounding_of_scales),
+    fast=Fast(spherical_products, squares=True),
+    accuracy=accuracy_of_scales,
     condition=condition,
 )
 
@@ -356,9 +353,7 @@ diagonal = Mixture(
     update=update,
     guess=diagonal_guess,
     gradient_form=gradient_form,
-    products=diagonal_products,
-    recentre=partial(recentre, geometry=geometry, squares=True),
-    scale="sigma",
-    **_rounding.by(inflation, _rounding.rounding_of_scales),
+    fast=Fast(diagonal_products),
+    accuracy=accuracy_of_scales,
     condition=condition,
 )
