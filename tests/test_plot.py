@@ -194,6 +194,7 @@ def test_the_pages_blocks_run(tmp_path, monkeypatch):
     names = {"__name__": "docs.plots"}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAXEM_DATA", str(ROOT / "experiments" / "data"))
-    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "plots.md").read_text(), flags=re.DOTALL):
-        exec(compile(block, "docs/plots.md", "exec"), names)
+    with matplotlib.rc_context():
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "plots.md").read_text(), flags=re.DOTALL):
+            exec(compile(block, "docs/plots.md", "exec"), names)
     assert len(list(tmp_path.glob("*.png"))) == 1

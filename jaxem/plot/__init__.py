@@ -7,10 +7,12 @@
     trace            F over the steps of a fit
 
 Each draws on `ax`, or on a new figure of one column's width (3.4 inches), and returns the axes: title, limits and
-labels are yours to change. matplotlib is imported at the first call. Colours are told apart with any colour vision.
+labels are yours to change. On axes of yours the fonts are yours; `with matplotlib.rc_context(jaxem.plot.STYLE):` around
+a figure gives it the same look. matplotlib is imported at the first call. Colours are told apart with any colour vision.
 """
 
 from jaxem.plot._curves import criterion, trace
 from jaxem.plot._rows import classification, density, uncertainty
+from jaxem.plot._style import STYLE
 
-__all__ = ["classification", "criterion", "density", "trace", "uncertainty"]
+__all__ = ["STYLE", "classification", "criterion", "density", "trace", "uncertainty"]

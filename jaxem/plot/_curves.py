@@ -67,7 +67,7 @@ def criterion(table: Any, *, name: str | None = None, ax: Any = None) -> Any:
     ax.plot(*best[1:], "o", color=BLACK, markersize=9, fillstyle="none", markeredgewidth=0.8, zorder=4)
     told = f"{best[0]}, K = {best[1]}"
     ax.annotate(told, best[1:], (0, -9), textcoords="offset points", ha="center", va="top", fontsize="small")
-    ax.margins(y=0.12)
+    ax.margins(y=0.2)  # room for what it says
     ax.set(xlabel="number of components $K$", ylabel=f"{name} (nats)")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(ncols=1 + (len(models) > 7), handlelength=2.2, labelspacing=0.3, columnspacing=1.2)

@@ -189,7 +189,7 @@ def density(m: Any, theta: Any, x: Any, *, columns: Any = None, names: Any = Non
     everything = np.concatenate([inside, s.points])
     ax.set(xlim=limits(everything[:, 0], 0.04), ylim=limits(everything[:, 1], 0.04))
     ax.set(xlabel=s.names[0], ylabel=s.names[1])
-    ax.legend(handles=handles, title="mass within", title_fontsize=7, loc="best", handlelength=1)
+    legend(ax, "mass within", handles=handles)
 
 
 # ---- what they share
@@ -269,7 +269,9 @@ def ellipse(mean: np.ndarray, covariance: np.ndarray, radius: float) -> np.ndarr
     return mean[:, None] + radius * vectors @ circle
 
 
-def legend(ax: Any, title: str | None) -> None:
+def legend(ax: Any, title: str | None, **options: Any) -> None:
     """Where it covers least."""
-    frame = {"frameon": True, "facecolor": "white", "edgecolor": "none", "framealpha": 0.75}
-    ax.legend(title=title, title_fontsize=7, loc="best", handlelength=1.2, labelspacing=0.3, **frame)
+    frame = {"frameon": True, "facecolor": "white", "edgecolor": "none", "framealpha": 0.75} | options
+    ax.legend(
+        title=title, title_fontsize="small", fontsize="small", loc="best", handlelength=1.2, labelspacing=0.3, **frame
+    )

@@ -73,8 +73,8 @@ def precision(X: np.ndarray) -> AbstractContextManager:
     """Where JAX computes in the precision of X."""
     if jax.dtypes.canonicalize_dtype(X.dtype) == X.dtype:
         return nullcontext()
-    enable: Any = getattr(jax, "enable_x64", None) or getattr(jax.experimental, "enable_x64")  # noqa: B009 before 0.8
-    return enable(True)
+    where: Any = jax if hasattr(jax, "enable_x64") else jax.experimental  # before JAX 0.8
+    return where.enable_x64(True)
 
 
 def key_of(random_state: Any) -> jax.Array:
