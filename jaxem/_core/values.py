@@ -32,7 +32,10 @@ class Partial(functools.partial):
 
 
 def by_value(thing: Any) -> Any:
-    """A partial or a bound method as a `Partial`; anything else as it is, and what cannot be hashed."""
+    """A partial or a bound method as a `Partial`, also in a tuple with names; anything else as it is, and what cannot
+    be hashed."""
+    if isinstance(thing, tuple) and hasattr(thing, "_fields"):
+        return type(thing)(*map(by_value, thing))
     if isinstance(thing, functools.partial):
         args = map(by_value, thing.args)
         keywords = {name: by_value(value) for name, value in thing.keywords.items()}
@@ -46,6 +49,14 @@ def by_value(thing: Any) -> Any:
     except TypeError:  # an array, a list: known by what it is, not by what it holds
         return thing
     return found
+
+
+def name_of(function: Any) -> str:
+    """Of a function, or of whatever else is called: where it was defined, and as what."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}".removeprefix("__main__.")
 
 
 def settle(value: Any) -> None:

@@ -9,7 +9,7 @@ and the closed-form M-step.
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from numpyro.distributions import Distribution, biject_to, constraints
 from jaxem._core import checks
 from jaxem._core.handlers import all_alone, alone
 from jaxem._core.model import Data, Digits, Expectation, Model, Step, Theta, ThetaLike
-from jaxem._core.values import settle
+from jaxem._core.values import name_of, settle
 from jaxem._rows import engine
 from jaxem._rows.products import Products
 from jaxem.families import _enter
@@ -65,7 +65,7 @@ class Accuracy(NamedTuple):
 
 
 @jax.tree_util.register_static
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Mixture(Model):
     """A mixture model: a NumPyro program with closed-form EM. Hashable, and a pytree without leaves.
 
@@ -93,6 +93,7 @@ class Mixture(Model):
         fast: the same E-step by matrix products; see `Fast`.
         accuracy: what the family knows of its rounding; see `Accuracy`.
         maximizer: (m, statistics, θ, data) → θ⁺ in place of `update`, as `jaxem.gradient_m_step` puts here.
+        name: what its repr says, e.g. "gaussian.full"; mixtures that differ by no more are equal.
     """
 
     program: Callable[..., Any]
@@ -109,9 +110,25 @@ class Mixture(Model):
     fast: Fast = Fast()  # noqa: RUF009 (a NamedTuple does not change)
     accuracy: Accuracy = Accuracy()  # noqa: RUF009
     maximizer: Callable[["Mixture", Any, Theta, Data], Theta] | None = None
+    name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         settle(self)
+
+    def __repr__(self) -> str:
+        """Its name and what is held, as one would write it.
+
+        >>> from jaxem.families import gaussian
+        >>> gaussian.isotropic.hold("sigma", "pi")
+        gaussian.isotropic.hold('pi', 'sigma')
+        """
+        name = self.name or f"Mixture(program={name_of(self.program)})"
+        held = ", ".join(repr(name) for name in self.parameters if name in self.held)
+        return f"{name}.hold({held})" if held else name
+
+    def __dir__(self) -> list[str]:
+        """What its users use; all else there is, is how it is fitted fast."""
+        return ["free", "held", "hold", "name", "parameters", "program", "shapes"]
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -82,6 +82,7 @@ def conditional(theta: Theta, x: Shaped[Array, "n D"], mask: np.ndarray) -> tupl
 
 
 mixture = Mixture(
+    name="bernoulli.mixture",
     program=program,
     shapes=(("pi", "K"), ("probs", "K D")),
     kernel=family.log_joint,

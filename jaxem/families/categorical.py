@@ -89,6 +89,7 @@ def check_support(x: np.ndarray, theta: dict[str, np.ndarray]) -> str | None:
 family = ef.ExponentialFamily("probs", features, natural, from_moments, carrier, ascend)
 
 mixture = Mixture(
+    name="categorical.mixture",
     program=program,
     shapes=(("pi", "K"), ("probs", "K D C")),
     kernel=family.log_joint,

@@ -73,6 +73,7 @@ def check_support(x: np.ndarray, theta: dict[str, np.ndarray]) -> str | None:
 family = ef.ExponentialFamily("rate", features, natural, from_moments, carrier, ascend)
 
 mixture = Mixture(
+    name="exponential.mixture",
     program=program,
     shapes=(("pi", "K"), ("rate", "K D")),
     kernel=family.log_joint,

@@ -114,6 +114,7 @@ def check_support(x: np.ndarray, theta: dict[str, np.ndarray]) -> str | None:
 
 
 mixture = Mixture(
+    name="poisson.mixture",
     program=program,
     shapes=(("pi", "K"), ("rate", "K D")),
     kernel=log_joint,

@@ -8,7 +8,8 @@
 
 Each draws on `ax`, or on a new figure of one column's width (3.4 inches), and returns the axes: title, limits and
 labels are yours to change. On axes of yours the fonts are yours; `with matplotlib.rc_context(jaxem.plot.STYLE):` around
-a figure gives it the same look. matplotlib is imported at the first call. Colours are told apart with any colour vision.
+a figure gives it the same look. matplotlib is imported at the first call. Colours are told apart by
+any colour vision.
 """
 
 from jaxem.plot._curves import criterion, trace

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxem._answers.covariances import covariances
 from jaxem.families._mixture import Mixture, mixture_only
 
 HALF, MOST = (
@@ -48,17 +49,10 @@ def shown(m: Any, theta: Any, x: Any, columns: Any, names: Any) -> Shown:
 
 def normal_laws(s: Shown) -> tuple[np.ndarray, np.ndarray] | None:
     """Means (K, c) and covariances (K, c, c) of the c columns shown, of a Gaussian family; else None."""
-    if "mu" not in s.theta or not {"sigma", "Sigma"} & set(s.theta):
+    if "mu" not in s.theta:
         return None
-    K, D = s.theta["mu"].shape
-    if "Sigma" in s.theta:
-        Sigma = np.broadcast_to(s.theta["Sigma"], (K, D, D))
-    else:
-        sigma = s.theta["sigma"]
-        sigma = np.broadcast_to(sigma.reshape(sigma.shape + (1,) * (2 - sigma.ndim)), (K, D))
-        Sigma = sigma[:, :, None] ** 2 * np.eye(D)
     columns = list(s.columns)
-    return s.theta["mu"][:, columns], Sigma[:, columns][:, :, columns]
+    return s.theta["mu"][:, columns], np.asarray(covariances(s.m, s.theta))[:, columns][:, :, columns]
 
 
 def log_density(theta: dict[str, np.ndarray], means: np.ndarray, covariances: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -1,6 +1,5 @@
 """What every mixture is as an estimator: starts, lanes, the best of them, and what it says about rows."""
 
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -168,19 +167,17 @@ class Mixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         return np.asarray(x), np.asarray(z)
 
     def aic(self, X: Any) -> float:
-        """−2 log p(X) + 2 df: smaller is better."""
-        return float(2 * self._num_parameters() - 2 * np.sum(self.score_samples(X)))
+        """−2 log p(X) + 2 df: smaller is better (`jaxem.aic`)."""
+        return 2 * self._num_parameters() - 2 * float(np.sum(self.score_samples(X)))
 
     def bic(self, X: Any) -> float:
-        """−2 log p(X) + df·log N: smaller is better."""
+        """−2 log p(X) + df·log N: smaller is better (`jaxem.bic`)."""
         log_likelihoods = self.score_samples(X)
         return float(self._num_parameters() * np.log(len(log_likelihoods)) - 2 * np.sum(log_likelihoods))
 
     def _num_parameters(self) -> int:
-        """df: the dimension of θ in unconstrained coordinates."""
         check_is_fitted(self, "theta_")
-        free = jax.eval_shape(self.model_.unconstrain, self.theta_)
-        return sum(math.prod(entry.shape) for entry in free.values())
+        return jaxem.num_parameters(self.model_, self.theta_)
 
     @property
     def _n_features_out(self) -> int:

@@ -42,6 +42,7 @@ from jaxem.families.gaussian._moments import (
     step_weights_and_means,
     sum_and_count,
     sum_of_squares,
+    underflown,
     update_weights_and_means,
 )
 from jaxem.families.gaussian._rounding import accuracy, lifted, rounding_of_covariances, shrunk
@@ -248,8 +249,12 @@ def update(moments: Moments, theta: Theta, held: frozenset[str], *, lifts: bool 
     if "Sigma" in held:
         return theta
     within, N_k = scatter(moments, theta, held), pooled(moments.N_k, old)
+    variances = jnp.diagonal(within, axis1=-2, axis2=-1)
     within = lifted(within) if lifts else within
-    return theta | {"Sigma": within / N_k if old.ndim == 2 else divide_where_occupied(within, N_k, otherwise=old)}
+    if old.ndim == 2:
+        return theta | {"Sigma": within / N_k}
+    kept = jnp.any(underflown(variances, N_k[:, None], theta["mu"]), axis=1)[:, None, None]
+    return theta | {"Sigma": jnp.where(kept, old, divide_where_occupied(within, N_k, otherwise=old))}
 
 
 def scatter(moments: Moments, theta: Theta, held: frozenset[str]) -> Float[Array, "*k D D"]:
@@ -332,6 +337,7 @@ def condition(theta: Theta, x: Float[Array, "n D"], mask: np.ndarray) -> tuple[A
 
 tied, full = (
     Mixture(
+        name=name,
         program=program,
         shapes=(("pi", "K"), ("mu", "K D"), ("Sigma", shape)),
         kernel=table,
@@ -350,8 +356,8 @@ tied, full = (
         ),
         condition=condition,
     )
-    for shape, products, squares in (
-        ("D D", tied_products, True),
-        ("K D D", full_products, False),  # whose statistics are about the means: no square is expanded
+    for name, shape, products, squares in (
+        ("gaussian.tied", "D D", tied_products, True),
+        ("gaussian.full", "K D D", full_products, False),  # whose statistics are about the means: no square is expanded
     )
 )

@@ -60,7 +60,14 @@ def with_floor(m: Mixture, variance: float) -> Mixture:
         rounding = partial(rounding_of_covariances, inflation=inflation, scatter=None)
         m_step = partial(update, lifts=False) if m.update is update else m.update  # the floor lifts it
     accuracy = m.accuracy._replace(rounding=rounding)
-    return replace(m, update=floored(m_step), guess=floored(m.guess), gradient_form=gradient_form, accuracy=accuracy)
+    return replace(
+        m,
+        name=f"gaussian.with_floor({replace(m, held=frozenset())!r}, {variance:g})",
+        update=floored(m_step),
+        guess=floored(m.guess),
+        gradient_form=gradient_form,
+        accuracy=accuracy,
+    )
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from jaxem.families.gaussian._moments import (
     step_weights_and_means,
     sum_and_count,
     sum_of_squares,
+    underflown,
     update_weights_and_means,
 )
 from jaxem.families.gaussian._rounding import accuracy, rounding_of_scales
@@ -253,14 +254,16 @@ def update(moments: Moments, theta: Theta, held: frozenset[str]) -> Theta:
 
 
 def _scale(within: Array, N_k: Array, theta: Theta) -> Array:
-    """√(Σ within / Σ N_k) over the entries that share σ; an empty component keeps its own."""
+    """√(Σ within / Σ N_k) over the entries that share σ; a component that is empty, or nearly so, keeps its own."""
     sigma = theta["sigma"]
     entries = theta["mu"].shape[1] if sigma.ndim < 2 else 1
     within = jnp.maximum(pooled(within, sigma), 0)  # 0 is a collapse: F is then not finite, and em says so
     if sigma.ndim == 0:
         return jnp.sqrt(within / (jnp.sum(N_k) * entries))
     variance = divide_where_occupied(within / entries, N_k, otherwise=1.0)
-    return jnp.where(jnp.reshape(ef.occupied(N_k), N_k.shape + (1,) * (sigma.ndim - 1)), jnp.sqrt(variance), sigma)
+    N_k = jnp.reshape(N_k, N_k.shape + (1,) * (sigma.ndim - 1))
+    mu = theta["mu"] if sigma.ndim == 2 else jnp.max(jnp.abs(theta["mu"]), axis=1)
+    return jnp.where(ef.occupied(N_k) & ~underflown(within, N_k, mu), jnp.sqrt(variance), sigma)
 
 
 def gradient_form(theta: Theta, gradient: Theta, N_k: Array, held: frozenset[str]) -> Theta:
@@ -317,6 +320,7 @@ accuracy_of_scales = accuracy(
 )
 
 isotropic = Mixture(
+    name="gaussian.isotropic",
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "")),
     kernel=round_table,
@@ -331,6 +335,7 @@ isotropic = Mixture(
 )
 
 spherical = Mixture(
+    name="gaussian.spherical",
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "K")),
     kernel=round_table,
@@ -345,6 +350,7 @@ spherical = Mixture(
 )
 
 diagonal = Mixture(
+    name="gaussian.diagonal",
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "K D")),
     kernel=diagonal_table,
