@@ -16,6 +16,7 @@ from jaxem import bregman as bregman
 from jaxem import families as families
 from jaxem import inits as inits
 from jaxem import limits as limits
+from jaxem import plot as plot
 from jaxem._answers.certificates import Certificate, certify, e_step_residual
 from jaxem._answers.condition import Conditional, condition
 from jaxem._answers.covariances import covariances
@@ -101,6 +102,7 @@ __all__ = [
     "log_likelihood",
     "marginals",
     "num_parameters",
+    "plot",
     "predict",
     "responsibilities",
     "sample",

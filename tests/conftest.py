@@ -70,6 +70,7 @@ collect_ignore = (
         "test_numpyro.py",
         "test_package.py",
         "test_plan.py",
+        "test_plot.py",
         "test_program_bad_input.py",
         "test_program_experiments.py",
         "test_program_peers.py",  # casts by itself
@@ -77,6 +78,7 @@ collect_ignore = (
         "test_reading.py",
         "test_readme.py",
         "test_results.py",
+        "test_sklearn.py",  # float64 by itself
         "test_threads.py",
     ]
 )
