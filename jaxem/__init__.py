@@ -6,6 +6,7 @@ from jaxem import inits as inits
 from jaxem import limits as limits
 from jaxem._answers.certificates import Certificate, certify, e_step_residual
 from jaxem._answers.condition import Conditional, condition
+from jaxem._answers.gain import Gain, gain
 from jaxem._answers.posterior import decode, marginals
 from jaxem._answers.quantities import (
     distortion,
@@ -35,6 +36,7 @@ __all__ = [
     "Conditional",
     "EMError",
     "Fit",
+    "Gain",
     "KMedoids",
     "Mixture",
     "OnlineFit",
@@ -63,6 +65,7 @@ __all__ = [
     "families",
     "free_energy",
     "from_numpyro",
+    "gain",
     "gradient_m_step",
     "inits",
     "kmeans",
