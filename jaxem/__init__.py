@@ -30,6 +30,8 @@ from jaxem._programs.program import Program, from_numpyro
 from jaxem._rows.devices import ProcessLost, use_all_cores
 from jaxem._version import __version__ as __version__
 from jaxem.families._mixture import Mixture
+from jaxem.limits._lindsay import GlobalGap, global_gap, gradient_function
+from jaxem.limits._relaxation import Gap, optimality_gap
 
 __all__ = [
     "Certificate",
@@ -37,6 +39,8 @@ __all__ = [
     "EMError",
     "Fit",
     "Gain",
+    "Gap",
+    "GlobalGap",
     "KMedoids",
     "Mixture",
     "OnlineFit",
@@ -66,6 +70,8 @@ __all__ = [
     "free_energy",
     "from_numpyro",
     "gain",
+    "global_gap",
+    "gradient_function",
     "gradient_m_step",
     "inits",
     "kmeans",
@@ -74,6 +80,7 @@ __all__ = [
     "log_joint",
     "log_likelihood",
     "marginals",
+    "optimality_gap",
     "responsibilities",
     "sample",
     "use_all_cores",

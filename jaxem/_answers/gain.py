@@ -42,7 +42,7 @@ class Gain(NamedTuple):
     total: Float[Array, ""]  # their sum: F_T(θ⁺) − F_T(θ), or a lower bound of it under a floor
 
 
-def gain(m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0, *, weights: ArrayLike | None = None) -> Gain:
+def gain(m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0, *, weights: Any = None) -> Gain:
     """What one EM step from θ gains in F_T, as three KL divergences (C16). Stores the (N, K) table.
 
         F_T(θ⁺) − F_T(θ) = Σ_k N_k KL(p_k⁺‖p_k) + W KL(π⁺‖π) + T Σ_n w_n KL(γ_n‖γ_n⁺)

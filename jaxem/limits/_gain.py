@@ -15,9 +15,7 @@ from jaxem.families._mixture import Mixture
 from jaxem.limits._bound import Bound
 
 
-def gain_identity(
-    m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0, *, weights: ArrayLike | None = None
-) -> Bound:
+def gain_identity(m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0, *, weights: Any = None) -> Bound:
     """C16: |F_T(θ⁺) − F_T(θ) − `jaxem.gain`.total| is rounding; under a floor, the total never exceeds the rise.
 
     The two F are taken row by row and subtracted there. Allowance: 8·eps·[Σ w (|F_n| + |F_n⁺|) + Σ wγ(|ℓ| + |ℓ⁺|) +

@@ -45,12 +45,12 @@ class Shadow(NamedTuple):
 
 
 def shadow(
-    x: ArrayLike,
-    mu: ArrayLike,
+    x: Any,
+    mu: Any,
     sigma: ArrayLike,
     *,
-    pi: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
+    pi: Any = None,
+    weights: Any = None,
 ) -> Shadow:
     """Where EM's fixed point lies, given centres near it, such as those of k-means (C17). σ and π are held.
 
@@ -59,8 +59,8 @@ def shadow(
     like e^{−Δ/2σ²} and the largest tends to ½ min_n (second smallest s_nk − smallest).
 
     Rounding allowance: g loses 8(D + 4)·eps·(s_nk² + s_nl² + ρ²); R_k gains (n_k + 2)·eps·Σ_{n∈k} s_nk; A and L are
-    multiplied by 1 + 4(N + K + D)·eps; `distance_bound` gains 4(D + 4)·eps·(max_n ‖x_n − μ_k‖)/(1 − L). EM's iterates in
-    floating point agree with the exact map to N·eps·max ‖x − x̄‖/(1 − L).
+    multiplied by 1 + 4(N + K + D)·eps; `distance_bound` gains 4(D + 4)·eps·(max_n ‖x_n − μ_k‖)/(1 − L). EM's iterates
+    in floating point agree with the exact map to N·eps·max ‖x − x̄‖/(1 − L).
 
     Costs O(N·K) for each of some forty radii. Works inside `jit` and `vmap`, e.g. over `sigma`.
 
