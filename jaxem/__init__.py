@@ -18,7 +18,9 @@ from jaxem._answers.quantities import (
 )
 from jaxem._answers.rate import Rate, convergence_rate
 from jaxem._core.objective import free_energy
+from jaxem._fit.balanced import BalancedFit, balanced_em
 from jaxem._fit.batches import StreamError
+from jaxem._fit.dpmeans import dpmeans
 from jaxem._fit.em import EMError, Path, best, check, em, em_batch, em_path, kmeans
 from jaxem._fit.gradient import gradient_m_step
 from jaxem._fit.kmedoids import KMedoids, kmedoids
@@ -30,10 +32,14 @@ from jaxem._programs.program import Program, from_numpyro
 from jaxem._rows.devices import ProcessLost, use_all_cores
 from jaxem._version import __version__ as __version__
 from jaxem.families._mixture import Mixture
+from jaxem.limits._anneal import Branches, anneal
+from jaxem.limits._grow import grow
 from jaxem.limits._lindsay import GlobalGap, global_gap, gradient_function
 from jaxem.limits._relaxation import Gap, optimality_gap
 
 __all__ = [
+    "BalancedFit",
+    "Branches",
     "Certificate",
     "Conditional",
     "EMError",
@@ -50,7 +56,9 @@ __all__ = [
     "Rate",
     "Status",
     "StreamError",
+    "anneal",
     "arguments",
+    "balanced_em",
     "best",
     "bregman",
     "certify",
@@ -59,6 +67,7 @@ __all__ = [
     "convergence_rate",
     "decode",
     "distortion",
+    "dpmeans",
     "e_step_residual",
     "em",
     "em_batch",
@@ -73,6 +82,7 @@ __all__ = [
     "global_gap",
     "gradient_function",
     "gradient_m_step",
+    "grow",
     "inits",
     "kmeans",
     "kmedoids",

@@ -4,6 +4,7 @@ C7–C11 and C13–C15, one step at a time; C16, what a step gains; C17–C21, f
 """
 
 from jaxem.limits._bound import ROUNDING, Bound, tightest
+from jaxem.limits._dirichlet import dpmeans_choice
 from jaxem.limits._gain import gain_identity
 from jaxem.limits._kmeans_bound import Dual, likelihood_ceiling, lower_bound
 from jaxem.limits._mixture import (
@@ -43,6 +44,7 @@ __all__ = [
     "coincident_spectrum",
     "critical_sigma",
     "diameter",
+    "dpmeans_choice",
     "gain_identity",
     "gaps",
     "hard_em_is_kmeans",

@@ -182,7 +182,8 @@ class Problem:
         d = ((self.x[:, None] - mu[None]) ** 2).sum(2)
         log_p = log_sum_exp(np.log(pi)[None] - d / (2 * self.sigma**2), axis=1)  # without f's normaliser, as f below
         self.size = w.sum()
-        self.log_ratio = np.log(w) - log_p  # log of w_n f(x_n|x_n)/p_n
+        self.log_w = np.log(w)
+        self.log_ratio = self.log_w - log_p  # log of w_n f(x_n|x_n)/p_n
         N, D = self.x.shape
         eps = np.finfo(float).eps
         farthest = ((self.x.max(0) - self.x.min(0)) ** 2).sum() / (2 * self.sigma**2)
@@ -198,7 +199,12 @@ class Problem:
         return self.log_ratio[None] - ((a[:, None] - self.x[None]) ** 2).sum(2) / (2 * self.sigma**2)
 
     def climb(self, low: np.ndarray, high: np.ndarray) -> tuple[float, np.ndarray]:
-        """The largest log(D + W) to which means climb, and where: a ← Σ u x/Σ u, EM for one mean, never falls."""
+        """The largest log(D + W) to which means climb, and where."""
+        points, values = self.climbed(low, high)
+        return float(values.max()), points[values.argmax()]
+
+    def climbed(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where means climb to from some rows, and log(D + W) there: a ← Σ u x/Σ u, EM for one mean, never falls."""
         rows = np.argsort(-self.log_ratio)
         rows = np.unique(np.concatenate([rows[:CLIMBERS], rows[:: max(1, len(rows) // CLIMBERS)]]))
         a = np.clip(self.x[rows], low, high)
@@ -210,8 +216,7 @@ class Problem:
             a = new
             if done:
                 break
-        values = log_sum_exp(self.terms(a), axis=1)
-        return float(values.max()), a[values.argmax()]
+        return a, log_sum_exp(self.terms(a), axis=1)
 
     def above(self, centre: np.ndarray, half: np.ndarray, shift: float) -> tuple[np.ndarray, np.ndarray]:
         """D + W at the centres of some cells and a bound of it on each, both times e^{−shift}."""
