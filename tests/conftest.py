@@ -95,6 +95,17 @@ def key():
     return jax.random.key(0)
 
 
+@pytest.fixture(scope="session")
+def old_faithful():
+    """(x, mu): its standardised rows and their two k-means centres."""
+    import jaxem
+
+    x = np.loadtxt(ROOT / "experiments" / "data" / "old_faithful.csv", delimiter=",", skiprows=1)
+    x = (x - x.mean(0)) / x.std(0)
+    x = jax.numpy.asarray(x, np.float64 if PRECISION == 64 else np.float32)
+    return x, jaxem.kmeans(x, x[:2]).theta["mu"]
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     """A family, an experiment, a file: what shares compiled programs or results goes to one worker (loadgroup).
