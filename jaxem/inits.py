@@ -24,6 +24,8 @@ from jaxem.families._exponential_family import mean_of_rows
 from jaxem.families._mixture import Mixture, mixture_only
 from jaxem.families.gaussian._moments import over_features, unit_of
 
+__all__ = ["from_labels", "kmeans_plus_plus", "random_points"]
+
 POWERS = {"mu": 1, "sigma": 1, "Sigma": 2}  # of the unit of x
 
 
