@@ -1,0 +1,62 @@
+"""The documentation is true: its blocks run, its links lead somewhere, every public name has its entry, every page is listed."""
+
+import re
+from types import ModuleType
+
+import jax
+import pytest
+
+import jaxem
+
+import pages
+
+ELSEWHERE = {"README.md": "test_readme.py, as a newcomer", "docs/extending.md": "test_extending.py, which goes on from it"}
+RUN = {pages.name_of(page): page for page in pages.PAGES if pages.blocks(page)}
+
+
+@pytest.mark.parametrize("name", [name for name in RUN if name not in ELSEWHERE])
+def test_the_blocks_of_a_page_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with jax.numpy_rank_promotion("allow"):  # as users have it; jaxem's own arithmetic is held to more by other tests
+        pages.run(RUN[name])
+
+
+def test_those_that_run_elsewhere_are_there():
+    assert set(ELSEWHERE) <= set(RUN)
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=pages.name_of)
+def test_links_lead_to_files_of_the_repository(page):
+    for target in pages.links(page):
+        assert (page.parent / target).exists(), target
+
+
+def public(module: ModuleType, name: str):
+    """The public names under a module: modules are opened, everything else is itself."""
+    for each in module.__all__:
+        thing = getattr(module, each)
+        if isinstance(thing, ModuleType):
+            yield from public(thing, f"{name}.{each}")
+        elif not isinstance(thing, tuple):  # gaussian.ALL and the like: names that have entries of their own
+            yield f"{name}.{each}"
+
+
+def test_every_public_name_has_one_entry_in_the_reference():
+    found = [e for page in pages.PAGES for e in re.findall(r"^::: (\S+)", pages.text(page), flags=re.MULTILINE)]
+    assert sorted(found) == sorted(public(jaxem, "jaxem"))
+
+
+def test_every_page_is_in_the_sites_navigation():
+    """And nothing else: pages from elsewhere under the names that docs/_site.py gives them."""
+    config = (pages.ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"^ +- .*?(\S+\.md)$", config.split("\nnav:\n")[1], flags=re.MULTILINE)
+    hook = (pages.ROOT / "docs" / "_site.py").read_text(encoding="utf-8")
+    placed = re.findall(r'"[\w/]+\.md": "(\w+\.md)"', hook)
+    own = [page.relative_to(pages.ROOT / "docs").as_posix() for page in (pages.ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(own + placed)
+
+
+def test_the_page_of_equations_has_the_tags_of_the_code():
+    """A tag such as eq:E stands at the line that implements it and in docs/equations.md."""
+    code = {tag for path in (pages.ROOT / "jaxem").rglob("*.py") for tag in re.findall(r"eq:(\w+)", path.read_text())}
+    assert code == set(re.findall(r"eq:(\w+)", pages.text(pages.ROOT / "docs" / "equations.md")))
