@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-ALSO = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"experiments/{n}.md" for n in ("SPEED", "GPU", "DISTRIBUTED"))]
-PAGES = [ROOT / name for name in ALSO] + sorted((ROOT / "docs").rglob("*.md"))
+ALSO = [*ROOT.glob("*.md"), *ROOT.glob("experiments/*.md")]
+PAGES = sorted(ALSO) + sorted((ROOT / "docs").rglob("*.md"))
 
 
 def name_of(page: Path) -> str:
@@ -19,7 +19,7 @@ def text(page: Path) -> str:
 
 
 def blocks(page: Path) -> list[str]:
-    """Its ```python blocks, each behind as many empty lines as stand before it, so that errors name the page's lines."""
+    """Its ```python blocks, each behind as many empty lines as stand before it: errors name the page's lines."""
     found = re.finditer(r"^```python\n(.*?)^```", text(page), flags=re.DOTALL | re.MULTILINE)
     return ["\n" * text(page)[: block.start(1)].count("\n") + block[1] for block in found]
 
