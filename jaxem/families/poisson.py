@@ -18,7 +18,7 @@ from numpyro.distributions import constraints
 from jaxem._core.model import Theta
 from jaxem.bregman import i_divergence_terms
 from jaxem.families import _exponential_family as ef
-from jaxem.families._mixture import Mixture
+from jaxem.families._mixture import Accuracy, Mixture
 
 __all__ = ["mixture"]
 
@@ -116,6 +116,7 @@ def check_support(x: np.ndarray, theta: dict[str, np.ndarray]) -> str | None:
 
 
 mixture = Mixture(
+    name="poisson.mixture",
     program=program,
     shapes=(("pi", "K"), ("rate", "K D")),
     kernel=log_joint,
@@ -124,5 +125,5 @@ mixture = Mixture(
     guess=guess,
     gradient_form=family.gradient_form,
     check_support=check_support,
-    sizes_of_terms=sizes_of_terms,
+    accuracy=Accuracy(sizes_of_terms=sizes_of_terms),
 )
