@@ -57,6 +57,7 @@ collect_ignore = (
         "test_condition.py",
         "test_copies.py",
         "test_distributed.py",
+        "test_docs.py",
         "test_experiments_quick.py",
         "test_extending.py",
         "test_figures.py",
