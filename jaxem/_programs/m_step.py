@@ -245,13 +245,17 @@ def stationarity(m: Any, plan: Plan, marginals: Marginals, theta: Theta, data: D
     blocks: list[list[str]] = []
 
     @once
-    def visited(theta: Theta, marginals: Marginals, data: Data) -> tuple[list[Theta], list[Theta]]:
+    def visited(theta: Theta, marginals: Marginals, data: Data) -> tuple[list[Theta], Theta]:
         steps = stages(m, plan, marginals, theta, data)
         blocks[:] = [block for block, _ in steps[1:]]
+        thetas = [at for _, at in steps]
         gradient = jax.grad(lambda some, at: m.energy(marginals, at | some, data))
-        return [at for _, at in steps], [gradient({name: at[name] for name in plan}, at) for _, at in steps]
+        # one after another, for the program to be read and compiled once for all of them
+        every = jax.tree.map(lambda *leaves: jnp.stack(leaves), *thetas)
+        return thetas, jax.lax.map(lambda at: gradient({name: at[name] for name in plan}, at), every)
 
-    thetas, slopes = jax.device_get(visited(theta, marginals, data))
+    thetas, every_slope = jax.device_get(visited(theta, marginals, data))
+    slopes = [jax.tree.map(lambda leaf, place=place: leaf[place], every_slope) for place in range(len(thetas))]
     parameters, found = m.structure(data.x).parameters, {}
     for (old, new), (at_old, at_new), block in zip(pairwise(thetas), pairwise(slopes), blocks, strict=True):
         for name in block:
