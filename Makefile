@@ -16,7 +16,7 @@ test: $(VENV)/.ready-test  ## the theorems, in float64
 test-f32: $(VENV)/.ready-test  ## the same theorems, in float32 with its own tolerances
 	JAXEM_TEST_PRECISION=32 $(RUN) -m pytest -n $(JOBS)
 
-gallery: $(VENV)/.ready-test  ## every program of docs/programs.md, of which `make test` takes a third
+gallery: $(VENV)/.ready-test  ## every program of docs/programs.md, of which `make test` takes one of each kind
 	JAXEM_GALLERY=all $(RUN) -m pytest -n $(JOBS) tests/test_gallery.py
 
 lint: $(VENV)/.ready-test

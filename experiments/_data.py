@@ -25,17 +25,48 @@ class DataSet(NamedTuple):
     notes: tuple[str, ...] = ()  # what was not taken as it lay there, for the user
 
 
-def load(name: str) -> DataSet:
+class Reading(NamedTuple):
+    """How a user's file is to be read."""
+
+    columns: tuple[str, ...] | None = None  # those to keep, by name or by number from 1; None: all
+    sep: str = ","
+    index: bool = False  # is the first column one, and no data?
+    standardise: bool = True
+
+
+def load(name: str, reading: Reading = Reading()) -> DataSet:  # noqa: B008 (a NamedTuple does not change)
     """`old_faithful`, `iris`, `blobs`, or the path of a .csv or .npy file."""
     notes: list[str] = []
     readers = {"old_faithful": old_faithful, "iris": iris, "blobs": blobs}
     if name in readers:
         columns, raw = readers[name]()
-    elif name.endswith((".csv", ".npy")):
-        columns, raw = read_csv(Path(name), notes) if name.endswith(".csv") else read_npy(Path(name))
+    elif name.endswith(".csv"):
+        columns, raw = read_csv(Path(name), notes, reading)
+    elif name.endswith(".npy"):
+        columns, raw = read_npy(Path(name))
+        places = kept(name, columns, reading)
+        columns, raw = [columns[i] for i in places], raw[:, places]
     else:
         raise DataError(f"--data: {name!r} is none of {', '.join(readers)} and no .csv or .npy path")
-    return standardise(name, columns, raw)._replace(notes=tuple(notes))
+    return standardise(name, columns, raw, reading.standardise)._replace(notes=tuple(notes))
+
+
+def kept(name: str, columns: list[str], reading: Reading) -> list[int]:
+    """The places of the columns that are asked for."""
+    places = list(range(int(reading.index), len(columns)))
+    if reading.columns is None:
+        return places
+    found = []
+    for wanted in reading.columns:
+        if columns.count(wanted) == 1:
+            found.append(columns.index(wanted))
+        elif wanted.isdigit() and 1 <= int(wanted) <= len(columns):
+            found.append(int(wanted) - 1)
+        else:
+            raise DataError(f"--columns: {wanted!r:.40} is no column of {name}; it has {', '.join(columns):.200}")
+    if len(set(found)) < len(found):
+        raise DataError(f"--columns: {','.join(reading.columns)} names a column twice")
+    return found
 
 
 def old_faithful() -> tuple[list[str], np.ndarray]:
@@ -60,16 +91,20 @@ def blobs() -> tuple[list[str], np.ndarray]:
     return ["first", "second"], points
 
 
-def read_csv(path: Path, notes: list[str]) -> tuple[list[str], np.ndarray]:
-    """Comma-separated numbers, with or without one header line; what is left out is added to the notes."""
-    lines = cells_of(path)
+def read_csv(path: Path, notes: list[str], reading: Reading = Reading()) -> tuple[list[str], np.ndarray]:  # noqa: B008
+    """Separated numbers, with or without one header line; what is left out is added to the notes."""
+    lines = cells_of(path, reading.sep)
     first, cells = lines[0] if lines else (0, [])
     header = cells if is_header(cells, [line for _, line in lines[1:]], path) else None
-    columns = header or [f"column {i}" for i in range(1, len(cells) + 1)]
+    named = header or [f"column {i}" for i in range(1, len(cells) + 1)]
+    chosen = reading.index or reading.columns is not None
+    places = kept(str(path), named, reading) if chosen else list(range(len(cells)))
+    columns = [named[place] for place in places]
     rows = []
     for number, line in lines[1:] if header else lines:
         if len(line) != len(cells):
             raise DataError(f"{path}: line {number} has {len(line)} columns, line {first} has {len(cells)}")
+        line = [line[place] for place in places]
         for cell, column in zip(line, columns, strict=True):
             if not is_number(cell):
                 raise DataError(f"{path}: line {number}: {cell!r:.40} is not a number ({column}); {remedy(cell)}")
@@ -80,30 +115,34 @@ def read_csv(path: Path, notes: list[str]) -> tuple[list[str], np.ndarray]:
     if not rows:
         raise DataError(f"{path}: has no rows of numbers")
     raw = np.array(rows)
+    if chosen:
+        return columns, raw
     if is_count(raw[:, 0], least=2) and header and re.fullmatch(r"|Unnamed: 0", header[0]):
         notes.append(f"{path}: the first column has no name and counts the rows; it is left out")
         return columns[1:], raw[:, 1:]
     if is_count(raw[:, 0], least=4) and not header:
-        raise DataError(f"{path}: the first column counts the rows; drop it, or if it is data give it a header line")
+        raise DataError(f"{path}: the first column counts the rows; leave it out by --index, or give it a name")
     return columns, raw
 
 
-def cells_of(path: Path) -> list[tuple[int, list[str]]]:
-    """(number, cells) of every line that is not blank."""
+def cells_of(path: Path, sep: str = ",") -> list[tuple[int, list[str]]]:
+    """(number, cells) of every line that is not blank; where no comma parts the columns, it is a decimal point."""
     if path.exists() and not path.is_file():
         raise DataError(f"{path}: is no file")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-        reader = csv.reader(lines, skipinitialspace=True)
+        reader = csv.reader(lines, delimiter=sep, skipinitialspace=sep != " ")
         found = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if "".join(cells).strip()]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as text: {' '.join(str(error).split())}") from None
+    if sep != ",":
+        return [(number, [with_point(cell) for cell in cells]) for number, cells in found]
     for number, cells in found[:2]:
-        for other, name in ((";", "semicolons"), ("\t", "tabs")):
+        for other, name, said in ((";", "semicolons", "';'"), ("\t", "tabs", "tab")):
             if any(other in cell for cell in cells):
-                raise DataError(f"{path}: line {number}: {name} between the columns; write commas, and decimal points")
+                raise DataError(f"{path}: line {number}: {name} between the columns; say --sep {said}")
         if len(cells) == 1 and len(cells[0].split()) > 1 and all(map(is_number, cells[0].split())):
             raise DataError(f"{path}: line {number}: blanks between the columns; write commas")
     return found
@@ -124,6 +163,11 @@ def is_header(cells: list[str], others: list[list[str]], path: Path) -> bool:
 
 DECIMAL_COMMA = re.compile(r"[+-]?\d[\d.]*,\d+([eE][+-]?\d+)?")
 MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-", "."}
+
+
+def with_point(cell: str) -> str:
+    """A number with a decimal comma, with a decimal point."""
+    return cell.replace(".", "").replace(",", ".") if DECIMAL_COMMA.fullmatch(cell) else cell
 
 
 def remedy(cell: str) -> str:
@@ -173,8 +217,8 @@ def read_npy(path: Path) -> tuple[list[str], np.ndarray]:
     return [f"column {i}" for i in range(1, raw.shape[1] + 1)], raw
 
 
-def standardise(name: str, columns: list[str], raw: np.ndarray) -> DataSet:
-    """Mean 0, standard deviation 1 in every column."""
+def standardise(name: str, columns: list[str], raw: np.ndarray, wanted: bool = True) -> DataSet:
+    """Mean 0, standard deviation 1 in every column; or as they are."""
     if raw.shape[0] < 2:
         raise DataError(f"{name}: has {raw.shape[0]} row(s); at least two are needed")
     if raw.shape[1] < 2:
@@ -182,6 +226,8 @@ def standardise(name: str, columns: list[str], raw: np.ndarray) -> DataSet:
     with np.errstate(all="ignore"):
         centre, scale = raw.mean(axis=0), raw.std(axis=0)
         x = (raw - centre) / scale
+    if not wanted:
+        return DataSet(name, columns, raw, np.zeros(raw.shape[1]), np.ones(raw.shape[1]))
     constant = [column for column, low, high in zip(columns, raw.min(0), raw.max(0), strict=True) if low == high]
     if constant:
         raise DataError(f"{name}: column {constant[0]!r} is constant and cannot be standardised; drop it")

@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 
 from _style import BLUE, COLOURS, DOUBLE, GREEN, GREY, ORANGE, RED, page, styled
 
-TINY = 1e-17  # zeros are drawn here, at the foot of a logarithmic axis
+TINY = 1e-17  # zeros are drawn here, at the foot of a logarithmic axis, as open circles
+LETTERS = "abcdefgh"
+MANY = 5_000  # points that a PDF draws one by one
 
 
 @styled
@@ -27,15 +29,18 @@ def draw(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
     splitting(axes[0, 1], arrays, summary)
     e_step(axes[1, 0], column)
     m_step(axes[1, 1], column)
-    objectives(axes[2, 0], column, int(document["config"]["components"]))
+    objectives(axes[2, 0], column, summary, int(document["config"]["components"]))
     divergence(axes[2, 1], column)
     speed(axes[3, 0], column, summary)
     residuals(axes[3, 1], column, document)
+    for axis, letter in zip(axes.ravel(), LETTERS, strict=True):
+        axis.set_title(rf"$\bf{{{letter}}}$  {axis.get_title(loc='left')}")
+    unit = "standard deviations of the data" if summary.get("standardised", True) else "units of the data"
     for axis in axes.ravel()[1:]:
         axis.set_xscale("log")
         axis.set_xlim(arrays["sigma"].max() * 1.15, arrays["sigma"].min() / 1.15)
         axis.axvline(summary["critical_sigma"], color=GREY, linewidth=0.7, linestyle=":")
-        axis.set_xlabel(r"$\sigma$, cooling $\rightarrow$ (standard deviations of the data)")
+        axis.set_xlabel(rf"$\sigma$, cooling $\rightarrow$ ({unit})")
     held = sum(claim["holds"] for claim in document["claims"])
     figure.suptitle(
         f"EM for $\\sigma^2 I$ Gaussians becomes k-means as $\\sigma \\to 0$: {name_of(document['config']['data'])}, "
@@ -55,6 +60,17 @@ def floor(values: np.ndarray) -> np.ndarray:
     return np.maximum(np.abs(values), TINY)
 
 
+def falling(axis, sigma: np.ndarray, values: np.ndarray, **style: Any) -> None:
+    """A curve on a logarithmic axis; what is 0 is an open circle at its foot, and named."""
+    zero = values == 0
+    axis.plot(sigma[~zero], np.abs(values[~zero]), **style)
+    if zero.any():
+        marks = {"color": style["color"], "marker": "o", "fillstyle": "none", "linestyle": "none"}
+        axis.plot(sigma[zero], np.full(zero.sum(), TINY), **marks)
+        axis.annotate("exactly 0", (sigma[zero][-1], TINY), xytext=(-2, 4), textcoords="offset points",
+                      color=style["color"], ha="right")  # fmt: skip
+
+
 def plane(axis, arrays, summary) -> None:
     """The data, each centre's path as σ falls, and k-means."""
     x, mu, end = arrays["x"], follow(arrays["mu"]), arrays["kmeans_mu"]
@@ -63,7 +79,7 @@ def plane(axis, arrays, summary) -> None:
     def raw(points):
         return points * scale + centre
 
-    axis.scatter(*raw(x)[:, :2].T, s=4, color="#bbbbbb", linewidths=0, zorder=1)
+    axis.scatter(*raw(x)[:, :2].T, s=4, color="#bbbbbb", linewidths=0, zorder=1, rasterized=len(x) > MANY)
     for k in range(mu.shape[1]):
         axis.plot(*raw(mu[:, k])[:, :2].T, "o-", color=COLOURS[k % len(COLOURS)], markersize=2, linewidth=0.9)
     axis.plot(*raw(end)[:, :2].T, "x", color="black", markersize=7, markeredgewidth=1.4, label="k-means")
@@ -110,9 +126,9 @@ def e_step(axis, column) -> None:
     axis.plot(
         column["sigma"], floor(column["gamma_gap_bound"]), color=GREY, label=r"bound $(K-1)\,e^{-\Delta/2\sigma^2}$"
     )
-    axis.plot(column["sigma"], floor(column["gamma_gap"]), "o-", color=BLUE, label=r"$\max|\gamma - r|$")
+    falling(axis, column["sigma"], column["gamma_gap"], marker="o", color=BLUE, label=r"$\max|\gamma - r|$")
     logarithmic(axis)
-    axis.set_title(r"E-step: posterior $\gamma$ becomes the nearest centre $r$")
+    axis.set_title(r"E-step: $\gamma$ becomes the nearest centre $r$")
     axis.set_ylabel("difference in assignment")
     axis.legend(loc="upper right", handlelength=1.5)
 
@@ -120,19 +136,28 @@ def e_step(axis, column) -> None:
 def m_step(axis, column) -> None:
     label = "bound (C10)"  # diam(X) Σ|γ − r|/N_k
     axis.plot(column["sigma"], floor(column["C10_bound"]), color=GREY, label=label)
-    axis.plot(column["sigma"], floor(column["C10"]), "o-", color=BLUE, label=r"$\|\mu_k(\gamma) - \mu_k(r)\|$")
+    falling(axis, column["sigma"], column["C10"], marker="o", color=BLUE, label=r"$\|\mu_k(\gamma) - \mu_k(r)\|$")
     logarithmic(axis)
-    axis.set_title(r"M-step: means under $\gamma$ become those under $r$")
+    axis.set_title(r"M-step: means of $\gamma$ become those of $r$")
     axis.set_ylabel("distance of centres")
     axis.legend(loc="upper right", handlelength=1.5)
 
 
-def objectives(axis, column, num_components: int) -> None:
-    axis.axhspan(0, np.log(num_components), color=BLUE, alpha=0.08, linewidth=0)
-    axis.plot(column["sigma"], column["objective_gap"], "o-", color=BLUE)
-    axis.set_title(r"Objective: $J \leq G_\sigma \leq J + 2\sigma^2 N\,\log K$")
-    axis.set_ylabel(r"$(G_\sigma - J)\,/\,2\sigma^2 N$  (nats)")
-    axis.text(0.97, 0.1, r"shaded: allowed, $[0, \log K]$", transform=axis.transAxes, color=BLUE, ha="right")
+def objectives(axis, column, summary, num_components: int) -> None:
+    """G_σ = J + 2σ²N v in its band, falling to k-means' J."""
+    sigma, J = column["sigma"], column["J"]
+    room = 2 * sigma**2 * summary["num_rows"]
+    axis.fill_between(
+        sigma, J, J + room * np.log(num_components), color=BLUE, alpha=0.12, linewidth=0,
+        label=r"allowed: $J$ to $J + 2\sigma^2 N\,\log K$",
+    )  # fmt: skip
+    axis.plot(sigma, J + room * column["objective_gap"], "o-", color=BLUE, label=r"$G_\sigma$")
+    axis.plot(sigma, J, color=ORANGE, label=r"$J$ at EM's centres")
+    axis.axhline(summary["kmeans_J"], color="black", linewidth=0.7, linestyle="--", label=r"k-means' $J$")
+    axis.set_yscale("log")
+    axis.set_title(r"Objective: $G_\sigma$ falls to k-means' $J$")
+    axis.set_ylabel("squared units of the data")
+    axis.legend(loc="upper right", handlelength=1.5)
 
 
 def divergence(axis, column) -> None:
@@ -155,7 +180,10 @@ def speed(axis, column, summary) -> None:
     axis.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     axis.set_ylim(1, None)
     axis.set_ylabel("steps to convergence", color=BLUE)
-    axis.set_title(r"EM slows down at $\sigma_c$ and ends as fast as k-means")
+    slowest = column["sigma"][column["iterations"].argmax()]
+    where = r"$\sigma_c$" if abs(np.log(slowest / summary["critical_sigma"])) < 0.2 else rf"$\sigma = {slowest:.2g}$"
+    as_fast = column["iterations"][-1] <= 2 * max(summary["kmeans_steps"])
+    axis.set_title(f"EM is slowest at {where}" + (" and ends as fast as k-means" if as_fast else ""))
     twin = axis.twinx()
     twin.spines["right"].set_visible(True)
     twin.plot(column["sigma"], column["spectral_radius"], "s-", color=RED, markersize=2, linewidth=0.8)

@@ -1,4 +1,16 @@
-"""jaxem: expectation–maximisation for NumPyro. One free energy, certified; k-means is its limit as T → 0."""
+"""jaxem: expectation–maximisation for NumPyro. One free energy, certified; k-means is its limit as T → 0.
+
+A model is a mixture of `jaxem.families`, like `gaussian.full`, or any NumPyro program, `jaxem.from_numpyro(program)`.
+
+    fit        jaxem.fit(m, x, key, K)       the best of several starts;   jaxem.select(x, key)     which model, which K
+    step by    jaxem.inits, m.init           where to start;               jaxem.em, em_batch, best, kmeans, check
+    ask        jaxem.summary(m, fit, x)      the fit in words;             jaxem.predict, responsibilities, sample
+    judge      jaxem.bic, aic, icl           smaller is better;            jaxem.certify(m, theta, x)   is it right?
+    keep       jaxem.save(path, m, fit)      in one file;                  jaxem.load(path)
+
+Keys come in as arguments, parameters are a dict `theta`, and everything runs inside `jax.jit` and `jax.vmap`. Set
+`jax.config.update("jax_enable_x64", True)` before anything else for 16 digits instead of 8.
+"""
 
 from jaxem import bregman as bregman
 from jaxem import families as families
@@ -6,8 +18,12 @@ from jaxem import inits as inits
 from jaxem import limits as limits
 from jaxem._answers.certificates import Certificate, certify, e_step_residual
 from jaxem._answers.condition import Conditional, condition
+from jaxem._answers.covariances import covariances
+from jaxem._answers.criteria import aic, bic, icl, num_parameters
+from jaxem._answers.files import load, save
 from jaxem._answers.gain import Gain, gain
 from jaxem._answers.posterior import decode, marginals
+from jaxem._answers.prediction import Prediction, predict
 from jaxem._answers.quantities import (
     distortion,
     expected_log_joint,
@@ -17,15 +33,19 @@ from jaxem._answers.quantities import (
     sample,
 )
 from jaxem._answers.rate import Rate, convergence_rate
+from jaxem._answers.selection import Selection, select
+from jaxem._answers.summary import Summary, summary
 from jaxem._core.objective import free_energy
 from jaxem._fit.balanced import BalancedFit, balanced_em
 from jaxem._fit.batches import StreamError
 from jaxem._fit.dpmeans import dpmeans
-from jaxem._fit.em import EMError, Path, best, check, em, em_batch, em_path, kmeans
+from jaxem._fit.em import Path, em, em_batch, em_path, kmeans
+from jaxem._fit.fit import fit
 from jaxem._fit.gradient import gradient_m_step
 from jaxem._fit.kmedoids import KMedoids, kmedoids
 from jaxem._fit.loop import Fit, Status
 from jaxem._fit.online import OnlineFit, em_online
+from jaxem._fit.outcome import EMError, best, check
 from jaxem._fit.stream import em_stream
 from jaxem._programs.arguments import arguments
 from jaxem._programs.program import Program, from_numpyro
@@ -51,20 +71,26 @@ __all__ = [
     "Mixture",
     "OnlineFit",
     "Path",
+    "Prediction",
     "ProcessLost",
     "Program",
     "Rate",
+    "Selection",
     "Status",
     "StreamError",
+    "Summary",
+    "aic",
     "anneal",
     "arguments",
     "balanced_em",
     "best",
+    "bic",
     "bregman",
     "certify",
     "check",
     "condition",
     "convergence_rate",
+    "covariances",
     "decode",
     "distortion",
     "dpmeans",
@@ -76,6 +102,7 @@ __all__ = [
     "em_stream",
     "expected_log_joint",
     "families",
+    "fit",
     "free_energy",
     "from_numpyro",
     "gain",
@@ -83,16 +110,23 @@ __all__ = [
     "gradient_function",
     "gradient_m_step",
     "grow",
+    "icl",
     "inits",
     "kmeans",
     "kmedoids",
     "limits",
+    "load",
     "log_joint",
     "log_likelihood",
     "marginals",
+    "num_parameters",
     "optimality_gap",
+    "predict",
     "responsibilities",
     "sample",
+    "save",
+    "select",
+    "summary",
     "use_all_cores",
 ]
 

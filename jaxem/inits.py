@@ -7,6 +7,7 @@ stands for w rows: it is drawn, and pooled, so much more, and at w = 0 not at al
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from jaxem._core.arrays import RESCALE, listed, random_key, raw, static_count
+from jaxem._core.arrays import RESCALE, listed, random_key, raw, shown, static_count
 from jaxem._core.checks import as_floating, blame_x, prepare_labels, rows_and_weights
 from jaxem._core.model import Theta
 from jaxem._core.tracing import is_concrete
@@ -24,13 +25,20 @@ from jaxem.families._exponential_family import mean_of_rows
 from jaxem.families._mixture import Mixture, mixture_only
 from jaxem.families.gaussian._moments import over_features, unit_of
 
+__all__ = ["from_labels", "kmeans_plus_plus", "many", "random_points"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 POWERS = {"mu": 1, "sigma": 1, "Sigma": 2}  # of the unit of x
 
 
 def random_points(
     m: Mixture,
     key: Array,
-    x: ArrayLike,
+    x: Any,
     num_components: int,
     *,
     num_categories: int | None = None,
@@ -56,7 +64,7 @@ def random_points(
 def kmeans_plus_plus(
     m: Mixture,
     key: Array,
-    x: ArrayLike,
+    x: Any,
     num_components: int,
     *,
     num_categories: int | None = None,
@@ -78,9 +86,34 @@ def kmeans_plus_plus(
     return _from_centres(m, key, x, num_components, num_categories, weights, proportional_to_distance)
 
 
+def many(
+    m: Mixture,
+    keys: Array,
+    x: Any,
+    num_components: int,
+    *,
+    init: Any = "k-means++",
+    num_categories: int | None = None,
+    weights: ArrayLike | None = None,
+) -> Theta:
+    """A start for each of several keys, along a leading axis, for `jaxem.em_batch`; x is looked at once.
+
+    `init` is "k-means++" or "random"; the rest as in `kmeans_plus_plus` and `random_points`.
+
+    >>> import jax, jaxem
+    >>> from jaxem.families import gaussian
+    >>> x = jax.numpy.array([[0.0], [0.1], [9.0], [9.1]])
+    >>> jaxem.inits.many(gaussian.isotropic, jax.random.split(jax.random.key(0), 5), x, 2)["mu"].shape
+    (5, 2, 1)
+    """
+    if init not in LOG_WEIGHTS:
+        raise ValueError(f"init: must be one of {', '.join(map(repr, LOG_WEIGHTS))}, got {shown(init)}")
+    return _from_centres(m, keys, x, num_components, num_categories, weights, LOG_WEIGHTS[init], lanes=True)
+
+
 def from_labels(
     m: Mixture,
-    x: ArrayLike,
+    x: Any,
     labels: ArrayLike,
     num_components: int | None = None,
     *,
@@ -127,6 +160,9 @@ def proportional_to_distance(distances: Array) -> Array:
     return jnp.log(distances)
 
 
+LOG_WEIGHTS: dict[Any, Callable] = {"k-means++": proportional_to_distance, "random": uniform_over_the_rest}
+
+
 def mismatches(x: Array, centre: Array) -> Array:
     """Σ_d [x_nd ≠ c_d], (N,)."""
     return jnp.sum(x != centre[None], axis=1).astype(x.dtype)
@@ -139,27 +175,31 @@ def _is_categorical(m: Mixture) -> bool:
 def _from_centres(
     m: Mixture,
     key: Array,
-    x: ArrayLike,
+    x: Any,
     num_components: int,
     num_categories: int | None,
     weights: ArrayLike | None,
     log_weights: Callable,
+    lanes: bool = False,
 ) -> Theta:
     m = mixture_only("inits", m)
-    key = random_key(key)
+    key = key if lanes else random_key(key)
     x, w = _rows(x, weights)
     static_count("num_components", num_components, 1)
     num_components = int(num_components)
     if num_components > x.shape[0]:
         raise ValueError(f"num_components: {num_components} exceeds the {x.shape[0]} rows of x; ask for fewer")
-    centres, distinct = _draw_centres(key, x, w, num_components, log_weights, _is_categorical(m))
-    if is_concrete(distinct) and not distinct:
+    draw = partial(
+        _draw_centres, num_components=num_components, log_weights=log_weights, categorical=_is_categorical(m)
+    )
+    centres, distinct = (jax.vmap(draw, in_axes=(0, None, None)) if lanes else draw)(key, x, w)
+    if is_concrete(distinct) and not np.all(distinct):
         of_weight = "" if w is None else " of positive weight"
         raise ValueError(f"num_components: x has fewer than {num_components} distinct rows{of_weight}; ask for fewer")
-    return _guess(m, centres, x, w, num_categories)
+    return _guess(m, centres, x, w, num_categories, lanes)
 
 
-def _rows(x: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array | None]:
+def _rows(x: Any, weights: ArrayLike | None) -> tuple[Array, Array | None]:
     """x, floating and finite, and w in its precision."""
     x, w = rows_and_weights(x, weights)
     x = as_floating(x)
@@ -167,7 +207,9 @@ def _rows(x: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array | None]
     return x, w if w is None else w.astype(x.dtype)
 
 
-def _guess(m: Mixture, centres: Array, x: Array, w: Array | None, num_categories: int | None) -> Theta:
+def _guess(
+    m: Mixture, centres: Array, x: Array, w: Array | None, num_categories: int | None, lanes: bool = False
+) -> Theta:
     """The family's start at these centres, x checked against its support."""
     if _is_categorical(m):
         if num_categories is None:
@@ -178,17 +220,18 @@ def _guess(m: Mixture, centres: Array, x: Array, w: Array | None, num_categories
         num_categories = int(num_categories)
     elif num_categories is not None:
         raise ValueError("num_categories: this mixture has no categories; leave it out")
-    theta = _start(m, centres, x, w, num_categories)
-    if m.scale and is_concrete(theta[m.scale]) and not _is_scale(m.scale, np.asarray(theta[m.scale])):
-        raise ValueError(f"x: its {m.scale} does not fit {x.dtype}; {RESCALE}")
-    check_support(m, theta, x)
+    start = partial(_start, m, x=x, w=w, num_categories=num_categories)
+    theta, scale = jax.vmap(start)(centres) if lanes else start(centres), m.accuracy.scale
+    if scale and is_concrete(theta[scale]) and not _is_scale(scale, np.asarray(theta[scale])):
+        raise ValueError(f"x: its {scale} does not fit {x.dtype}; {RESCALE}")
+    check_support(m, jax.tree.map(lambda leaf: leaf[0], theta) if lanes else theta, x)
     return theta
 
 
 @partial(jax.jit, static_argnames="num_categories")
 def _start(m: Mixture, centres: Array, x: Array, w: Array | None, num_categories: int | None) -> Theta:
     weighted = {} if w is None else {"weights": w}
-    if not m.scale:
+    if not m.accuracy.scale:
         return m.guess(centres, x, *(() if num_categories is None else (num_categories,)), **weighted)
     unit = unit_of(jnp.max(jnp.abs(x)))
     theta = m.guess(centres / unit, x / unit, **weighted)

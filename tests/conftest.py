@@ -1,6 +1,7 @@
 """Two legs: float64 (the default) and float32 (JAXEM_TEST_PRECISION=32, `make test-f32`)."""
 
 import functools
+import gc
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ import xla_flags
 # compiling is most of the time. One cache of compiled programs for all workers and for the scripts that tests start …
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# … no lines of Python in what is compiled, which nobody reads here …
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 # … and less optimisation of what runs once: a quarter of the time. Not all of it in float32, where a table that is
 # computed twice may then differ from itself: C8 loses its digits at small σ
 os.environ.setdefault("XLA_FLAGS", xla_flags.known())
@@ -23,6 +26,9 @@ os.environ.setdefault(
 import jax
 import numpy as np
 import pytest
+
+# a trace makes thousands of small objects that live on; looking through them all for garbage is a tenth of the time
+gc.set_threshold(200_000, 20, 100)
 
 # a job that a shell started in the background ignores Ctrl-C, and so do its children: tests that send it would wait
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -95,7 +101,7 @@ def old_faithful():
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """A family, an experiment, a file: what shares compiled programs or results goes to one worker (loadgroup)."""
     for item in items:
         values = item.callspec.params if hasattr(item, "callspec") else {}

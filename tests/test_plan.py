@@ -199,7 +199,7 @@ def test_a_closed_form_is_the_maximiser_of_Q_under_its_constraint(name):
     @jax.jit
     def step(theta):
         marginals = m.expect(theta, data).statistics
-        return marginals, m.maximize(marginals, theta, data)
+        return marginals, m.maximize(marginals, theta, data).theta
 
     @jax.jit
     @jax.value_and_grad
@@ -246,10 +246,20 @@ def hmm(y, guise="covariance_matrix"):
 def test_an_hmm_has_one_em_path_in_every_guise_of_its_covariances(D):
     y = jnp.asarray(np.random.default_rng(D).normal(size=(40, D)) + 2.0 * (np.arange(40) // 8 % 2)[:, None])
     m, paths = jaxem.from_numpyro(hmm), []
+
+    @jax.jit
+    def step(theta, data):
+        now = m.expect(theta, data)
+        return m.maximize(now.statistics, theta, data), now.free_energy
+
     for guise in ("covariance_matrix", "precision_matrix", "scale_tril"):
         theta = m.init(KEY, (y, guise))
         assert f"{guise} of '_PREV_y', MultivariateNormal.{guise} of 'y'" in m.explain(theta, (y, guise))["S"]
-        paths.append(np.asarray(jaxem.em_path(m, theta, (y, guise), num_steps=3).after_m))
+        theta, data = prepare(m, theta, (y, guise))
+        paths.append([])
+        for _ in range(4):
+            theta, free_energy = step(theta, data)
+            paths[-1].append(float(free_energy))
     np.testing.assert_allclose(paths[1:], [paths[0]] * 2, rtol=1e-10)
 
 
@@ -360,6 +370,37 @@ def test_one_component_is_a_mixture_too():
     assert float(jaxem.convergence_rate(m, fit.theta, x).spectral_radius) < 1e-12
     held = m.hold("mu")  # nothing is left that could move
     assert float(jaxem.convergence_rate(held, fit.theta, x).spectral_radius) == 0
+
+
+def every_form(x):
+    """Shares, odds, a power, a square and a scatter."""
+    pi = numpyro.param("pi", jnp.array([0.4, 0.6]), constraint=C.simplex)
+    p = numpyro.param("p", jnp.array(HALF), constraint=C.unit_interval)
+    rate = numpyro.param("rate", jnp.array(POSITIVE), constraint=C.positive)
+    mu = numpyro.param("mu", jnp.zeros((2, 2)))
+    S = numpyro.param("S", jnp.stack([jnp.eye(2)] * 2), constraint=C.positive_definite)
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(pi))
+        numpyro.sample("x", dist.MultivariateNormal(mu[z], S[z]), obs=x)
+        numpyro.sample("b", dist.Bernoulli(p[z]), obs=jnp.arange(len(x)) % 2)
+        numpyro.sample("n", dist.Poisson(rate[z]), obs=jnp.arange(len(x)) % 3)
+
+
+def test_the_plan_is_the_same_in_both_precisions():
+    """What is equal to rounding is so to the rounding of θ."""
+    m = jaxem.from_numpyro(every_form)
+    theta = m.init(KEY, XX)
+    double = m.explain(theta, XX)
+    assert "gradient" not in str(double)
+    for x in (XX, XX.astype(jnp.float32)):  # θ alone in single precision, and the data too
+        assert m.explain(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), theta), x) == double
+
+
+@pytest.mark.parametrize("of", [lambda a: jnp.log(a) ** 3, lambda a: 1 / a], ids=["log³", "1/a"])
+def test_what_has_a_pole_at_zero_is_not_linear(of):
+    """Infinity is as close to a number as to another: an affine map is found about a θ that may be."""
+    m = jaxem.from_numpyro(rows(lambda z, a: dist.Normal(of(a) + z, 1.0), param("a", 2.0, C.positive)))
+    assert m.explain({"a": jnp.array(2.0)}, X) == {"a": "gradient: is transformed in Normal.loc of 'x'"}
 
 
 def test_explain_tells_no_falsehood():

@@ -91,12 +91,12 @@ BAD_FILES = {
         "line 1: '1,5' is not a number (column 1); write decimal",
     ),
     "named decimal commas.csv": ('a,b\n"1.000,5",2\n', "line 2: '1.000,5' is not a number (a); write decimal points"),
-    "semicolons.csv": ("a;b\n1,5;2\n", "line 1: semicolons between the columns; write commas"),
+    "semicolons.csv": ("a;b\n1,5;2\n", "line 1: semicolons between the columns; say --sep ';'"),
     "tabs.csv": ("1\t2\n3\t4\n", "line 1: tabs between the columns"),
     "blanks.csv": ("1 2\n3 4\n", "line 1: blanks between the columns"),
     "underscores.csv": ("a,b\n1_000,2\n", "line 2: '1_000' is not a number (a)"),
     "integer header.csv": ("0,1\n4,2\n3,4\n5,6\n", "the first line, 0,1, may be names or a row; put names above it"),
-    "bare index.csv": ("0,1.5\n1,2.5\n2,0.5\n3,1\n", "the first column counts the rows; drop it, or if it is data"),
+    "bare index.csv": ("0,1.5\n1,2.5\n2,0.5\n3,1\n", "the first column counts the rows; leave it out by --index"),
     "huge.csv": ("a,b\n1e200,2\n2e200,3\n5e200,1\n", "column 'a' cannot be standardised: the squares"),
     "tiny.csv": ("a,b\n1,2e-200\n2,3e-200\n4,5e-200\n", "column 'b' cannot be standardised: the squares"),
     "repeated.csv": ("1,2\n3,4\n1,2\n3,4\n", "--components: 3 exceeds the 2 distinct rows"),
@@ -260,3 +260,58 @@ def test_a_users_csv(tmp_path):
     done = sweep("--data", headed, *options, env=os.environ | {"JAX_ENABLE_X64": "0"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".json", ".npz"}
+
+
+# ---- how a file is read
+
+
+GERMAN = "nr;Länge;Breite;Art\n1;1,5;2;rot\n2;2,5;3;blau\n3;0,5;9;rot\n4;1.000,5;1;rot\n"
+
+
+@full_leg_only
+def test_columns_separators_and_indices(tmp_path):
+    path = tmp_path / "german.csv"
+    path.write_text(GERMAN)
+    by_name = _data.Reading(("Länge", "Breite"), ";", standardise=False)
+    wanted = [[1.5, 2], [2.5, 3], [0.5, 9], [1000.5, 1]]
+    for reading in (by_name, by_name._replace(columns=("2", "3"))):
+        data = _data.load(str(path), reading)
+        assert data.columns == ["Länge", "Breite"]
+        assert data.x.tolist() == wanted
+        assert data.scale.tolist() == [1, 1]
+    path.write_text("0,1.5,2\n1,2.5,3\n2,0.5,9\n3,4,1\n")
+    assert _data.load(str(path), _data.Reading(index=True, standardise=False)).x[:, 0].tolist() == [1.5, 2.5, 0.5, 4]
+    np.save(tmp_path / "x.npy", np.arange(12.0).reshape(4, 3) ** 2)
+    assert _data.load(str(tmp_path / "x.npy"), _data.Reading(("3", "1"), standardise=False)).x[0].tolist() == [4, 0]
+
+
+@full_leg_only
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--columns", "a,c"), "--columns: 'c' is no column of"),
+        (("--columns", "a,1"), "names a column twice"),
+        (("--columns", "a,0"), "--columns: '0' is no column"),
+        (("--sep", "xx"), "--sep: must be one character"),
+        (("--sep", "1"), "--sep: must be one character"),
+    ],
+)
+def test_bad_ways_to_read_a_file(options, message, tmp_path, fails):
+    path = tmp_path / "good.csv"
+    path.write_text(GOOD)
+    fails(message, "--data", path, *options)
+
+
+@full_leg_only
+def test_the_table_fits_a_terminal_and_the_words_say_what_the_numbers_do(tmp_path):
+    done = sweep("--data", "blobs", "--quick", "--no-plot", "--out", tmp_path)
+    table = done.stdout.strip("\n").split("\n\n")[0].splitlines()
+    rows = json.loads((tmp_path / "sigma_sweep.json").read_text())["rows"]
+    assert len(table) == len(rows) + 1
+    assert len(table[0].split()) == 7
+    assert max(map(len, table)) <= 100
+    words = " ".join(done.stdout.split("In words.")[1].split())
+    slowest = max(rows, key=lambda row: row["iterations"])
+    assert f"EM takes most steps, {slowest['iterations']:,}, at σ = {slowest['sigma']:.3g}" in words
+    one_hot = max(row["sigma"] for row in rows if row["gamma_gap"] == 0)
+    assert f"to the bit, from σ = {one_hot:.3g}" in words

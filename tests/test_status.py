@@ -228,3 +228,47 @@ def test_a_path_that_no_memory_holds_is_refused():
     theta = {"pi": [1.0], "mu": [[0.0]], "sigma": 1.0}
     with pytest.raises(ValueError, match="num_steps: must be at most"):
         jaxem.em_path(gaussian.isotropic, theta, x, num_steps=2_000_000_000)
+
+
+# ---- CONVERGED is a rest, and a collapse is one of rows
+
+
+@pytest.mark.skipif(EPS > 1e-10, reason="in single precision gains below tol are noise")
+def test_a_fit_on_its_way_out_of_a_saddle_has_not_converged():
+    """σ is right after one step, the means still together: the next gain is below tol, but those after it are not."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(60, 2)) + np.repeat([[-4.0, 0.0], [4.0, 0.0]], 30, axis=0)
+    mu = x.mean(0) + 1e-5 * np.array([[-1, 0], [1, 0]])
+    fit = jaxem.em(gaussian.isotropic, {"pi": np.full(2, 0.5), "mu": mu, "sigma": np.asarray(9.0)}, x)
+    good = jaxem.em(gaussian.isotropic, {"pi": np.full(2, 0.5), "mu": x[[0, -1]], "sigma": np.asarray(1.0)}, x)
+    assert int(fit.status) == Status.CONVERGED
+    np.testing.assert_allclose(fit.free_energy, good.free_energy, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["spherical", "diagonal", "full"])
+def test_squares_of_next_to_no_rows_that_underflow_are_no_collapse(name):
+    """N_k σ² has no digits in this precision: the component keeps its scale, and the fit goes on."""
+    tiny = float(jnp.finfo(FLOAT).tiny)
+    x = (np.random.default_rng(0).normal(size=(30, 2)) * tiny**0.25).astype(FLOAT)
+    own = np.eye(2) if name == "full" else np.ones(2 if name == "diagonal" else ())
+    scale, start = ("Sigma" if name == "full" else "sigma"), np.stack([own, own]).astype(FLOAT)
+    theta = {"pi": np.array([1, tiny**0.7], FLOAT), "mu": np.zeros((2, 2), FLOAT), scale: start}
+    fit = jaxem.em(getattr(gaussian, name), theta, x)
+    assert int(fit.status) == Status.CONVERGED
+    np.testing.assert_array_equal(fit.theta[scale][1], own)
+    assert bool(jnp.all(fit.theta[scale][0] < 1))
+
+
+# ---- a share too small for this arithmetic, which computes with 0 for it, is no 0
+
+
+def test_a_subnormal_share_is_the_least_that_there_is():
+    x, tiny = np.array([[0], [0], [1]], FLOAT), float(jnp.finfo(FLOAT).tiny)
+    theta = {"pi": np.array([1, tiny / 4], FLOAT), "probs": np.array([[0], [1]], FLOAT)}
+    start = jaxem.em(bernoulli.mixture, theta, x, max_steps=0)
+    np.testing.assert_allclose(start.free_energy, np.log(tiny), rtol=1e-5)  # what row 2 alone costs
+    # the M-step makes such a share itself, of a row that weighs next to nothing and that no other component explains
+    w = np.array([1, 1, tiny], FLOAT) * FLOAT.type(tiny**-0.25)
+    fit = jaxem.em(bernoulli.mixture, theta | {"pi": np.array([0.5, 0.5], FLOAT)}, x, weights=w)
+    assert int(fit.status) == Status.CONVERGED
+    assert float(fit.theta["pi"][1]) >= tiny

@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxem._answers.posterior import weighted_marginals
+from jaxem._core import words
 from jaxem._core.arrays import numbers
 from jaxem._core.checks import blame_x, enter
-from jaxem._core.model import Data, Model, Theta, ThetaLike
+from jaxem._core.model import Data, Model, Theta, ThetaLike, maximize
 from jaxem._core.objective import assign, row_free_energy, weighted
 from jaxem._programs.m_step import stages
 from jaxem._programs.program import Program
@@ -38,11 +40,37 @@ class Certificate(NamedTuple):
     C6: Float[Array, ""]  # Xu & Jordan: θ⁺ from ∇L equals the M-step
     C4_rows: Int[Array, ""]  # rows with two or more positive γ, the only ones C4 can test
 
-    def holds(self, tol: ArrayLike) -> Bool[Array, ""]:
-        """Are all residuals that say something at most `tol`?"""
+    def holds(self, tol: ArrayLike | None = None) -> Bool[Array, ""]:
+        """Are all residuals that say something at most `tol`? By default √eps: half of the digits are right."""
         residuals = jnp.stack(self[:6])
+        tol = jnp.sqrt(jnp.finfo(residuals.dtype).eps) if tol is None else tol
         tol = numbers("tol", tol, residuals.dtype)
         return jnp.all(jnp.isnan(residuals) | (residuals <= tol))
+
+    def __repr__(self) -> str:
+        """Each statement, its residual and its bound."""
+        if not words.readable(self) or np.ndim(self.C1):
+            return words.plain(self)
+        bound = float(np.sqrt(np.finfo(self.C1.dtype).eps))
+        rows = [["", "statement", "residual", "bound"]]
+        for name, statement in STATEMENTS.items():
+            value = float(getattr(self, name))
+            said = ["says nothing"] if np.isnan(value) else [f"{value:.1e}", f"{bound:.1e}"]
+            rows.append([name, statement, *said])
+        failed = [row[0] for row in rows[1:] if len(row) == 4 and not float(getattr(self, row[0])) <= bound]
+        verdict = f"does not hold: {', '.join(failed)}" if failed else "holds"
+        lines = [f"Certificate: {verdict}", *(f"  {line}" for line in words.table(rows, left=2))]
+        return "\n".join([*lines, f"  C4 was tested on {int(self.C4_rows)} row(s) with two or more positive γ"])
+
+
+STATEMENTS = {
+    "C1": "F(θ, γ) ≤ T Σ log Σ e^{ℓ/T}, with equality at γ(θ)",
+    "C2": "neither half-step lowers F",
+    "C3": "M-step: ∇F = 0 at θ⁺",
+    "C4": "E-step: ∂F/∂γ equal over each row's positive γ",
+    "C5": "Fisher: ∇L(θ) = ∇Q(θ; γ(θ))",
+    "C6": "Xu & Jordan: θ⁺ is a step along ∇L",
+}
 
 
 def certify(
@@ -72,7 +100,7 @@ def certify(
 @jax.jit
 def _certify(m: Mixture, theta: Theta, data: Data) -> Certificate:
     expectation = m.expect(theta, data)
-    new = m.maximize(expectation.statistics, theta, data)
+    new = maximize(m, expectation, theta, data)
     table = m.table(theta, data.x).T
     gamma, rows = assign(table, data.temperature, axis=-1)
     C4, C4_rows = e_step_residual(table, gamma, data.temperature)

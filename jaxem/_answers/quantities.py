@@ -101,7 +101,7 @@ def expected_log_joint(
     return value
 
 
-def distortion(x: ArrayLike, mu: ArrayLike, weights: ArrayLike | None = None) -> Float[Array, ""]:
+def distortion(x: Any, mu: ArrayLike, weights: ArrayLike | None = None) -> Float[Array, ""]:
     """J = Σ_n w_n min_k ‖x_n − μ_k‖², the objective of k-means, in squared units of x.
 
     >>> import jax.numpy as jnp, jaxem

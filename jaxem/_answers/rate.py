@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxem._core.checks import blame_x, enter
-from jaxem._core.model import Data, Model, Theta, ThetaLike
+from jaxem._core.model import Data, Model, Theta, ThetaLike, maximize
 
 
 class Rate(NamedTuple):
@@ -58,7 +58,7 @@ def _rate(m: Model, theta: Theta, data: Data) -> Rate:
 
     def em_map(u: Array) -> Array:
         theta = at(u)
-        new = m.maximize(m.expect(theta, data).statistics, theta, data)
+        new = maximize(m, m.expect(theta, data), theta, data)
         return ravel_pytree(m.unconstrain(new, data))[0]
 
     jacobian = jax.jacfwd(em_map)(free)

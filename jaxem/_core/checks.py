@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 from numpyro.distributions import constraints
 
+from jaxem._core import columns
 from jaxem._core.arrays import blame_rows, non_negative, numbers, raw, shown
 from jaxem._core.model import Data, Model, Theta, ThetaLike
 from jaxem._core.tracing import is_concrete
@@ -33,6 +34,7 @@ def enter(
         raise ValueError(
             f"m: must be a mixture of jaxem.families or jaxem.from_numpyro(program), got {type(m).__name__}"
         )
+    columns.agree(theta, x)
     return m.enter(theta, x, weights, temperature, labels, batched=batched)
 
 
@@ -149,10 +151,16 @@ def admitted(name: str, constraint: constraints.Constraint, value: Array, given:
     """θ's entry, its concrete values checked; what rounding left in a coarser precision is brought back.
 
     On a simplex that is a sum of 1 to the precision in which it was given: the sum in the finer one is then made 1.
+    A subnormal number, for which XLA computes with 0, becomes the least normal one: log 0 would be −∞.
     """
     eps = max(jnp.finfo(v.dtype).eps for v in (value, given) if jnp.issubdtype(v.dtype, jnp.floating))
     if is_concrete(value):
-        _check_values(name, np.asarray(value), constraint, float(eps))
+        concrete = np.asarray(value)
+        _check_values(name, concrete, constraint, float(eps))
+        tiny = jnp.finfo(concrete.dtype).tiny
+        subnormal = (concrete != 0) & (np.abs(concrete) < tiny)
+        if subnormal.any():
+            value = jnp.asarray(np.where(subnormal, np.copysign(tiny, concrete), concrete))
     if constraint is constraints.simplex and eps > jnp.finfo(value.dtype).eps:
         return value / jnp.sum(value, axis=-1, keepdims=True)
     return value

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
@@ -62,6 +63,22 @@ class Expectation(NamedTuple):
     scale: Array
 
 
+class Step(NamedTuple):
+    """The M-step's outcome: θ⁺, and whether the statistics had lost the digits that it needs."""
+
+    theta: Theta
+    cancelled: Array | bool = False  # then it is to be done again, with statistics …
+    centre: Theta | None = None  # … about the means of this θ; None of a model whose statistics never cancel
+
+
+class Digits(NamedTuple):
+    """What rounding leaves open in F at a θ, nats."""
+
+    sizes: Array | float  # Σ w (sizes of the terms of ℓ_n), where they cancel inside it
+    slack: Array | float  # by how much rounding θ alone can move F
+    lost: Array | bool  # has a component of θ lost its digits?
+
+
 class Model:
     """What `em`, `certify` and the rest call; see `Mixture` and `Program`."""
 
@@ -88,33 +105,22 @@ class Model:
         """The data with what the steps of a fit need of them, and none changes."""
         return data
 
-    def expect(self, theta: Theta, data: Data) -> Expectation:
-        """The E-step (eq:E): statistics of γ(θ), and F_T at θ."""
-        raise NotImplementedError
-
-    def retakes(self, theta: Theta, data: Data) -> bool:
-        """May an M-step ask the loop for its statistics anew?"""
+    @property
+    def recentres(self) -> bool:
+        """May an M-step find its statistics cancelled? Known before anything is traced."""
         return False
 
-    def expect_about(self, about: Theta, theta: Theta, data: Data, anew: Array | bool) -> Expectation:
-        """Of a model that `retakes`: the E-step, statistics about the means of another θ where they are taken anew."""
+    def expect(self, theta: Theta, data: Data, centre: Theta | None = None, again: Array | bool = True) -> Expectation:
+        """The E-step (eq:E): statistics of γ(θ), and F_T at θ; where `again`, statistics about `centre`'s means."""
         raise NotImplementedError
 
-    def propose(self, statistics: Any, about: Theta) -> tuple[Theta, Theta, Array]:
-        """Of a model that `retakes`: θ⁺, the θ about whose means statistics are good for it, and are these not?"""
+    def maximize(self, statistics: Any, theta: Theta, data: Data) -> Step:
+        """The M-step (eq:M): θ⁺ = argmax_θ Σ γ ℓ(θ), held entries as they are; θ is what statistics are centred at."""
         raise NotImplementedError
 
-    def maximize(self, statistics: Any, theta: Theta, data: Data) -> Theta:
-        """The M-step (eq:M): θ⁺ = argmax_θ Σ γ ℓ(θ), held entries as they are."""
-        raise NotImplementedError
-
-    def sizes(self, theta: Theta, expectation: Expectation) -> Any:
-        """Σ w (sizes of the terms of ℓ_n), nats, where they cancel inside it, and their rounding does not."""
-        return 0.0
-
-    def rounding_of_theta(self, theta: Theta, expectation: Expectation) -> tuple[Any, Any]:
-        """The nats by which rounding θ alone can move F, and whether θ has lost its digits."""
-        return 0.0, False
+    def digits(self, theta: Theta, expectation: Expectation) -> Digits:
+        """What rounding leaves open in F, beside the rounding of F_n itself."""
+        return Digits(0.0, 0.0, False)
 
     def objective(self, theta: Theta, old: Theta, data: Data) -> Array:
         """F_T(θ, γ(θ_old)): the surface that the M-step climbs."""
@@ -143,3 +149,15 @@ class Model:
     def constrain(self, free: Theta, theta: Theta, data: Data) -> Theta:
         """The inverse of `unconstrain`; held entries are θ's."""
         raise NotImplementedError
+
+
+def maximize(m: Model, expectation: Expectation, theta: Theta, data: Data) -> Theta:
+    """A whole M-step: where the statistics at hand are cancelled, they are summed again."""
+    new = m.maximize(expectation.statistics, theta, data)
+    if new.centre is None:
+        return new.theta
+
+    def again(centre: Theta) -> Theta:
+        return m.maximize(m.expect(theta, data, centre).statistics, centre, data).theta
+
+    return lax.cond(new.cancelled, again, lambda _: new.theta, new.centre)

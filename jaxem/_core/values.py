@@ -48,6 +48,14 @@ def by_value(thing: Any) -> Any:
     return found
 
 
+def name_of(function: Any) -> str:
+    """Of a function, or of whatever else is called: where it was defined, and as what."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}".removeprefix("__main__.")
+
+
 def settle(value: Any) -> None:
     """Every field of a frozen dataclass `by_value`; for its `__post_init__`."""
     for field in dataclasses.fields(value):

@@ -22,7 +22,7 @@ from jaxem._core.arrays import fitted, raw, static_count
 from jaxem._core.checks import blame_x, enter
 from jaxem._core.model import Data, ThetaLike
 from jaxem._rows import devices
-from jaxem.families._mixture import Mixture, closed_form, mixture_only
+from jaxem.families._mixture import Mixture, mixture_only
 
 Batches = Callable[[], Iterable[Any]]
 END = object()  # no more batches
@@ -211,7 +211,7 @@ class Reader:
 
 def check(name: str, m: Any, batches: Any, prefetch: Any) -> None:
     """What both functions ask of their arguments."""
-    if mixture_only(name, m).maximizer is not closed_form:
+    if mixture_only(name, m).maximizer is not None:
         raise ValueError(f"m: {name} needs a closed-form M-step, which a gradient's is not; use em on data in memory")
     if not callable(batches):
         raise ValueError(

@@ -125,19 +125,28 @@ def save(path: Path, tree: Any, description: dict[str, Any]) -> None:
         OSError: when it cannot be written; what was at `path` is still there.
     """
     leaves = {f"leaf_{index}": np.asarray(leaf) for index, leaf in enumerate(jax.tree.leaves(tree))}
-    text = np.frombuffer(json.dumps(description | {"format": FORMAT}).encode(), np.uint8)
+    write(path, leaves, description | {"format": FORMAT})
+
+
+def write(path: Path, arrays: dict[str, np.ndarray], description: dict[str, Any], what: str = "checkpoint") -> None:
+    """Write arrays by name and, as UTF-8 text, a description; `what` begins an error's message.
+
+    Raises:
+        OSError: when it cannot be written; what was at `path` is still there.
+    """
+    text = np.frombuffer(json.dumps(description).encode(), np.uint8)
     target = Path(os.path.realpath(path))
     try:
         if why := obstacle(path):
             raise OSError(errno.EACCES, f"it {why}")
         with draft_of(target) as (draft, file):
-            np.savez(file, **(leaves | {"description": text}))  # type: ignore[arg-type]
+            np.savez(file, **(arrays | {"description": text}))  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
             os.replace(draft, target)
     except OSError as error:
         kept = "; the last complete one is still there" if target.is_file() else ""
-        raise OSError(error.errno, f"checkpoint: cannot write {path}: {error.strerror or error}{kept}") from error
+        raise OSError(error.errno, f"{what}: cannot write {path}: {error.strerror or error}{kept}") from error
     _sync_folder(target.parent)
 
 

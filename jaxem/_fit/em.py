@@ -1,4 +1,4 @@
-"""The algorithm as its users call it: `em`, `em_batch`, `em_path`, `kmeans`; and what to make of a fit.
+"""The algorithm as its users call it: `em`, `em_batch`, `em_path`, `kmeans`.
 
 The loop is `loop.py`, many lanes of it `_fit/lanes.py`, where its rows lie `devices.py`.
 """
@@ -15,34 +15,20 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxem._core import columns
 from jaxem._core.arrays import RESCALE, static_count, steps, tolerance
 from jaxem._core.checks import blame_x, enter, prepare_centres, rows_and_weights
-from jaxem._core.model import Data, Model, Theta, ThetaLike
+from jaxem._core.model import Data, Model, Theta, ThetaLike, maximize
 from jaxem._core.tracing import compiled, is_concrete
 from jaxem._fit import lanes as _lanes
 from jaxem._fit import loop
-from jaxem._fit.loop import Fit, State, Status, Stop, gain_is_small
+from jaxem._fit.loop import Fit, State, Stop, gain_is_small
 from jaxem._fit.relocate import relocate
 from jaxem._rows import devices
 from jaxem.families import gaussian
 from jaxem.families.gaussian._moments import unit_of
 
-ADVICE = {
-    Status.MAX_STEPS: "still rising: raise max_steps, or loosen tol",
-    Status.DECREASED: "an M-step lowered F: it does not maximise Q; certify(m, theta, x).C3 shows by how much",
-    Status.NONFINITE: "a component collapsed onto a point or a plane, or a parameter ran off, where F has no bound: "
-    "put a floor under it (gaussian.with_floor; in a program a bound or a proper prior), hold its scale, start "
-    "elsewhere (jaxem.inits), or use fewer components or columns",
-}
-FROM_THE_START = (
-    "F was NaN or infinite before any step: −∞ says that some row is impossible at this θ, NaN or ∞ that the data, the "
-    "weights or the temperature are none, or overflow; move θ, or scale x"
-)
 MOST_STEPS = 10**8  # of a path, all of whose θ are kept
-
-
-class EMError(RuntimeError):
-    """Raised by `check` for a fit that did not converge."""
 
 
 class Path(NamedTuple):
@@ -94,15 +80,31 @@ def _prepare_run(
     return Run(theta, data, smallest, most)
 
 
-def _fit(m: Model, run: Run, stop: Stop, mesh: Mesh | None) -> Fit:
+def _remembered(fit: Fit, x: Any, theta: Any) -> Fit:
+    """The fit, its θ knowing the columns of x."""
+    return fit._replace(theta=columns.remember(fit.theta, x, theta))
+
+
+def _not_traced(run: Run) -> None:
+    """A ValueError where nobody could be shown anything."""
+    if not is_concrete(run):
+        raise ValueError("progress: nothing can be shown from inside jit or vmap; leave it out there")
+
+
+def _fit(m: Model, run: Run, stop: Stop, mesh: Mesh | None, progress: bool = False) -> Fit:
     """One fit, its rows spread over the mesh of the call."""
+    if progress:
+        _not_traced(run)
     mesh = devices.mesh_for_rows(m, run.data, mesh)
     processes = devices.num_processes(mesh)
     with devices.joined(processes):
         data = devices.spread_rows(run.data, mesh)
         values = (run.theta, run.tol, run.max_steps)
         steps = devices.steps_a_leg(mesh, (values, data))
-        if steps is None or int(run.max_steps) <= steps:
+        if progress:
+            theta, tol, max_steps = devices.replicated(values, mesh)
+            fit = loop.run_watched(m, theta, data, tol, max_steps, stop)
+        elif steps is None or int(run.max_steps) <= steps:
             theta, tol, max_steps = devices.for_one_call(values, mesh)
             fit = loop.run(m, theta, data, tol, max_steps, stop)
         else:
@@ -125,6 +127,7 @@ def em(
     tol: ArrayLike = 1e-10,
     max_steps: ArrayLike = 1000,
     mesh: Mesh | None = None,
+    progress: bool = False,
 ) -> Fit:
     """Fit a model by expectation–maximisation: coordinate ascent on F_T (eq:F) from `theta`.
 
@@ -146,6 +149,7 @@ def em(
         mesh: devices to spread the rows over, all axes of a `jax.sharding.Mesh` (Auto); one `psum` a pass adds their
             sums. An x that is already sharded is used as it lies, and `jaxem.use_all_cores` sets a default. Over
             several processes, x is this process's rows.
+        progress: show a tqdm bar of steps with F and the last gain; Ctrl-C then ends the call at once.
 
     Returns:
         A `Fit`; `status` tells how it ended, `jaxem.check(fit)` raises unless it converged.
@@ -165,7 +169,7 @@ def em(
     run = _prepare_run(
         m, theta, x, temperature=temperature, weights=weights, labels=labels, tol=tol, max_steps=max_steps
     )
-    return _fit(m, run, gain_is_small, mesh)
+    return _remembered(_fit(m, run, gain_is_small, mesh, progress), x, theta)
 
 
 def em_batch(
@@ -179,12 +183,14 @@ def em_batch(
     tol: ArrayLike = 1e-10,
     max_steps: ArrayLike = 1000,
     mesh: Mesh | None = None,
+    progress: bool = False,
 ) -> Fit:
     """Many fits of the same data: every entry of `thetas` has a leading lane axis. Equals `vmap(em)`.
 
     Each lane costs its own iterations only, while `vmap` of the loop runs all lanes until the slowest is
     done. `temperature` may have one value per lane. With a `mesh` the lanes are spread over its devices, unless there
-    are fewer lanes than devices, or x is sharded already: then its rows are. Arguments otherwise as `em`.
+    are fewer lanes than devices, or x is sharded already: then its rows are. `progress` shows a tqdm bar of lanes.
+    Arguments otherwise as `em`.
 
     >>> import jax, jaxem
     >>> from jaxem.families import gaussian
@@ -209,16 +215,21 @@ def em_batch(
     rows, lanes = devices.meshes_for_lanes(m, run.data, len(jax.tree.leaves(run.theta)[0]), mesh)
     rest = devices.replicated((run.theta, run.tol, run.max_steps), rows or lanes)
     data = devices.spread_rows(run.data, rows) if rows else devices.replicated(run.data, lanes)
-    fits = _lanes.run_lanes(m, rest[0], data, *rest[1:], gain_is_small, lanes, _lanes.slots_here(run.data.x))
+    args = (m, rest[0], data, *rest[1:], gain_is_small, lanes, _lanes.slots_here(run.data.x))
+    if progress:
+        _not_traced(run)
+        fits = _lanes.run_in_groups(*args)
+    else:
+        fits = _lanes.run_lanes(*args)
     blame_x(run.data.x, fits.free_energy)
-    return fits
+    return _remembered(fits, x, thetas)
 
 
 @partial(compiled, static_argnames="num_steps")
 def _path(m: Model, theta: Theta, data: Data, num_steps: int) -> Path:
     def body(theta: Theta, _: None) -> tuple[Theta, Path]:
         expectation = m.expect(theta, data)
-        new = m.maximize(expectation.statistics, theta, data)
+        new = maximize(m, expectation, theta, data)
         return new, Path(new, expectation.free_energy, m.objective(new, theta, data))
 
     _, path = lax.scan(body, theta, length=num_steps)
@@ -262,7 +273,7 @@ def em_path(
 
 
 def kmeans(
-    x: ArrayLike,
+    x: Any,
     mu: ArrayLike,
     weights: ArrayLike | None = None,
     *,
@@ -297,6 +308,7 @@ def kmeans(
     relocates = empty == "relocate"
     if relocates and mesh is not None:
         raise ValueError('mesh: empty="relocate" looks for the farthest row on one device; leave mesh out')
+    given = x
     x, w = rows_and_weights(x, weights)
     mu = prepare_centres("mu", mu, x)
     K, unit = mu.shape[0], np.ones((), mu.dtype)
@@ -306,18 +318,18 @@ def kmeans(
         fit = kmeans(
             x / unit, mu / unit, w, tol=tol / float(unit) / float(unit), max_steps=max_steps, empty=empty, mesh=mesh
         )
-        return _in_unit(fit, unit, x, w)
+        return _remembered(_in_unit(fit, unit, x, w), given, None)
     theta = {"pi": jnp.full(K, 1 / K, mu.dtype), "mu": mu, "sigma": jnp.ones((), mu.dtype)}
-    m = replace(gaussian.isotropic.hold("pi", "sigma"), hard=True)
-    m = replace(m, maximizer=relocate) if relocates else m
+    m = gaussian.isotropic.hold("pi", "sigma")
+    m = replace(m, fast=m.fast._replace(hard=True), maximizer=relocate if relocates else None)
     run = _prepare_run(m, theta, x, temperature=0.0, weights=w, tol=tol, max_steps=max_steps)
     at_rest_only = is_concrete(run.tol) and not np.any(run.tol)
     stop = centres_at_rest if at_rest_only else centres_at_rest_or_gain_is_small
     if not relocates:
-        return _fit(m, run, stop, mesh)
+        return _remembered(_fit(m, run, stop, mesh), given, None)
     fit = loop.run(m, *run, stop)
     blame_x(run.data.x, fit.free_energy)
-    return fit
+    return _remembered(fit, given, None)
 
 
 def _in_unit(fit: Fit, unit: np.ndarray, x: Array, w: Array | None) -> Fit:
@@ -334,57 +346,3 @@ def _in_unit(fit: Fit, unit: np.ndarray, x: Array, w: Array | None) -> Fit:
     if is_concrete(fit.free_energy) and not np.isfinite(fit.free_energy):
         raise ValueError(f"x: J, in squared units of x, does not fit {unit.dtype}; {RESCALE}")
     return fit
-
-
-def best(fits: Any) -> Fit:
-    """The lane of highest free energy among those that CONVERGED, else those at MAX_STEPS, else the others.
-
-    A collapsed lane has no maximum to offer, however high its F was when it was stopped; `Status.counts(fits)` says how
-    many ended how. A list of fits of one model is taken for its lanes, and a single fit is its own best.
-
-    >>> import jax.numpy as jnp, jaxem
-    >>> from jaxem.families import gaussian
-    >>> starts = {"pi": jnp.ones((2, 1)), "mu": jnp.array([[[0.0]], [[5.0]]]), "sigma": jnp.ones(2)}
-    >>> fits = jaxem.em_batch(gaussian.isotropic, starts, jnp.array([[0.0], [1.0]]), max_steps=0)
-    >>> jaxem.best(fits).theta["mu"].tolist()
-    [[0.0]]
-    """
-    if isinstance(fits, list | tuple) and not isinstance(fits, Fit) and all(isinstance(fit, Fit) for fit in fits):
-        if not fits or len({str(jax.tree.map(jnp.shape, fit)) for fit in fits}) > 1:
-            raise ValueError(f"fits: must be fits of one model and one shape of θ, at least one, got {len(fits)}")
-        fits = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits)
-    if not isinstance(fits, Fit):
-        raise ValueError(
-            f"fits: must be a Fit with lanes, as of em_batch, or a list of Fits, got {type(fits).__name__}"
-        )
-    axes = jnp.ndim(fits.free_energy)
-    lanes = jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, *jnp.shape(leaf)[axes:])), fits)
-    end = jnp.where(lanes.status == Status.MAX_STEPS, 1, jnp.where(lanes.status == Status.CONVERGED, 0, 2))
-    value = jnp.where(jnp.isnan(lanes.free_energy), -jnp.inf, lanes.free_energy)
-    lane = jnp.lexsort((-value, end))[0]
-    return jax.tree.map(lambda leaf: leaf[lane], lanes)
-
-
-def check(fit: Fit) -> Fit:
-    """Return the fit if every lane CONVERGED, else raise `EMError` naming lanes, status and remedy.
-
-    >>> import jax.numpy as jnp, jaxem
-    >>> fit = jaxem.kmeans(jnp.array([[0.0], [1.0], [9.0]]), jnp.array([[0.0], [1.0]]), max_steps=1)
-    >>> jaxem.check(fit)
-    Traceback (most recent call last):
-    jaxem.EMError: MAX_STEPS: still rising: raise max_steps, or loosen tol
-    """
-    if not is_concrete(fit.status):
-        raise ValueError("check: needs a concrete fit; call it outside jit and vmap")
-    status = np.atleast_1d(np.asarray(fit.status))
-    if (status == Status.CONVERGED).all():
-        return fit
-    from_the_start = (status == Status.NONFINITE) & ~np.isfinite(np.atleast_1d(fit.free_energy))
-    lines = []
-    for code, advice in (*ADVICE.items(), (Status.NONFINITE, FROM_THE_START)):
-        lanes = np.argwhere((status == code) & (from_the_start == (advice == FROM_THE_START)))
-        if lanes.size:
-            where = ", ".join(str(lane.tolist() if lane.size > 1 else int(lane[0])) for lane in lanes[:10])
-            where = f" in lane(s) {where}{', …' * (len(lanes) > 10)}" if np.ndim(fit.status) else ""
-            lines.append(f"{code.name}{where}: {advice}")
-    raise EMError("; ".join(lines))

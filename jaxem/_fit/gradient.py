@@ -43,7 +43,8 @@ def gradient_m_step(
     mixture = mixture_only("gradient_m_step", m)
     static_count("num_steps", num_steps, 1)
     check_optimizer(optimizer)
-    return replace(mixture, maximizer=GradientAscent(optimizer, num_steps))
+    name = f"jaxem.gradient_m_step({replace(mixture, held=frozenset())!r})"
+    return replace(mixture, name=name, maximizer=GradientAscent(optimizer, num_steps))
 
 
 @dataclass(frozen=True)

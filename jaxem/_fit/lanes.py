@@ -18,9 +18,11 @@ from jaxtyping import Array, Int
 from jaxem._core.model import Data, Model, Theta
 from jaxem._core.tracing import compiled
 from jaxem._fit.loop import Climb, Fit, Status, Stop, fit_of, renewed, run, step, unstarted
+from jaxem._fit.progress import awaited, bar
 
 SLOTS = {"cpu": 1}  # by platform
 MANY = 1_024  # elsewhere, at most, …
+GROUPS = 10  # of the lanes of a call that shows its progress
 ROWS = 2**20  # … and so many rows at a time, each slot all of them: experiments/GPU.md
 
 
@@ -68,6 +70,32 @@ def run_lanes(
     spread = jax.shard_map(here, mesh=mesh, in_specs=(each, whole, whole, whole), out_specs=each, check_vma=False)
     fits = spread(args, data, tol, max_steps)
     return jax.tree.map(lambda leaf: leaf[np.argsort(dealt)[:lanes]], fits)
+
+
+def run_in_groups(
+    m: Model,
+    thetas: Theta,
+    data: Data,
+    tol: Any,
+    max_steps: Any,
+    stop: Stop,
+    mesh: Mesh | None = None,
+    slots: int = 1,
+) -> Fit:
+    """The same with a tqdm bar: some lanes after others, each group awaited so that Ctrl-C is heard."""
+    lanes = jax.tree.leaves(thetas)[0].shape[0]
+    size = max(-(-lanes // GROUPS), slots, 1 if mesh is None else mesh.size)
+    temperatures = jnp.broadcast_to(data.temperature, (lanes,))
+    found: list[Fit] = []
+    with bar(True, lanes, "fit") as show:
+        for first in range(0, lanes, size):
+            index = np.minimum(np.arange(first, first + size), lanes - 1)  # groups of one size compile once
+            some, temperature = jax.tree.map(lambda leaf, index=index: leaf[index], (thetas, temperatures))
+            fits = run_lanes(m, some, data._replace(temperature=temperature), tol, max_steps, stop, mesh, slots)
+            count = min(size, lanes - first)
+            found.append(jax.tree.map(lambda leaf, count=count: leaf[:count], awaited(fits)))
+            show(f"F={float(np.max(np.asarray(found[-1].free_energy))):.8g}", count)
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
 
 
 class Slots(NamedTuple):

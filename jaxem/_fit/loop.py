@@ -8,6 +8,7 @@ statistics of many rows have lost their digits for the M-step, a turn of the loo
 """
 
 import enum
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,16 +19,20 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxem._core.model import Data, Expectation, Model, Theta
+from jaxem._core import words
+from jaxem._core.model import Data, Digits, Expectation, Model, Theta
 from jaxem._core.tracing import compiled
+from jaxem._fit.progress import awaited, bar
 
+NEWS = 0.2  # seconds between two looks at a fit that is watched
 PATIENCE = 30  # steps that a fit may idle at a θ without digits
+NEARLY = 100.0  # tolerances: what a gain may be before the last one
 
 
 class Status(enum.IntEnum):
     """How a fit ended. Codes, not exceptions, so that they survive `jit` and `vmap`; `check` raises."""
 
-    CONVERGED = 0  # the last gain in F was within tolerance (k-means: no centre changed)
+    CONVERGED = 0  # the last gain in F was within tolerance, and none grows (k-means: no centre changed)
     MAX_STEPS = 1  # still rising after max_steps
     DECREASED = 2  # an M-step lowered F by more than tolerance and rounding: it does not maximise; θ from before it
     NONFINITE = 3  # F is NaN or infinite, or a component came to rest on fewer dimensions than the data have, where F
@@ -36,8 +41,11 @@ class Status(enum.IntEnum):
     @classmethod
     def counts(cls, fits: "Fit") -> dict[str, int]:
         """How many lanes ended how, e.g. {"CONVERGED": 14, "NONFINITE": 6}."""
-        codes = np.asarray(fits.status).ravel().tolist()
-        return {status.name: codes.count(status) for status in cls if status in codes}
+        if fits.ended is None:
+            ended = np.bincount(np.ravel(fits.status), minlength=len(cls))
+        else:  # of the starts of `jaxem.fit`
+            ended = np.reshape(fits.ended, (-1, len(cls))).sum(axis=0)
+        return {status.name: int(count) for status, count in zip(cls, ended, strict=True) if count}
 
 
 class Fit(NamedTuple):
@@ -49,6 +57,24 @@ class Fit(NamedTuple):
     num_steps: Int[Array, "*lanes"]  # M-steps done
     status: Int[Array, "*lanes"]  # a Status
     rounding: Float[Array, "*lanes"] | None = None  # nats that rounding leaves open in F: above tol·W, it ended the fit
+    ended: Int[Array, "*lanes 4"] | None = None  # of the best of several starts (`jaxem.fit`): how many had each Status
+
+    def __repr__(self) -> str:
+        """What people read; as Python shows it where it is traced, or no fit's numbers."""
+        if not words.readable(self):
+            return words.plain(self)
+        if np.ndim(self.status):
+            first = f"Fit of {np.size(self.status)} lanes: {words.counted(Status.counts(self))}"
+            F, steps = np.asarray(self.free_energy), np.asarray(self.num_steps)
+            first += f"; F from {words.number(F.min())} to {words.number(F.max())} nats; "
+            first += f"{steps.min()} to {steps.max()} steps"
+        else:
+            first = f"Fit: {Status(int(self.status)).name} after {int(self.num_steps)} steps at F = "
+            first += f"{words.number(self.free_energy, 8)} nats, last gain {words.number(self.gain, 2)}"
+        lines = [first]
+        if self.ended is not None and not np.ndim(self.status):
+            lines.append(f"  of {int(np.sum(self.ended))} starts: {words.counted(Status.counts(self))}")
+        return "\n".join(lines + [f"  {line}" for line in words.entries(self.theta)])
 
 
 class State(NamedTuple):
@@ -61,22 +87,30 @@ class State(NamedTuple):
     status: Array
     rounding: Array  # nats
     idle: Array  # steps in a row after which θ had lost its digits, and F not risen by more than rounding
+    lost: Array  # has θ lost its digits?
 
 
 Stop = Callable[[State, State, Array], Array]  # (before, after, tolerance in nats) -> done?
 
 
 def gain_is_small(before: State, after: State, tolerance: Array) -> Array:
-    """|gain| ≤ max(tol·W, floor)."""
-    return jnp.abs(after.gain) <= tolerance
+    """|gain| ≤ max(tol·W, floor), after a gain that came near it and was no smaller than this one, to rounding.
+
+    A gain that falls at once from far above to below says nothing of the next: at the first steps what is stable may
+    be done, and a fit on its way out of a saddle rises the more at every step.
+    """
+    noise = before.rounding + after.rounding
+    near = jnp.abs(before.gain) <= jnp.maximum(NEARLY * tolerance, noise)
+    grows = after.gain - before.gain > noise
+    return (jnp.abs(after.gain) <= tolerance) & near & ~grows
 
 
 class Climb(NamedTuple):
     """What the loop carries: a state, and what its statistics are about."""
 
     state: State
-    about: Theta  # the θ about whose means they are: the state's own, or where those are lost the next ones
-    retaken: Array  # were they taken anew, about those?
+    centre: Theta  # the θ about whose means they are: the state's own, or where those were cancelled the next ones
+    again: Array  # were they summed again, about those?
 
 
 def unstarted(m: Model, theta: Theta, data: Data) -> Climb:
@@ -93,7 +127,7 @@ def renewed(climb: Climb, theta: Theta) -> Climb:
         num_steps=jnp.full_like(climb.state.num_steps, -1),
         status=jnp.full_like(climb.state.status, Status.MAX_STEPS),
     )
-    return Climb(state, theta, jnp.zeros_like(climb.retaken))
+    return Climb(state, theta, jnp.zeros_like(climb.again))
 
 
 def begin(m: Model, theta: Theta, expectation: Expectation) -> State:
@@ -101,42 +135,70 @@ def begin(m: Model, theta: Theta, expectation: Expectation) -> State:
     finite = jnp.isfinite(expectation.free_energy)
     status = jnp.where(finite, Status.MAX_STEPS, Status.NONFINITE).astype(jnp.int32)
     infinity = jnp.full_like(expectation.free_energy, jnp.inf)
-    rounding = noise(m, theta, expectation) + m.rounding_of_theta(theta, expectation)[0]
-    zero = jnp.zeros((), jnp.int32)
-    return State(theta, expectation, infinity, zero, status, rounding, zero)
+    digits, zero = m.digits(theta, expectation), jnp.zeros((), jnp.int32)
+    rounding = noise(expectation, digits) + digits.slack
+    return State(theta, expectation, infinity, zero, status, rounding, zero, jnp.asarray(digits.lost))
 
 
-def noise(m: Model, theta: Theta, expectation: Expectation) -> Array:
+def noise(expectation: Expectation, digits: Digits) -> Array:
     """What the rounding of its arithmetic can move F by, nats: 8·eps·Σ w (|F_n| + sizes of the terms of ℓ_n)."""
-    sizes = expectation.scale + m.sizes(theta, expectation)
+    sizes = expectation.scale + digits.sizes
     return 8 * jnp.finfo(sizes.dtype).eps * sizes
 
 
+class Proposal(NamedTuple):
+    """Where to do the next E-step, and what its statistics are to be about."""
+
+    theta: Theta
+    centre: Theta | None  # None of a model whose statistics never cancel
+    again: Array  # is it the E-step at the old θ, its statistics summed again?
+
+
+def at(m: Model, theta: Theta) -> Proposal:
+    """An E-step at θ, its statistics about its own means."""
+    return Proposal(theta, theta if m.recentres else None, jnp.zeros((), bool))
+
+
+def choose(condition: Array, this: Any, other: Any) -> Any:
+    """One of two trees."""
+    return jax.tree.map(partial(jnp.where, condition), this, other)
+
+
 def step(m: Model, climb: Climb, data: Data, tol: Array, size: Array | int, stop: Stop) -> Climb:
-    """One M-step and the E-step after it; of a state that is new, or whose statistics are lost, an E-step alone."""
-    state, statistics = climb.state, climb.state.expectation.statistics
-    is_new, retakes = state.num_steps < 0, m.retakes(state.theta, data)
+    """One M-step and the E-step after it; of a new state, or of cancelled statistics, an E-step alone."""
+    proposal = propose(m, climb, data)
+    expectation = m.expect(proposal.theta, data, proposal.centre, proposal.again)  # eq:E
+    return advance(m, climb, proposal, expectation, tol, size, stop)
 
-    def choose(condition: Array, this: Any, other: Any) -> Any:
-        return jax.tree.map(partial(jnp.where, condition), this, other)
 
-    if not retakes:
-        theta = lax.cond(is_new, lambda: state.theta, lambda: m.maximize(statistics, state.theta, data))  # eq:M
-        expectation = m.expect(theta, data)  # eq:E
-    else:
-        theta, reference, lost = m.propose(statistics, climb.about)
-        theta, lost = choose(is_new, state.theta, theta), lost & ~is_new & ~climb.retaken
-        expectation = m.expect_about(choose(lost, reference, theta), choose(lost, state.theta, theta), data, lost)
-    after = advance(m, state, theta, expectation, tol, size, stop)
-    after = choose(is_new, begin(m, theta, expectation), after)
-    if not retakes:
-        return Climb(after, after.theta, climb.retaken)
-    anew = state._replace(expectation=state.expectation._replace(statistics=expectation.statistics))
-    after = choose(lost, anew, after)
-    return Climb(after, choose(lost, reference, after.theta), lost)
+def propose(m: Model, climb: Climb, data: Data) -> Proposal:
+    """The M-step (eq:M)."""
+    state, is_new = climb.state, climb.state.num_steps < 0
+    statistics = state.expectation.statistics
+    if not m.recentres:
+        moved = lax.cond(is_new, lambda: state.theta, lambda: m.maximize(statistics, state.theta, data).theta)
+        return Proposal(moved, None, jnp.zeros((), bool))
+    new = m.maximize(statistics, climb.centre, data)
+    again = jnp.asarray(new.cancelled) & ~is_new & ~climb.again
+    theta = choose(again | is_new, state.theta, new.theta)
+    return Proposal(theta, choose(again, new.centre, theta), again)
 
 
 def advance(
+    m: Model, climb: Climb, proposal: Proposal, expectation: Expectation, tol: Array, size: Array | int, stop: Stop
+) -> Climb:
+    """The climb after a proposal's E-step."""
+    state, theta = climb.state, proposal.theta
+    after = judged(m, state, theta, expectation, tol, size, stop)
+    after = choose(state.num_steps < 0, begin(m, theta, expectation), after)
+    if proposal.centre is None:
+        return Climb(after, after.theta, climb.again)
+    summed_again = state._replace(expectation=state.expectation._replace(statistics=expectation.statistics))
+    after = choose(proposal.again, summed_again, after)
+    return Climb(after, choose(proposal.again, proposal.centre, after.theta), proposal.again)
+
+
+def judged(
     m: Model, state: State, theta: Theta, expectation: Expectation, tol: Array, size: Array | int, stop: Stop
 ) -> State:
     """The state after a step to θ; a fall of F or a non-finite F leaves θ where it was.
@@ -147,15 +209,15 @@ def advance(
     that is a collapse.
     """
     gain = expectation.free_energy - state.expectation.free_energy
-    slack, lost = m.rounding_of_theta(theta, expectation)
-    rounding = noise(m, theta, expectation) + slack
-    lost, either = jnp.asarray(lost), state.rounding + rounding
+    digits = m.digits(theta, expectation)
+    rounding, slack = noise(expectation, digits) + digits.slack, digits.slack
+    lost, either = jnp.asarray(digits.lost), state.rounding + rounding
     idle = jnp.where(lost & ~(gain > either), state.idle + 1, 0)
-    after = State(theta, expectation, gain, state.num_steps + 1, state.status, rounding, idle)
+    after = State(theta, expectation, gain, state.num_steps + 1, state.status, rounding, idle, lost)
     floor = 8 * jnp.finfo(gain.dtype).eps * expectation.scale  # a gain below it is not worth a step
     tolerance = jnp.maximum(tol * size, floor)
-    fell = (gain < -jnp.maximum(tolerance, either)) & ~lost
-    at_rest = (gain < -tolerance) & (slack < size / 32)
+    fell = (gain < -jnp.maximum(tolerance, either)) & ~lost & ~state.lost
+    at_rest = (gain < -tolerance) & (slack < size / 32) & ~state.lost
     done, collapsed = (
         stop(state, after, tolerance) | at_rest,
         lost & ((jnp.abs(gain) <= tolerance) | (idle >= PATIENCE)),
@@ -205,6 +267,22 @@ def run_in_legs(
         climb = run_leg(m, before, data, tol, np.int32(done), stop)  # NumPy: in every process
         if done == last or int(before.state.status) != Status.MAX_STEPS:
             return fit_of(climb.state)
+
+
+def run_watched(m: Model, theta: Theta, data: Data, tol: Any, max_steps: Any, stop: Stop) -> Fit:
+    """The same with a tqdm bar: legs as long as people wait for news, each awaited so that Ctrl-C is heard."""
+    data = data._replace(norms=once(m, theta, data))
+    climb, last, done, steps = begin_legs(m, theta, data), int(max_steps), 0, 1
+    with bar(True, last, "step") as show:
+        while True:
+            began, before, done = time.monotonic(), done, min(done + steps, last)
+            climb = awaited(run_leg(m, climb, data, tol, np.int32(done), stop))
+            state = climb.state
+            moved = int(state.num_steps) - before
+            show(f"F={float(state.expectation.free_energy):.8g} gain={float(state.gain):.2g}", moved)
+            if done == last or int(state.status) != Status.MAX_STEPS:
+                return fit_of(state)
+            steps = 2 * steps if time.monotonic() - began < NEWS else steps
 
 
 def fit_of(state: State) -> Fit:

@@ -13,9 +13,9 @@ from jaxem.families import bernoulli, categorical, exponential, gaussian, poisso
 from jaxem.families._mixture import Mixture
 
 FAMILIES = {
-    f"{module.__name__.removeprefix('jaxem.families.')}.{name}": value
+    value.name: value
     for module in (gaussian, bernoulli, categorical, poisson, exponential)
-    for name, value in vars(module).items()
+    for value in vars(module).values()
     if isinstance(value, Mixture)
 }
 
@@ -24,7 +24,7 @@ def description(m: Model) -> Any:
     """Of a model, in JSON's terms: the family it comes from, what is held, and where else it differs."""
     if not isinstance(m, Mixture):
         return identity(m, [])
-    follows = ("held", "rounding")  # said apart; what the M-step says already
+    follows = ("held", "accuracy", "name")  # said apart; what the M-step says already; what is said to people
     names = [field.name for field in dataclasses.fields(m) if field.name not in follows]
 
     def differing(family: Mixture) -> list[str]:

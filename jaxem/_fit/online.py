@@ -36,10 +36,10 @@ def _online(
     m: Mixture, theta: Theta, reference: Theta, data: Data, s: Any, rate: Array, move: Array
 ) -> tuple[Theta, Any, Array]:
     """eq:stepwise, with statistics about the means of one θ, so that those of all batches may be added."""
-    expectation = m.expect_by_kernel(reference, theta, data)
+    expectation = m.expect(theta, data, reference)
     weight = m.size(data)
     s = jax.tree.map(lambda old, new: (1 - rate) * old + rate * new / weight, s, expectation.statistics)
-    moved = m.update(s, reference, m.held)
+    moved = m.maximize(s, reference, data).theta
     return jax.tree.map(partial(jnp.where, move), moved, theta), s, expectation.free_energy
 
 

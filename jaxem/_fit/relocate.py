@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array
 
 from jaxem._core.model import Data, Theta
-from jaxem.families._mixture import Mixture, closed_form
+from jaxem.families._mixture import Mixture
 from jaxem.families.gaussian import squared_distances
 
 ENTRIES = 2**20  # of the table of distances that exists at once
@@ -42,10 +42,10 @@ def relocate(m: Mixture, statistics: Any, theta: Theta, data: Data) -> Theta:
             N_k=statistics.N_k.at[old].add(-leaves),
             shift=statistics.shift.at[old].add(-leaves[:, None] * (row - theta["mu"][old])),
         )
-        new = closed_form(m, lean, theta, data)
+        new = m.update(lean, theta, m.held)
         return new | {"mu": jnp.where(takes[:, None], row, new["mu"])}
 
-    return lax.cond(jnp.any(empty), to_the_farthest, lambda: closed_form(m, statistics, theta, data))
+    return lax.cond(jnp.any(empty), to_the_farthest, lambda: m.update(statistics, theta, m.held))
 
 
 def to_own_centre(x: Array, mu: Array) -> tuple[Array, Array]:

@@ -20,15 +20,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
-from jaxtyping import Array
 
 from jaxem._core.arrays import static_count, tolerance
-from jaxem._core.model import Data, Expectation, Theta, ThetaLike
+from jaxem._core.model import Data, Expectation, ThetaLike
 from jaxem._core.tracing import compiled
 from jaxem._fit import batches as _batches
 from jaxem._fit import checkpoint as _checkpoint
 from jaxem._fit import names
-from jaxem._fit.loop import Fit, State, Status, advance, begin, fit_of, gain_is_small
+from jaxem._fit.loop import Climb, Fit, Proposal, State, Status, advance, at, begin, fit_of, gain_is_small, propose
 from jaxem._rows import devices
 from jaxem._rows.chunks import compensated
 from jaxem.families._mixture import Mixture
@@ -42,15 +41,14 @@ class Sums(NamedTuple):
 
 
 @compiled
-def _add(m: Mixture, theta: Theta, about: Theta, data: Data, sums: Sums, anew: Array | bool) -> Sums:
-    """The sums so far and those of one batch, statistics about θ's own means or, taken anew, another's."""
-    return Sums(*compensated(*sums, m.expect_about(about, theta, data, anew)))
+def _add(m: Mixture, proposal: Proposal, data: Data, sums: Sums) -> Sums:
+    """The sums so far and those of one batch."""
+    return Sums(*compensated(*sums, m.expect(proposal.theta, data, proposal.centre, proposal.again)))
 
 
 _begin = jax.jit(begin)
+_propose = jax.jit(propose)
 _advance = jax.jit(partial(advance, stop=gain_is_small))
-_update = jax.jit(lambda m, statistics, theta: m.update(statistics, theta, m.held))
-_recentre = jax.jit(lambda m, theta, new: m.recentre(theta, new) if m.recentres else None)
 
 
 class Passes:
@@ -61,17 +59,18 @@ class Passes:
         self.rows = 0  # of a whole pass; 0 before the first
         self.weight = 0.0  # of a whole pass, in all processes
         self.checksum: int | None = None  # of all batches; None before the first pass, or where nobody asks for it
-        shapes = jax.eval_shape(Mixture.expect, m, reader.theta, reader.two_rows())
+        self.few = reader.two_rows()  # an M-step asks data for no more than their shapes
+        shapes = jax.eval_shape(Mixture.expect, m, reader.theta, self.few)
         zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         self.nothing = devices.replicated(Sums(zero, zero), reader.mesh)
 
-    def expect(self, theta: Theta, reference: Theta | None = None) -> Expectation:
-        """The E-step at θ, summed over all batches of all processes; statistics about the means of a reference."""
+    def expect(self, proposal: Proposal) -> Expectation:
+        """The E-step at a proposal, summed over all batches of all processes."""
         sums, rows, weight = self.nothing, 0, 0.0
         with contextlib.closing(self.reader.read()) as batches:
             for batch in batches:
                 before = sums
-                sums = _add(self.m, theta, reference or theta, batch.data, sums, reference is not None)
+                sums = _add(self.m, proposal, batch.data, sums)
                 jax.block_until_ready(before)  # so that no more than two batches are in flight
                 rows, weight = rows + batch.rows, weight + batch.weight
         if self.rows and rows != self.rows:
@@ -104,15 +103,15 @@ class Passes:
         return jax.tree.map(jnp.asarray, total), float(weight)
 
     def step(self, state: State, tol: float) -> State:
-        """One M-step and the E-step after it, with a pass between where the statistics lost their digits."""
-        theta = _update(self.m, state.expectation.statistics, state.theta)
-        recentred = _recentre(self.m, state.theta, theta)
-        if recentred is not None and bool(recentred[1]):
-            reference, _ = recentred
-            theta = _update(self.m, self.expect(state.theta, reference).statistics, reference)
-        expectation = self.expect(theta)
-        tol_and_size = jnp.asarray((tol, self.weight), expectation.free_energy.dtype)
-        return _advance(self.m, state, theta, expectation, *tol_and_size)
+        """One M-step and the E-step after it, with a pass between where the statistics are cancelled."""
+        climb = Climb(state, state.theta, jnp.zeros((), bool))
+        while True:
+            proposal = _propose(self.m, climb, self.few)
+            expectation = self.expect(proposal)
+            tol_and_size = jnp.asarray((tol, self.weight), expectation.free_energy.dtype)
+            climb = _advance(self.m, climb, proposal, expectation, *tol_and_size)
+            if not climb.again:
+                return climb.state
 
 
 def em_stream(
@@ -193,7 +192,7 @@ def em_stream(
 
     with _bar(progress, max_steps) as show:
         if resume is None:
-            state = _begin(m, reader.theta, passes.expect(reader.theta))
+            state = _begin(m, reader.theta, passes.expect(at(m, reader.theta)))
             save(state)
         else:
             like = jax.eval_shape(begin, m, reader.theta, passes.nothing.total)

@@ -74,6 +74,11 @@ class Probe:
         above = [place[0] for place in priors if not all(same(priors[place], other[place]) for _, other in others)]
         return tuple(places), tuple(dict.fromkeys(above))
 
+    def with_the_digits_of_theta(self, argument: Any) -> np.ndarray:
+        """An argument may be of a wider type than θ, but has no more digits."""
+        argument = np.asarray(argument)
+        return argument.astype(min(argument.dtype, self.dtype, key=lambda dtype: jnp.finfo(dtype).bits))
+
     # ---- how u follows V
 
     def origin(self, name: str, form: str) -> Any:
@@ -98,7 +103,7 @@ class Probe:
         def L(V: Theta) -> Found:
             with jax.numpy_rank_promotion("allow"):
                 found, _ = self.at({name: np.asarray(some[name][1].inverse(V[name])) for name in some})
-            return {place: np.asarray(found[place]) for place in places}
+            return {place: self.with_the_digits_of_theta(found[place]) for place in places}
 
         def draw() -> Theta:
             return {name: self.draw(name, form) for name, (form, _) in some.items()}
@@ -108,7 +113,7 @@ class Probe:
 
         origin = {name: self.origin(name, form) for name, (form, _) in some.items()}
         forms = {form for form, _ in some.values()}
-        at_origin: Found = {place: np.zeros(()) for place in places}
+        at_origin: Found = dict.fromkeys(places, 0)  # no array, which would be of double precision
         if forms <= {"odds", "square"}:
             at_origin = L(each(lambda x, o: 0 * x + o, draw(), origin))
 
@@ -150,13 +155,16 @@ class Probe:
 
     def is_affine(self, names: list[str], places: Any) -> bool:
         """Are these places affine in these parameters together?"""
-        zero = {name: np.zeros_like(self.base[name]) for name in names}
-        a, b = ({name: self.draw(name, "square") for name in names} for _ in range(2))
-        at_0, at_a, at_b = (self.at(some)[0] for some in (zero, a, b))
-        at_sum = self.at({name: a[name] + 2 * b[name] for name in names})[0]
-        return all(
-            close(at_sum[p], np.asarray(at_a[p]) + 2 * (np.asarray(at_b[p]) - np.asarray(at_0[p]))) for p in places
-        )
+        o = {name: self.base[name] for name in names}  # 0 may lie outside of what they may be
+        a, b = ({name: o[name] + self.draw(name, "square") for name in names} for _ in range(2))
+        together = {name: a[name] + 2 * (b[name] - o[name]) for name in names}
+
+        def L(V: Theta) -> Found:
+            found, _ = self.at(V)
+            return {place: self.with_the_digits_of_theta(found[place]) for place in places}
+
+        at_0, at_a, at_b, at_sum = L(o), L(a), L(b), L(together)
+        return all(close(at_sum[p], at_a[p] + 2 * (at_b[p] - at_0[p])) for p in places)
 
 
 def places_of(terms: list[Term]) -> Found:
@@ -197,10 +205,10 @@ def same(left: Any, right: Any) -> bool:
 
 
 def close(left: Any, right: Any) -> bool:
-    """Equal to rounding; NaN is equal to nothing."""
+    """Equal to rounding; neither NaN nor infinity is equal to anything."""
     left, right = np.asarray(left), np.asarray(right)
     with np.errstate(invalid="ignore", over="ignore"):
         tolerance = (
             1e3 * np.finfo(left.dtype).eps * np.maximum(np.abs(left).max(initial=0), np.abs(right).max(initial=0))
         )
-        return bool((np.abs(left - right) <= tolerance).all())
+        return bool(np.isfinite(tolerance) and (np.abs(left - right) <= tolerance).all())

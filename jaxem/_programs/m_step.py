@@ -323,6 +323,7 @@ def updated(update: Update, sums: Sums, prior: Term | None, old: Array, constrai
         at_pole = jax.nn.one_hot(jnp.argmax(both, axis=-1), both.shape[-1], dtype=both.dtype)
         counts = jnp.where(jnp.any(both > 0, axis=-1, keepdims=True), jnp.maximum(both, 0), at_pole)
         share = counts / jnp.sum(counts, axis=-1, keepdims=True)
+        share = jnp.where(counts > 0, jnp.maximum(share, jnp.finfo(share.dtype).tiny), share)  # log 0 is no log of it
         seen, share = (seen[..., 0], share[..., 0]) if update.form == "odds" else (seen, share)
         new, pole = update.coordinate.inverse(share), jnp.zeros((), bool)
     return jnp.where(seen, domains.project(constraint, new, pole), old)

@@ -75,7 +75,8 @@ def parameters(structure: Structure, dtype: Any, rng: np.random.Generator) -> Th
 
     def entry(shape: tuple[int, ...], constraint: constraints.Constraint) -> Any:
         bijection = biject_to(constraint)
-        return bijection(jnp.asarray(rng.normal(size=bijection.inverse_shape(shape)) * 0.5, dtype)).astype(dtype)
+        # in JAX's own precision, the only one that some of NumPyro's transforms take
+        return bijection(jnp.asarray(rng.normal(size=bijection.inverse_shape(shape)) * 0.5, float)).astype(dtype)
 
     return {
         name: jax.tree.map(

@@ -11,7 +11,7 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import jax
@@ -23,12 +23,12 @@ from numpyro.distributions import ImproperUniform, biject_to
 
 from jaxem._core.arrays import PACKAGE, count, first_line, random_key, shown
 from jaxem._core.climb import check_optimizer
-from jaxem._core.model import Data, Expectation, Model, Theta, ThetaLike
+from jaxem._core.model import Data, Expectation, Model, Step, Theta, ThetaLike
 from jaxem._core.objective import product
 from jaxem._core.tracing import at_once
-from jaxem._core.values import settle
+from jaxem._core.values import name_of, settle
 from jaxem._programs import plan as _plan
-from jaxem._programs import probe, read
+from jaxem._programs import probe, read, start
 from jaxem._programs.absent import absent
 from jaxem._programs.eliminate import Elimination, Graph, add, log_partition
 from jaxem._programs.enter import enter
@@ -40,7 +40,7 @@ KINDS = {"selection": "closed form", "linear": "weighted least squares", "gradie
 
 
 @jax.tree_util.register_static
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Program(Model):
     """A NumPyro program as a model for `em`; made by `from_numpyro`. Hashable, and a pytree without leaves.
 
@@ -62,6 +62,19 @@ class Program(Model):
 
     def __post_init__(self) -> None:
         settle(self)
+
+    def __repr__(self) -> str:
+        """Its function, what is held, and the options that are not the default."""
+        defaults = {field.name: field.default for field in fields(self) if field.name not in ("program", "held")}
+        given = {name: getattr(self, name) for name in defaults if getattr(self, name) != defaults[name]}
+        optimizer = {"optimizer": "…"} if given.pop("optimizer", None) is not None else {}
+        options = "".join(f", {name}={value}" for name, value in (optimizer | given).items())
+        held = f".hold({', '.join(map(repr, sorted(self.held)))})" if self.held else ""
+        return f"jaxem.from_numpyro({name_of(self.program)}{options}){held}"
+
+    def __dir__(self) -> list[str]:
+        """What its users use; all else there is, is how it is fitted."""
+        return ["explain", "held", "hold", "init", "program"]
 
     def hold(self, *names: str) -> "Program":
         """The same program with these entries of θ never updated; names are checked when a θ is given."""
@@ -106,8 +119,18 @@ class Program(Model):
             for name, parameter in parameters.items()
         }
 
-    def init(self, key: Array, x: Any) -> Theta:
+    def init(self, key: Array, x: Any, method: Any = "program") -> Theta:
         """A start: the program's own initial values of its params, and a draw from the priors of its latents.
+
+        With method="responsibilities" a start from the data: the observed numbers that a discrete latent enters are
+        assigned to the nearest of a few of their rows, drawn as k-means++ draws them (a latent without such numbers
+        gets labels at random), and one M-step is made of that (`_programs/start.py`). What the M-step would move out
+        of its bounds, and what is held, stays at the program's own.
+
+        Args:
+            key: a key of `jax.random`; other keys give other starts.
+            x: the program's argument, or the tuple of its arguments.
+            method: "program" or "responsibilities".
 
         >>> import jax, jaxem, numpyro
         >>> from numpyro import distributions as dist
@@ -119,14 +142,14 @@ class Program(Model):
         >>> jaxem.from_numpyro(program).init(jax.random.key(0), jax.numpy.zeros(5))["mu"].shape
         (2,)
         """
+        if method not in ("program", "responsibilities"):
+            raise ValueError(f'method: must be "program" or "responsibilities", got {shown(method)}')
         key, arguments = random_key(key), Arguments.of(x)
-        parameters = self.structure(arguments).parameters
-
-        def values(key: Array, arguments: Arguments) -> Theta:
-            trace = read.plain_trace(self.program, arguments, key)
-            return {name: jax.tree.map(arguments.cast, trace[name]["value"]) for name in parameters}
-
-        return jax.jit(values)(key, arguments)
+        if method == "program":
+            return _own_values(self, key, arguments)
+        shapes = jax.tree.leaves(jax.eval_shape(_own_values, self, key, arguments))
+        self.plan(arguments, jnp.result_type(*shapes) if shapes else float)
+        return _from_data(self, key, arguments)
 
     def terms(self, theta: Theta, x: Arguments) -> tuple[list[Term], list[Term]]:
         """(terms of the data and its latents, priors of θ)."""
@@ -187,7 +210,7 @@ class Program(Model):
         """Make the plan."""
         self.plan(data.x, dtype_of(theta))
 
-    def expect(self, theta: Theta, data: Data) -> Expectation:
+    def expect(self, theta: Theta, data: Data, centre: Theta | None = None, again: Array | bool = True) -> Expectation:
         """The E-step: F_T (eq:partition), and its gradient in every site's table."""
         terms, tables, priors = self.tables(theta, data.x)
         graph = self.graph(terms, tables)
@@ -223,9 +246,9 @@ class Program(Model):
         marginals = before.statistics
         return before.free_energy + self.energy(marginals, theta, data) - self.energy(marginals, old, data)
 
-    def maximize(self, statistics: Marginals, theta: Theta, data: Data) -> Theta:
+    def maximize(self, statistics: Marginals, theta: Theta, data: Data) -> Step:
         """The M-step, block by block (eq:block)."""
-        return stages(self, self.plan(data.x, dtype_of(theta)), statistics, theta, data)[-1][1]
+        return Step(stages(self, self.plan(data.x, dtype_of(theta)), statistics, theta, data)[-1][1])
 
     def size(self, data: Data) -> Array:
         """W: the number of observed scalar log-densities, each with its weight."""
@@ -255,6 +278,22 @@ class Program(Model):
         """The inverse of `unconstrain`; held entries are θ's."""
         parameters = self.structure(data.x).parameters
         return theta | {name: map_constraint(parameters[name], u) for name, u in free.items()}
+
+
+@jax.jit
+def _own_values(m: Program, key: Array, arguments: Arguments) -> Theta:
+    """θ as the program itself has it."""
+    trace = read.plain_trace(m.program, arguments, key)
+    names = m.structure(arguments).parameters
+    return {name: jax.tree.map(arguments.cast, trace[name]["value"]) for name in names}
+
+
+@jax.jit
+def _from_data(m: Program, key: Array, arguments: Arguments) -> Theta:
+    """θ from responsibilities made of the data."""
+    for_theta, for_labels = jax.random.split(key)
+    theta = _own_values(m, for_theta, arguments)
+    return start.from_data(m, for_labels, theta, Data(arguments, None, jnp.ones((), dtype_of(theta))))
 
 
 def estimated(parameter: read.Parameter) -> str:
@@ -289,8 +328,8 @@ def map_constraint(parameter: read.Parameter, value: Any, inverse: bool = False)
     """A parameter through the bijection of its constraint."""
     bijection = biject_to(parameter.constraint)
     bijection = bijection.inv if inverse else bijection
-    with jax.numpy_rank_promotion("allow"):  # NumPyro's transforms broadcast, and promote, freely
-        return jax.tree.map(lambda leaf: bijection(leaf).astype(leaf.dtype), value)
+    with jax.numpy_rank_promotion("allow"):  # NumPyro's transforms broadcast, and some know JAX's own precision only
+        return jax.tree.map(lambda leaf: bijection(leaf.astype(float)).astype(leaf.dtype), value)
 
 
 def log_prior(priors: list[Term], dtype: Any) -> Array:

@@ -96,7 +96,7 @@ class ExponentialFamily:
         """π_k = N_k / N,  E_θ[φ] = S_k / N_k."""
         N_k, S = moments
         if "pi" not in held:
-            theta = theta | {"pi": N_k / jnp.sum(N_k)}
+            theta = theta | {"pi": possible(N_k / jnp.sum(N_k), N_k)}
         if self.name not in held:
             old = theta[self.name]
             new = self.from_moments(jnp.where(occupied(N_k)[:, None], S, 1), old)

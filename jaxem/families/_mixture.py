@@ -9,51 +9,63 @@ and the closed-form M-step.
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float
 from numpyro import handlers
 from numpyro.distributions import Distribution, biject_to, constraints
 
 from jaxem._core import checks
 from jaxem._core.handlers import all_alone, alone
-from jaxem._core.model import Data, Expectation, Model, Norms, Theta, ThetaLike
-from jaxem._core.objective import assign, assign_hard, assign_one_hot, row_free_energy, weighted
-from jaxem._core.values import settle
-from jaxem._rows import gpu
-from jaxem._rows.chunks import fits_one_chunk, norms_of_rows, plus, seen_here, sum_over_rows
-from jaxem._rows.products import Counts, Products, Sums
+from jaxem._core.model import Data, Digits, Expectation, Model, Step, Theta, ThetaLike
+from jaxem._core.values import name_of, settle
+from jaxem._rows import engine
+from jaxem._rows.products import Products
 from jaxem.families import _enter
 
 
-def closed_form(m: "Mixture", statistics: Any, theta: Theta, data: Data) -> Theta:
-    """The family's own M-step, with statistics taken anew where those at hand lost their digits."""
-    if not m.recentres:
-        return m.update(statistics, theta, m.held)
-    new, reference, lost = m.propose(statistics, theta)
+class Fast(NamedTuple):
+    """The same E-step, faster.
 
-    def again() -> Theta:
-        return m.update(m.expect_by_kernel(reference, theta, data).statistics, reference, m.held)
+    Attributes:
+        products: (θ, the θ about whose means statistics may be, may digits cancel?) → `Products`, for data of more than
+            one chunk, used where it is accurate.
+        squares: do those take ‖x_n − c‖², which a fit then computes once? Then `products` takes that c too.
+        by_winner: (θ, x, argmax_k ℓ (n,), w (n,)) → `statistics` of the γ that says so, times w; None makes that γ.
+        hard: is T known to be 0, as in k-means? Otherwise it is data.
+    """
 
-    return lax.cond(lost, again, lambda: new)
+    products: Callable[..., Products] | None = None
+    squares: bool = False
+    by_winner: Callable[[Theta, Array, Array, Array], Any] | None = None
+    hard: bool = False
 
 
-class Rows(NamedTuple):
-    """What lies along the rows."""
+class Accuracy(NamedTuple):
+    """What a family knows of its rounding.
 
-    x: Array
-    labels: Array | None
-    squares: Array | None  # of `Data.norms`
+    Attributes:
+        recentre: (θ, θ⁺) → (θ at which the statistics keep their digits, are those at θ too inexact?); None where
+            they never are.
+        scale: the name that this is for; where it is held, statistics are never too inexact.
+        rounding: (θ, statistics, held) → (the nats by which rounding θ alone can move F, has a component of θ lost
+            its digits?); None where that is less than the rounding of F itself.
+        sizes_of_terms: (θ, statistics about θ's means) → Σ γ (sizes of the terms of ℓ), nats: those that cancel inside
+            it round F by more than its own size tells. None where none do.
+    """
+
+    recentre: Callable[[Theta, Theta], tuple[Theta, Array]] | None = None
+    scale: str = ""
+    rounding: Callable[[Theta, Any, frozenset[str]], tuple[Any, Any]] | None = None
+    sizes_of_terms: Callable[[Theta, Any], Array] | None = None
 
 
 @jax.tree_util.register_static
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Mixture(Model):
     """A mixture model: a NumPyro program with closed-form EM. Hashable, and a pytree without leaves.
 
@@ -74,23 +86,14 @@ class Mixture(Model):
             assignments do not depend on the unit of x. None is 0.
         gradient_form: (θ, ∇L, N_k) → θ⁺, the M-step written as a step along the likelihood's gradient
             (eq:XuJordan), for certificate C6; None where no such form is known.
-        products: (θ, the θ about whose means statistics may be, may digits cancel?) → `Products`, the faster E-step for
-            data of more than one chunk, used where it is accurate.
-        squares: do those take ‖x_n − c‖², which a fit then computes once? Then `products` takes that c too.
-        recentre: (θ, θ⁺) → (θ at which the statistics keep their digits, are those at θ too inexact?); None where
-            they never are.
-        sizes_of_terms: (θ, statistics about θ's means) → Σ γ (sizes of the terms of ℓ), nats: those that cancel inside
-            it round F by more than its own size tells. None where none do.
-        scale: the name that this is for; where it is held, statistics are never too inexact.
-        rounding: (θ, statistics, held) → (the nats by which rounding θ alone can move F, has a component of θ lost
-            its digits?); None where that is less than the rounding of F itself.
         condition: (θ, x, mask) → ℓ (K, n) of x[:, mask] alone, and the law of the other columns given those and
             z, a NumPyro distribution of batch shape (K, n) or (K, 1); for `jaxem.condition`.
         check_support: (x, θ) → what is wrong with x's values, or None; numpy arrays, called on concrete x.
         held: names of θ that are never updated; see `hold`.
-        hard: is T known to be 0, as in k-means? Otherwise it is data.
-        by_winner: (θ, x, argmax_k ℓ (n,), w (n,)) → `statistics` of the γ that says so, times w; None makes that γ.
-        maximizer: how the M-step is done: `closed_form`, or what `jaxem.gradient_m_step` puts here.
+        fast: the same E-step by matrix products; see `Fast`.
+        accuracy: what the family knows of its rounding; see `Accuracy`.
+        maximizer: (m, statistics, θ, data) → θ⁺ in place of `update`, as `jaxem.gradient_m_step` puts here.
+        name: what its repr says, e.g. "gaussian.full"; mixtures that differ by no more are equal.
     """
 
     program: Callable[..., Any]
@@ -101,21 +104,31 @@ class Mixture(Model):
     kernel: Callable[[Theta, Array], Array] | None = None
     constant: Callable[[Theta], Array] | None = None
     gradient_form: Callable[[Theta, Theta, Array, frozenset[str]], Theta] | None = None
-    products: Callable[..., Products] | None = None
-    squares: bool = False
-    recentre: Callable[[Theta, Theta], tuple[Theta, Array]] | None = None
-    scale: str = ""
-    rounding: Callable[[Theta, Any, frozenset[str]], tuple[Any, Any]] | None = None
-    sizes_of_terms: Callable[[Theta, Any], Array] | None = None
     condition: Callable[[Theta, Array, np.ndarray], tuple[Array, Distribution]] | None = None
     check_support: Callable[[np.ndarray, dict[str, np.ndarray]], str | None] | None = None
     held: frozenset[str] = frozenset()
-    hard: bool = False
-    by_winner: Callable[[Theta, Array, Array, Array], Any] | None = None
-    maximizer: Callable[["Mixture", Any, Theta, Data], Theta] = closed_form
+    fast: Fast = Fast()  # noqa: RUF009 (a NamedTuple does not change)
+    accuracy: Accuracy = Accuracy()  # noqa: RUF009
+    maximizer: Callable[["Mixture", Any, Theta, Data], Theta] | None = None
+    name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         settle(self)
+
+    def __repr__(self) -> str:
+        """Its name and what is held, as one would write it.
+
+        >>> from jaxem.families import gaussian
+        >>> gaussian.isotropic.hold("sigma", "pi")
+        gaussian.isotropic.hold('pi', 'sigma')
+        """
+        name = self.name or f"Mixture(program={name_of(self.program)})"
+        held = ", ".join(repr(name) for name in self.parameters if name in self.held)
+        return f"{name}.hold({held})" if held else name
+
+    def __dir__(self) -> list[str]:
+        """What its users use; all else there is, is how it is fitted fast."""
+        return ["free", "held", "hold", "name", "parameters", "program", "shapes"]
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -217,181 +230,45 @@ class Mixture(Model):
 
     @property
     def recentres(self) -> bool:
-        """May an M-step need its statistics anew?"""
-        return self.recentre is not None and self.maximizer is closed_form and self.scale not in self.held
-
-    def retakes(self, theta: Theta, data: Data) -> bool:
-        """Where it does, is that a turn of the loop? With one chunk it is a pass in the M-step, compiled fast."""
-        return self.recentres and not fits_one_chunk(data.x.shape[0], theta["pi"].shape[0])
-
-    def propose(self, statistics: Any, about: Theta) -> tuple[Theta, Theta, Array]:
-        """θ⁺, the θ about whose means statistics are good for it, and are these not?"""
-        assert self.recentre is not None
-        new = self.update(statistics, about, self.held)
-        return new, *self.recentre(about, new)
+        """May an M-step find its statistics cancelled?"""
+        return self.accuracy.recentre is not None and self.maximizer is None and self.accuracy.scale not in self.held
 
     def once(self, theta: Theta, data: Data) -> Data:
-        """With ‖x_n − c‖² about a point c amid the rows; not where statistics may be taken about another point."""
-        one_chunk = fits_one_chunk(data.x.shape[0], theta["pi"].shape[0])
-        if not self.squares or self.recentres or one_chunk or data.norms is not None:
-            return data
-        return data._replace(norms=Norms(*norms_of_rows(data.x, data.weights, shards=data.shards)))
+        """With ‖x_n − c‖² about a point c amid the rows."""
+        return engine.once(self, theta, data)
 
-    def expect(self, theta: Theta, data: Data) -> Expectation:
+    def expect(self, theta: Theta, data: Data, centre: Theta | None = None, again: Array | bool = True) -> Expectation:
         """The E-step (eq:E): statistics of γ(θ) and F_T at θ, in one pass over the rows."""
-        return self.expect_about(theta, theta, data, anew=False)
+        return engine.expect(self, theta, data, centre, again)
 
-    def expect_about(self, about: Theta, theta: Theta, data: Data, anew: Array | bool) -> Expectation:
-        """The same; where they are taken anew, statistics are about the means of another θ, and keep their digits."""
-
-        def by_kernel() -> Expectation:
-            return self.expect_by_kernel(about, theta, data)
-
-        if self.products is None or fits_one_chunk(data.x.shape[0], theta["pi"].shape[0]):
-            return by_kernel()
-        is_hard = jnp.asarray(True) if self.hard else data.temperature == 0
-        about_c = () if data.norms is None else (data.norms.c,)
-        products = self.products(theta, about, jnp.logical_not(anew | is_hard), *about_c)
-
-        def by_products() -> Expectation:
-            return self.expect_by_products(products, theta, data)
-
-        if products.accurate is None or products.accurate_when_hard is None:
-            return by_products()
-        may = jnp.logical_not(anew)  # squares are expanded about the products' own centre
-
-        def nothing() -> Expectation:
-            return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(by_products))
-
-        tried = lax.cond(may & (products.accurate | is_hard), by_products, nothing)
-        accurate = jnp.where(is_hard, products.accurate_when_hard(tried.statistics), products.accurate)
-        return lax.cond(may & accurate, lambda: tried, by_kernel)
-
-    def expect_by_kernel(self, reference: Theta, theta: Theta, data: Data) -> Expectation:
-        """The E-step at θ by differences, its statistics about the means of another θ."""
-
-        def chunk(rows: Rows, weights: Array) -> Expectation:
-            here, about = seen_here((theta, reference))
-            table = exclude(self.relative_table(here, rows.x), rows.labels)
-            if self.hard and self.by_winner:
-                winner, value = assign_hard(table, axis=0)
-                statistics = self.by_winner(about, rows.x, winner, weights)
-            else:
-                gamma, value = assign_one_hot(table, axis=0) if self.hard else assign(table, data.temperature, axis=0)
-                statistics = self.statistics(about, rows.x, gamma * weights[None])
-            return expectation(statistics, value + common, weights)
-
-        common = self.common(theta)
-        return self.sum_over_rows(chunk, theta, data, then=summed)
-
-    def expect_by_products(self, products: Products, theta: Theta, data: Data) -> Expectation:
-        """The same sums by products; on an NVIDIA GPU by a kernel that does it all, where there is one."""
-        fused = products.fused
-        by_chunks = partial(self.expect_by_chunks, products, theta, data)
-        if fused is None or data.labels is not None or not gpu.fits(fused.ell):
-            return by_chunks()
-        counts_all = data.weights is None and data.shards is None
-
-        def all_rows(interpret: bool, rows: Rows, weights: Array) -> Expectation:
-            w = None if counts_all else weights
-            sums = gpu.sums(fused.ell, rows.x, w, data.temperature, self.hard, interpret)
-            return Expectation(products.finish(fused.unpack(sums)), sums.free_energy, sums.scale)
-
-        def in_one(interpret: bool) -> Expectation:
-            return self.sum_over_rows(partial(all_rows, interpret), theta, data, whole=True)
-
-        return gpu.where_it_runs(in_one, by_chunks)
-
-    def expect_by_chunks(self, products: Products, theta: Theta, data: Data) -> Expectation:
-        """The same sums, chunk by chunk."""
-
-        def chunk(add: Sums, so_far: Expectation | None, rows: Rows, weights: Array) -> Expectation:
-            old = None if so_far is None else so_far.statistics
-            phi = products.features(rows.x, rows.squares)
-            table = exclude(products.table(phi), rows.labels)
-            sums, value = add(old, phi, table, Counts(weights, data.weights is None, data.temperature))
-            new = expectation(None, value + products.common(phi), weights)
-            return plus(so_far and so_far._replace(statistics=None), new)._replace(statistics=sums)
-
-        def finish(total: Expectation) -> Expectation:
-            return summed(total)._replace(statistics=products.finish(total.statistics))
-
-        add = products.hard if self.hard and products.hard else products.sums
-        f = partial(chunk, add)
-        return self.sum_over_rows(f, theta, data, width=products.width, folds=True, then=finish)
-
-    def maximize(self, statistics: Any, theta: Theta, data: Data) -> Theta:
+    def maximize(self, statistics: Any, theta: Theta, data: Data) -> Step:
         """The M-step (eq:M): θ⁺ = argmax_θ Σ γ ℓ(θ), held entries as they are."""
-        return self.maximizer(self, statistics, theta, data)
+        if self.maximizer is not None:
+            return Step(self.maximizer(self, statistics, theta, data))
+        new = self.update(statistics, theta, self.held)
+        if not self.recentres or self.accuracy.recentre is None:
+            return Step(new)
+        centre, cancelled = self.accuracy.recentre(theta, new)
+        return Step(new, cancelled, centre)
 
-    def sizes(self, theta: Theta, expectation: Expectation) -> Any:
-        """Σ w (sizes of the terms of ℓ_n), nats."""
-        return 0.0 if self.sizes_of_terms is None else self.sizes_of_terms(theta, expectation.statistics)
-
-    def rounding_of_theta(self, theta: Theta, expectation: Expectation) -> tuple[Any, Any]:
-        """The nats by which rounding θ alone can move F, and whether θ has lost its digits."""
-        return (0.0, False) if self.rounding is None else self.rounding(theta, expectation.statistics, self.held)
+    def digits(self, theta: Theta, expectation: Expectation) -> Digits:
+        """What rounding leaves open in F, beside the rounding of F_n itself."""
+        rounding, sizes_of_terms = self.accuracy.rounding, self.accuracy.sizes_of_terms
+        sizes = 0.0 if sizes_of_terms is None else sizes_of_terms(theta, expectation.statistics)
+        slack, lost = (0.0, False) if rounding is None else rounding(theta, expectation.statistics, self.held)
+        return Digits(sizes, slack, lost)
 
     def objective(self, theta: Theta, old: Theta, data: Data) -> Array:
         """F_T(θ, γ(θ_old)): the surface that the M-step climbs."""
-
-        def chunk(rows: Rows, weights: Array) -> Array:
-            new, before = seen_here((theta, old))
-            gamma, _ = assign(exclude(self.relative_table(before, rows.x), rows.labels), data.temperature, axis=0)
-            table = exclude(self.table(new, rows.x), rows.labels)
-            value = row_free_energy(table, gamma, data.temperature, axis=0)
-            return jnp.sum(weighted(value, weights))
-
-        return self.sum_over_rows(chunk, theta, data)
+        return engine.objective(self, theta, old, data)
 
     def log_prior(self, theta: Theta, data: Data) -> float:
         """A mixture's parameters have no prior."""
         return 0.0
 
-    def sum_over_rows(self, chunk: Callable[..., Any], theta: Theta, data: Data, **options: Any) -> Any:
-        """Σ over chunks of the `Rows`, in θ's precision."""
-        pi = theta["pi"]
-        return sum_over_rows(
-            chunk,
-            Rows(data.x, data.labels, data.norms and data.norms.squares),
-            data.weights,
-            num_components=pi.shape[0],
-            dtype=pi.dtype,
-            shards=data.shards,
-            **options,
-        )
-
     def size(self, data: Data) -> Array | int:
         """W: how much data there is, the unit in which a tolerance is stated."""
-        if data.weights is None:
-            return data.x.shape[0] - (0 if data.shards is None else jnp.sum(data.shards.skip))
-        if data.shards is None:
-            return jnp.sum(data.weights)
-        rows = (data.x[:, 0], None)  # counted like every other sum, each once
-        dtype = data.temperature.dtype
-        return sum_over_rows(
-            lambda _, w: jnp.sum(w), rows, data.weights, num_components=1, dtype=dtype, shards=data.shards
-        )
-
-
-def expectation(statistics: Any, value: Float[Array, " n"], weights: Float[Array, " n"]) -> Expectation:
-    """A chunk's outcome. F is kept row by row: chunks add as vectors, and `summed` adds the rows of that once."""
-    value = weighted(value, weights)
-    return Expectation(statistics, value, jnp.abs(value))
-
-
-def summed(total: Expectation) -> Expectation:
-    """The sum over rows of what `expectation` kept."""
-    return total._replace(free_energy=jnp.sum(total.free_energy), scale=jnp.sum(total.scale))
-
-
-def exclude(table: Float[Array, "K n"], labels: Array | None) -> Float[Array, "K n"]:
-    """−∞ for the components that a row's known label excludes: then eq:E gives that row its label."""
-    if labels is None:
-        return table
-    component = jnp.arange(table.shape[0])[:, None]
-    excluded = (labels[None] >= 0) & (labels[None] != component)
-    return jnp.where(excluded, -jnp.inf, table)
+        return engine.size(data)
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 
 from jaxem._core.model import Theta
 from jaxem.families import _exponential_family as ef
-from jaxem.families._mixture import Mixture
+from jaxem.families._mixture import Accuracy, Mixture
 
 
 def program(x: Array | None = None, num_points: int | None = None) -> None:
@@ -82,6 +82,7 @@ def conditional(theta: Theta, x: Shaped[Array, "n D"], mask: np.ndarray) -> tupl
 
 
 mixture = Mixture(
+    name="bernoulli.mixture",
     program=program,
     shapes=(("pi", "K"), ("probs", "K D")),
     kernel=family.log_joint,
@@ -91,5 +92,5 @@ mixture = Mixture(
     gradient_form=family.gradient_form,
     condition=conditional,
     check_support=check_support,
-    sizes_of_terms=family.sizes_of_terms,
+    accuracy=Accuracy(sizes_of_terms=family.sizes_of_terms),
 )

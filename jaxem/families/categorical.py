@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 
 from jaxem._core.model import Theta
 from jaxem.families import _exponential_family as ef
-from jaxem.families._mixture import Mixture
+from jaxem.families._mixture import Accuracy, Mixture
 
 
 def program(x: Array | None = None, num_points: int | None = None) -> None:
@@ -89,6 +89,7 @@ def check_support(x: np.ndarray, theta: dict[str, np.ndarray]) -> str | None:
 family = ef.ExponentialFamily("probs", features, natural, from_moments, carrier, ascend)
 
 mixture = Mixture(
+    name="categorical.mixture",
     program=program,
     shapes=(("pi", "K"), ("probs", "K D C")),
     kernel=family.log_joint,
@@ -97,5 +98,5 @@ mixture = Mixture(
     guess=guess,
     gradient_form=family.gradient_form,
     check_support=check_support,
-    sizes_of_terms=family.sizes_of_terms,
+    accuracy=Accuracy(sizes_of_terms=family.sizes_of_terms),
 )

@@ -18,7 +18,7 @@ from numpyro.distributions import constraints
 from jaxem._core.model import Theta
 from jaxem.bregman import i_divergence_terms
 from jaxem.families import _exponential_family as ef
-from jaxem.families._mixture import Mixture
+from jaxem.families._mixture import Accuracy, Mixture
 
 LOST = 1e-3  # nats a row that the product may be off by
 
@@ -114,6 +114,7 @@ def check_support(x: np.ndarray, theta: dict[str, np.ndarray]) -> str | None:
 
 
 mixture = Mixture(
+    name="poisson.mixture",
     program=program,
     shapes=(("pi", "K"), ("rate", "K D")),
     kernel=log_joint,
@@ -122,5 +123,5 @@ mixture = Mixture(
     guess=guess,
     gradient_form=family.gradient_form,
     check_support=check_support,
-    sizes_of_terms=sizes_of_terms,
+    accuracy=Accuracy(sizes_of_terms=sizes_of_terms),
 )

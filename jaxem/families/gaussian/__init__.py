@@ -6,6 +6,8 @@
     tied        Σ_k = Σ             Sigma (D, D)      EEE
     full        Σ_k                 Sigma (K, D, D)   VVV
 
+mclust's names are names of the same, and `ALL` is the tuple of them.
+
 They are two families, by scales and by covariances, and the ways to pool Σγ(x − μ_k)(x − μ_k)ᵀ.
 
 Statistics are taken about the current means, never as raw moments: E[x²] − μ² loses every digit when the
@@ -18,4 +20,24 @@ from jaxem.families.gaussian._floor import with_floor
 from jaxem.families.gaussian._moments import squared_distances
 from jaxem.families.gaussian._scales import diagonal, isotropic, spherical
 
-__all__ = ["diagonal", "full", "isotropic", "spherical", "squared_distances", "tied", "with_floor"]
+EII, VII, VVI, EEE, VVV = ALL = isotropic, spherical, diagonal, tied, full  # by mclust's names
+
+__all__ = [
+    "ALL",
+    "EEE",
+    "EII",
+    "VII",
+    "VVI",
+    "VVV",
+    "diagonal",
+    "full",
+    "isotropic",
+    "spherical",
+    "squared_distances",
+    "tied",
+    "with_floor",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

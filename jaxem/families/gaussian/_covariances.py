@@ -18,8 +18,7 @@ from numpyro.distributions import constraints
 
 from jaxem._core.model import Theta
 from jaxem._rows.products import Products, by_gamma
-from jaxem.families._mixture import Mixture
-from jaxem.families.gaussian import _rounding
+from jaxem.families._mixture import Fast, Mixture
 from jaxem.families.gaussian._accuracy import (
     EXACT,
     and_one,
@@ -43,8 +42,10 @@ from jaxem.families.gaussian._moments import (
     step_weights_and_means,
     sum_and_count,
     sum_of_squares,
+    underflown,
     update_weights_and_means,
 )
+from jaxem.families.gaussian._rounding import accuracy, lifted, rounding_of_covariances, shrunk
 
 BLOCK = 64  # rows
 
@@ -248,8 +249,12 @@ def update(moments: Moments, theta: Theta, held: frozenset[str], *, lifts: bool 
     if "Sigma" in held:
         return theta
     within, N_k = scatter(moments, theta, held), pooled(moments.N_k, old)
-    within = _rounding.lifted(within) if lifts else within
-    return theta | {"Sigma": within / N_k if old.ndim == 2 else divide_where_occupied(within, N_k, otherwise=old)}
+    variances = jnp.diagonal(within, axis1=-2, axis2=-1)
+    within = lifted(within) if lifts else within
+    if old.ndim == 2:
+        return theta | {"Sigma": within / N_k}
+    kept = jnp.any(underflown(variances, N_k[:, None], theta["mu"]), axis=1)[:, None, None]
+    return theta | {"Sigma": jnp.where(kept, old, divide_where_occupied(within, N_k, otherwise=old))}
 
 
 def scatter(moments: Moments, theta: Theta, held: frozenset[str]) -> Float[Array, "*k D D"]:
@@ -305,7 +310,7 @@ def guess(
     S = jnp.sum(jnp.einsum("bnd,bne->bde", blocks, blocks, precision=EXACT), axis=0) / total  # in blocks: digits
     on_diagonal = jnp.eye(x.shape[1], dtype=bool)
     S = jnp.where(on_diagonal, spread_or_a_stand_in(jnp.diagonal(S), x)[None], S)
-    Sigma = _rounding.shrunk(S, jnp.asarray(64 * x.shape[1] * jnp.finfo(S.dtype).eps))
+    Sigma = shrunk(S, jnp.asarray(64 * x.shape[1] * jnp.finfo(S.dtype).eps))
     return equal_weights_at(centres) | {"Sigma": Sigma if is_tied else by_component(Sigma, centres)}
 
 
@@ -332,6 +337,7 @@ def condition(theta: Theta, x: Float[Array, "n D"], mask: np.ndarray) -> tuple[A
 
 tied, full = (
     Mixture(
+        name=name,
         program=program,
         shapes=(("pi", "K"), ("mu", "K D"), ("Sigma", shape)),
         kernel=table,
@@ -340,14 +346,18 @@ tied, full = (
         update=update,
         guess=partial(guess, is_tied=shape == "D D"),
         gradient_form=gradient_form,
-        products=products,
-        recentre=partial(recentre, geometry=geometry, squares=squares),
-        scale="Sigma",
-        **_rounding.by(inflation, _rounding.rounding_of_covariances, scatter=scatter),
+        fast=Fast(products),
+        accuracy=accuracy(
+            "Sigma",
+            partial(recentre, geometry=geometry, squares=squares),
+            inflation,
+            rounding_of_covariances,
+            scatter=scatter,
+        ),
         condition=condition,
     )
-    for shape, products, squares in (
-        ("D D", tied_products, True),
-        ("K D D", full_products, False),  # whose statistics are about the means: no square is expanded
+    for name, shape, products, squares in (
+        ("gaussian.tied", "D D", tied_products, True),
+        ("gaussian.full", "K D D", full_products, False),  # whose statistics are about the means: no square is expanded
     )
 )

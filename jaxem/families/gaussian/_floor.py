@@ -55,11 +55,19 @@ def with_floor(m: Mixture, variance: float) -> Mixture:
         return Floored(function, scale, variance)
 
     gradient_form = None if m.gradient_form is None else floored(m.gradient_form)
-    m_step, rounding = m.update, m.rounding
+    m_step, rounding = m.update, m.accuracy.rounding
     if scale == "Sigma":
         rounding = partial(rounding_of_covariances, inflation=inflation, scatter=None)
         m_step = partial(update, lifts=False) if m.update is update else m.update  # the floor lifts it
-    return replace(m, update=floored(m_step), guess=floored(m.guess), gradient_form=gradient_form, rounding=rounding)
+    accuracy = m.accuracy._replace(rounding=rounding)
+    return replace(
+        m,
+        name=f"gaussian.with_floor({replace(m, held=frozenset())!r}, {variance:g})",
+        update=floored(m_step),
+        guess=floored(m.guess),
+        gradient_form=gradient_form,
+        accuracy=accuracy,
+    )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxem._core.model import Theta
 from jaxem.families import _exponential_family as ef
@@ -114,11 +114,21 @@ def divide_where_occupied(sums: Array, N_k: Float[Array, " K"], otherwise: Array
     return jnp.where(kept, sums / jnp.where(kept, column, 1), otherwise)
 
 
+def underflown(squares: Array, N_k: Array, mu: Array) -> Bool[Array, "..."]:
+    """Have squares no digits since next to no rows are behind them, and not for a collapse?
+
+    They underflow, and so would they if the rows were a digit of μ apart. N_k and μ are of the same rank.
+    """
+    limits = jnp.finfo(squares.dtype)
+    least, nearly_empty = limits.tiny / limits.eps, N_k < limits.eps**2 * jnp.sum(N_k)
+    return nearly_empty & (squares < least) & (N_k * (limits.eps * mu) ** 2 < least)
+
+
 def update_weights_and_means(moments: Moments, theta: Theta, held: frozenset[str]) -> tuple[Theta, Array]:
     """π_k = N_k/N,  μ_k⁺ = μ_k + Σγ(x − μ_k)/N_k  (Bishop 2006, §9.2). Returns θ and the moves μ⁺ − μ."""
     move = jnp.zeros_like(moments.shift)
     if "pi" not in held:
-        theta = theta | {"pi": moments.N_k / jnp.sum(moments.N_k)}
+        theta = theta | {"pi": ef.possible(moments.N_k / jnp.sum(moments.N_k), moments.N_k)}
     if "mu" not in held:
         move = divide_where_occupied(moments.shift, moments.N_k)
         theta = theta | {"mu": theta["mu"] + move}

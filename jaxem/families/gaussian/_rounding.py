@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxem._core.model import Theta
 from jaxem.families import _exponential_family as ef
+from jaxem.families._mixture import Accuracy
 from jaxem.families.gaussian._moments import LIMIT, Moments, centre, in_small_batches
 
 NEAR = 8.0  # times D·eps, of trials: what rows on a plane leave in an eigenvalue of C
@@ -120,9 +121,13 @@ def sizes_of_terms(theta: Theta, moments: Moments, *, inflation: Inflation) -> A
     return jnp.sum(moments.N_k * where_occupied(moments.N_k, a_row))
 
 
-def by(inflation: Inflation, rounding: Callable[..., tuple[Array, Array | bool]], **options: Callable | None) -> dict:
+def accuracy(
+    scale: str,
+    recentre: Callable[[Theta, Theta], tuple[Theta, Array]],
+    inflation: Inflation,
+    rounding: Callable[..., tuple[Array, Array | bool]],
+    **options: Callable | None,
+) -> Accuracy:
     """What a `Mixture` takes of this file."""
-    return {
-        "rounding": partial(rounding, inflation=inflation, **options),
-        "sizes_of_terms": partial(sizes_of_terms, inflation=inflation),
-    }
+    rounding = partial(rounding, inflation=inflation, **options)
+    return Accuracy(recentre, scale, rounding, partial(sizes_of_terms, inflation=inflation))

@@ -21,8 +21,7 @@ from jaxem._rows.chunks import squared_norms
 from jaxem._rows.gpu import Quadratic, Sums
 from jaxem._rows.products import Fused, Products, added, in_fours
 from jaxem.families import _exponential_family as ef
-from jaxem.families._mixture import Mixture
-from jaxem.families.gaussian import _rounding
+from jaxem.families._mixture import Fast, Mixture
 from jaxem.families.gaussian._accuracy import and_one, linear, recentre
 from jaxem.families.gaussian._moments import (
     Moments,
@@ -39,8 +38,10 @@ from jaxem.families.gaussian._moments import (
     step_weights_and_means,
     sum_and_count,
     sum_of_squares,
+    underflown,
     update_weights_and_means,
 )
+from jaxem.families.gaussian._rounding import accuracy, rounding_of_scales
 
 
 def by_feature(sigma: Array, mu: Float[Array, "K D"]) -> Float[Array, "K D"]:
@@ -253,14 +254,16 @@ def update(moments: Moments, theta: Theta, held: frozenset[str]) -> Theta:
 
 
 def _scale(within: Array, N_k: Array, theta: Theta) -> Array:
-    """√(Σ within / Σ N_k) over the entries that share σ; an empty component keeps its own."""
+    """√(Σ within / Σ N_k) over the entries that share σ; a component that is empty, or nearly so, keeps its own."""
     sigma = theta["sigma"]
     entries = theta["mu"].shape[1] if sigma.ndim < 2 else 1
     within = jnp.maximum(pooled(within, sigma), 0)  # 0 is a collapse: F is then not finite, and em says so
     if sigma.ndim == 0:
         return jnp.sqrt(within / (jnp.sum(N_k) * entries))
     variance = divide_where_occupied(within / entries, N_k, otherwise=1.0)
-    return jnp.where(jnp.reshape(ef.occupied(N_k), N_k.shape + (1,) * (sigma.ndim - 1)), jnp.sqrt(variance), sigma)
+    N_k = jnp.reshape(N_k, N_k.shape + (1,) * (sigma.ndim - 1))
+    mu = theta["mu"] if sigma.ndim == 2 else jnp.max(jnp.abs(theta["mu"]), axis=1)
+    return jnp.where(ef.occupied(N_k) & ~underflown(within, N_k, mu), jnp.sqrt(variance), sigma)
 
 
 def gradient_form(theta: Theta, gradient: Theta, N_k: Array, held: frozenset[str]) -> Theta:
@@ -312,7 +315,12 @@ def condition(theta: Theta, x: Float[Array, "n D"], mask: np.ndarray) -> tuple[A
     return table, law
 
 
+accuracy_of_scales = accuracy(
+    "sigma", partial(recentre, geometry=geometry, squares=True), inflation, rounding_of_scales
+)
+
 isotropic = Mixture(
+    name="gaussian.isotropic",
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "")),
     kernel=round_table,
@@ -321,16 +329,13 @@ isotropic = Mixture(
     update=update,
     guess=isotropic_guess,
     gradient_form=gradient_form,
-    products=isotropic_products,
-    squares=True,
-    by_winner=round_statistics_by_winner,
-    recentre=partial(recentre, geometry=geometry, squares=True),
-    scale="sigma",
-    **_rounding.by(inflation, _rounding.rounding_of_scales),
+    fast=Fast(isotropic_products, squares=True, by_winner=round_statistics_by_winner),
+    accuracy=accuracy_of_scales,
     condition=condition,
 )
 
 spherical = Mixture(
+    name="gaussian.spherical",
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "K")),
     kernel=round_table,
@@ -339,15 +344,13 @@ spherical = Mixture(
     update=update,
     guess=spherical_guess,
     gradient_form=gradient_form,
-    products=spherical_products,
-    squares=True,
-    recentre=partial(recentre, geometry=geometry, squares=True),
-    scale="sigma",
-    **_rounding.by(inflation, _rounding.rounding_of_scales),
+    fast=Fast(spherical_products, squares=True),
+    accuracy=accuracy_of_scales,
     condition=condition,
 )
 
 diagonal = Mixture(
+    name="gaussian.diagonal",
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "K D")),
     kernel=diagonal_table,
@@ -356,9 +359,7 @@ diagonal = Mixture(
     update=update,
     guess=diagonal_guess,
     gradient_form=gradient_form,
-    products=diagonal_products,
-    recentre=partial(recentre, geometry=geometry, squares=True),
-    scale="sigma",
-    **_rounding.by(inflation, _rounding.rounding_of_scales),
+    fast=Fast(diagonal_products),
+    accuracy=accuracy_of_scales,
     condition=condition,
 )

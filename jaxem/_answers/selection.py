@@ -1,0 +1,183 @@
+"""Which model, and how many components: every candidate fitted, and judged by one criterion."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from jaxem._answers.criteria import CRITERIA, criterion, degrees_of_freedom, terms_at
+from jaxem._core.arrays import random_key, shown, static_count
+from jaxem._core.checks import enter
+from jaxem._core.words import number, table
+from jaxem._fit.fit import fit
+from jaxem._fit.loop import Fit, Status
+from jaxem._fit.outcome import EMError
+from jaxem._fit.progress import awaited, bar
+from jaxem.families import gaussian
+from jaxem.families._mixture import Mixture, mixture_only
+
+
+class Candidate(NamedTuple):
+    """One model at one K: its best fit in numbers."""
+
+    m: Mixture
+    num_components: int
+    value: float  # of the criterion; NaN where no start converged
+    log_likelihood: float
+    num_parameters: int
+    status: Status  # of the best start
+    counts: dict[str, int]  # how many starts ended how
+
+    @property
+    def failed(self) -> int:
+        """How many starts did not converge."""
+        return sum(count for status, count in self.counts.items() if status != Status.CONVERGED.name)
+
+
+class Table(tuple[Candidate, ...]):
+    """The candidates, in the order in which they were fitted; its repr is a table of models by K, the best marked."""
+
+    criterion: str
+    starts: int
+
+    def __new__(cls, candidates: Iterable[Candidate], criterion: str, starts: int) -> "Table":
+        self = super().__new__(cls, candidates)
+        self.criterion, self.starts = criterion, starts
+        return self
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self), self.criterion, self.starts
+
+    @property
+    def best(self) -> Candidate | None:
+        """The lowest criterion of those that converged."""
+        converged = [candidate for candidate in self if np.isfinite(candidate.value)]
+        return min(converged, key=lambda candidate: candidate.value, default=None)
+
+    def __repr__(self) -> str:
+        models = list(dict.fromkeys(candidate.m for candidate in self))
+        counts = list(dict.fromkeys(candidate.num_components for candidate in self))
+        cells = {(candidate.m, candidate.num_components): self.cell(candidate) for candidate in self}
+        rows = [["K", *(repr(m).replace("gaussian.", "") for m in models)]]
+        rows += [[str(K), *(cells.get((m, K), "") for m in models)] for K in counts]
+        notes = [f"{self.criterion} in nats, smaller is better; * the least"]
+        failed = sum(candidate.failed for candidate in self)
+        if failed:
+            notes.append(f"(n): n of {self.starts} starts did not converge; –: none did")
+        return "\n".join([*table(rows), *notes])
+
+    def cell(self, candidate: Candidate) -> str:
+        if not np.isfinite(candidate.value):
+            return f"– ({candidate.failed})"
+        failed = f" ({candidate.failed})" if candidate.failed else ""
+        return f"{candidate.value:.2f}{failed}{'*' if candidate is self.best else ''}"
+
+
+class Selection(NamedTuple):
+    """The model that was chosen, its fit, and the table of all candidates."""
+
+    m: Mixture
+    fit: Fit
+    table: Table
+
+    def __repr__(self) -> str:
+        chosen = self.table.best
+        assert chosen is not None
+        value = f"{self.table.criterion} {number(chosen.value, 8)}"
+        return f"Selection: {self.m!r} with {chosen.num_components} component(s), {value}\n{self.fit!r}\n{self.table!r}"
+
+
+def select(
+    x: Any,
+    key: Array,
+    *,
+    models: Any = gaussian.ALL,
+    num_components: Any = range(1, 10),
+    starts: int = 10,
+    criterion: str = "bic",
+    weights: ArrayLike | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Selection:
+    """Fit every model at every K, and choose the converged fit of least criterion.
+
+    A candidate none of whose starts converged has no maximum that a criterion could judge; it is in the table, and
+    never chosen. One component needs no more than one start.
+
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+        key: a key of `jax.random`; each candidate's starts are drawn with the same.
+        models: mixtures; `gaussian.ALL` are the covariance models EII, VII, VVI, EEE and VVV.
+        num_components: the K to try, one or several.
+        starts: how many for each candidate.
+        criterion: "bic", "aic" or "icl", smaller is better.
+        weights: w (N,) ≥ 0, one per row.
+        progress: show a tqdm bar of candidates; Ctrl-C then ends the call at once.
+        options: what else `jaxem.fit` takes: init, temperature, labels, tol, max_steps, mesh.
+
+    Returns:
+        A `Selection` of `m`, `fit` and `table`; the table is a tuple of candidates whose repr is models by K.
+
+    Raises:
+        ValueError: for what `jaxem.fit` refuses.
+        EMError: when no start of any candidate converged.
+
+    >>> import jax, jaxem
+    >>> from jaxem.families import gaussian
+    >>> truth = {"pi": [0.5, 0.5], "mu": [[0.0, 0.0], [9.0, 9.0]], "sigma": 1.0}
+    >>> x, _ = jaxem.sample(gaussian.isotropic, truth, jax.random.key(0), 200)
+    >>> models = (gaussian.isotropic, gaussian.spherical)
+    >>> chosen = jaxem.select(x, jax.random.key(1), models=models, num_components=(1, 2), starts=3)
+    >>> chosen.m, len(chosen.fit.theta["pi"]), len(chosen.table)
+    (gaussian.isotropic, 2, 4)
+    """
+    random_key(key)
+    static_count("starts", starts, 1)
+    if criterion not in CRITERIA:
+        raise ValueError(f"criterion: must be one of {', '.join(map(repr, CRITERIA))}, got {shown(criterion)}")
+    candidates = [(m, K) for m in _models(models) for K in _counts(num_components)]
+    found: list[tuple[Candidate, Fit]] = []
+    with bar(progress, len(candidates), "fit") as show:
+        for m, K in candidates:
+            one = fit(m, x, key, K, starts=1 if K == 1 else starts, weights=weights, **options)
+            one = awaited(one) if progress else one
+            found.append((judged(m, one, x, criterion, weights), one))
+            show(found[-1][0].value)
+    results = Table([candidate for candidate, _ in found], criterion, int(starts))
+    best = results.best
+    if best is None:
+        counts = {name: sum(c.counts.get(name, 0) for c in results) for name in Status.__members__}
+        raise EMError(f"select: no start of any candidate converged, {counts}; use gaussian.with_floor, or fewer K")
+    return Selection(best.m, next(one for candidate, one in found if candidate is best), results)
+
+
+def judged(m: Mixture, one: Fit, x: Any, name: str, weights: ArrayLike | None) -> Candidate:
+    """A fit's entry in the table."""
+    K, status = len(one.theta["pi"]), Status(int(one.status))
+    if status != Status.CONVERGED:  # then θ may be none that could be entered
+        return Candidate(m, K, np.nan, np.nan, degrees_of_freedom(m, one.theta, None), status, Status.counts(one))
+    theta, data = enter(m, one.theta, x, weights)
+    df, terms = degrees_of_freedom(m, theta, data), terms_at(m, theta, data)
+    value = float(criterion(name, terms, df))
+    return Candidate(m, K, value, float(terms.log_likelihood), df, status, Status.counts(one))
+
+
+def _models(models: Any) -> list[Mixture]:
+    try:
+        models = [models] if isinstance(models, Mixture) else list(models)
+    except TypeError:
+        models = [models]
+    if not models:
+        raise ValueError("models: is empty; pass at least one mixture, e.g. gaussian.full")
+    return [mixture_only("select", m) for m in models]
+
+
+def _counts(num_components: Any) -> list[int]:
+    counts = list(num_components) if np.iterable(num_components) else [num_components]
+    if not counts:
+        raise ValueError("num_components: is empty; pass at least one K, e.g. range(1, 10)")
+    for K in counts:
+        static_count("num_components", K, 1)
+    return [int(K) for K in counts]

@@ -1,0 +1,116 @@
+"""From data to the best of several fits, by one call: starts, a fit from each, and the best that converged."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from jaxem import inits
+from jaxem._core.arrays import random_key, shown, static_count
+from jaxem._core.model import Model, Theta
+from jaxem._fit.em import em_batch
+from jaxem._fit.loop import Fit, Status
+from jaxem._fit.outcome import best
+from jaxem._programs.program import Program
+from jaxem.families._mixture import mixture_only
+
+INITS = ("k-means++", "random")
+OF_A_PROGRAM = {"k-means++": "responsibilities", "random": "program"}
+
+
+def fit(
+    m: Model,
+    x: Any,
+    key: Array,
+    num_components: Any = None,
+    *,
+    starts: int = 10,
+    init: Any = "k-means++",
+    temperature: ArrayLike = 1.0,
+    weights: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    tol: ArrayLike = 1e-10,
+    max_steps: ArrayLike = 1000,
+    mesh: Mesh | None = None,
+    progress: bool = False,
+) -> Fit:
+    """Fit a model from several starts and return the best fit: the one of highest F among those that converged.
+
+    `inits`, `em_batch` and `best` in one call. How many starts ended how is in the fit's repr, in
+    `Status.counts(fit)` and, by code, in `fit.ended`.
+
+    Args:
+        m: the model, e.g. `gaussian.full` or `jaxem.from_numpyro(program)`, possibly with parameters held.
+        x: the data, as for `em`. The columns of a data frame are remembered by `fit.theta`.
+        key: a key of `jax.random`; the same key gives the same fit.
+        num_components: K of a mixture; a program has its own, and it is left out.
+        starts: how many.
+        init: "k-means++" or "random" (rows of x), or any function of (m, key, x, num_components) that returns θ and can
+            be vmapped over keys. For a program "k-means++" is `m.init(key, x, method="responsibilities")`, after a
+            first start from the program's own values; "random" is `m.init(key, x)`, a draw from its priors.
+        temperature, weights, labels, tol, max_steps, mesh: as for `em_batch`.
+        progress: show a tqdm bar of starts; Ctrl-C then ends the call at once.
+
+    Returns:
+        A `Fit`; `jaxem.check(fit)` raises unless it converged.
+
+    Raises:
+        ValueError: for what `em` refuses, and for a K that is missing, or too large for the rows of x.
+
+    >>> import jax, jaxem
+    >>> from jaxem.families import gaussian
+    >>> truth = {"pi": [0.5, 0.5], "mu": [[0.0, 0.0], [9.0, 9.0]], "sigma": 1.0}
+    >>> x, _ = jaxem.sample(gaussian.isotropic, truth, jax.random.key(0), 200)
+    >>> fit = jaxem.fit(gaussian.isotropic, x, jax.random.key(1), 2, starts=5)
+    >>> sorted(fit.theta["mu"][:, 0].round().tolist()), jaxem.Status.counts(fit)
+    ([0.0, 9.0], {'CONVERGED': 5})
+    """
+    static_count("starts", starts, 1)
+    thetas = several(m, x, random_key(key), num_components, int(starts), init, weights)
+    fits = em_batch(
+        m, thetas, x, temperature=temperature, weights=weights, labels=labels, tol=tol, max_steps=max_steps,
+        mesh=mesh, progress=progress,
+    )  # fmt: skip
+    return chosen(fits)
+
+
+@jax.jit
+def chosen(fits: Fit) -> Fit:
+    """The best lane, which knows how many ended how."""
+    ended = jnp.sum(fits.status[None] == jnp.arange(len(Status))[:, None], axis=1)
+    return best(fits)._replace(ended=ended)
+
+
+def several(m: Model, x: Any, key: Array, num_components: Any, starts: int, init: Any, weights: Any) -> Theta:
+    """Starts along a leading axis."""
+    if not (callable(init) or init in (*INITS, *OF_A_PROGRAM.values())):
+        raise ValueError(f'init: must be "k-means++", "random" or a function, got {shown(init)}')
+    keys = jax.random.split(key, starts)
+    if isinstance(m, Program):
+        return _of_program(m, x, keys, num_components, init)
+    if num_components is None:
+        raise ValueError("num_components: how many components has this mixture? Pass K, or use jaxem.select")
+    if callable(init):
+        return jax.vmap(lambda key: init(m, key, x, num_components))(keys)
+    if init not in INITS:
+        raise ValueError(f'init: {init!r} is for programs; use "k-means++" or "random"')
+    return inits.many(mixture_only("fit", m), keys, x, num_components, init=init, weights=weights)
+
+
+def _of_program(m: Program, x: Any, keys: Array, num_components: Any, init: Any) -> Theta:
+    if num_components is not None:
+        raise ValueError(
+            f"num_components: a program says itself how many values its latents have; leave it out, got "
+            f"{shown(num_components)}"
+        )
+    if callable(init):
+        return jax.vmap(lambda key: init(m, key, x, None))(keys)
+    method = OF_A_PROGRAM.get(init, init)
+    found = jax.vmap(lambda key: m.init(key, x, method))(keys)
+    if method == "program":
+        return found
+    own = m.init(keys[0], x)  # its author may know best
+    return jax.tree.map(lambda many, one: many.at[0].set(one), found, own)
