@@ -105,7 +105,7 @@ def test_an_interrupt_is_heard_while_something_is_computed():
         ({"num_components": None}, "^num_components: how many components"),
         ({"num_components": 61}, "^num_components: 61 exceeds the 60 rows"),
         ({"num_components": 2, "starts": 0}, "^starts: must be an integer ≥ 1"),
-        ({"num_components": 2, "init": "kmeans"}, '^init: must be "k-means\\+\\+", "random" or a function'),
+        ({"num_components": 2, "init": "kmeans"}, '^init: must be one of "k-means\\+\\+", "random"'),
         ({"num_components": 2, "init": "responsibilities"}, "^init: 'responsibilities' is for programs"),
         ({"num_components": 2, "key": 0}, "^key: must be a key of JAX"),
         ({"num_components": 2, "x": np.zeros((9, 2))}, "^num_components: x has fewer than 2 distinct rows"),
