@@ -16,6 +16,7 @@ from programs import CASES
 
 import jaxem
 from jaxem._core.checks import enter
+from jaxem._programs.sums import Product, Repeated, unbroadcast
 from jaxem._rows import chunks
 
 EXACT = 1e-11
@@ -292,3 +293,16 @@ def test_the_page_runs():
     blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     assert len(blocks) == 1
     exec(compile(blocks[0], "docs/program_rows.md", "exec"), {})
+
+
+def test_a_sum_of_products_is_that_of_the_array_they_make():
+    pairs = [((3, 5, 1), (3, 5, 2)), ((3, 5), (5,)), ((3, 1), (3, 1)), ((3, 5, 1), (5, 2)), ((2, 3, 5, 1), (3, 1, 2))]
+    for pair in pairs:
+        u, v = (jnp.asarray(RNG.normal(size=shape)) for shape in pair)
+        full = np.broadcast_shapes(*pair)
+        for kept in itertools.product([False, True], repeat=len(full)):
+            shape = tuple(size if keeps else 1 for size, keeps in zip(full, kept, strict=True))
+            with jax.numpy_rank_promotion("allow"):
+                product = unbroadcast(jnp.broadcast_to(u * v, full), shape)
+            agree(product, unbroadcast(Product(u, v), shape))
+            agree(unbroadcast(jnp.broadcast_to(u, full), shape), unbroadcast(Repeated(u, full), shape))

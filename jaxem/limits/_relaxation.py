@@ -107,42 +107,49 @@ def _best_dual(x: Array, weights: Array, mu: Array, num_steps: ArrayLike) -> tup
 
 
 def _admm(C: Array, q: Array, label: Array, K: int, num_steps: ArrayLike) -> Float[Array, "N N"]:
-    """B/ρ after so many rounds, from the partition; C is C_w/ρ."""
-    N, total = C.shape[0], jnp.sum(q**2)
-    p = q / jnp.sqrt(total)
+    """B/ρ after so many rounds, from the partition; C is C_w/ρ. One matrix A = Y + U is carried: Y = A₊, U = −A₋."""
+    N, p = C.shape[0], q / jnp.sqrt(jnp.sum(q**2))
     member = jnp.where(label[None] == jnp.arange(K)[:, None], q[None], 0)
     sizes = jnp.sum(member**2, axis=1, keepdims=True)
-    Y = member.T @ (member / jnp.where(sizes > 0, sizes, 1))
     rank = max(24, 2 * K + 8)
     follows = 3 * rank < N
 
-    def round_(_: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        Y, U, Q = carry
-        V = compressed(Y - U - C, p)
+    def round_(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        A, Q = carry
+        V = jnp.abs(A) - C  # Y − U − C/ρ
         if follows:
-            values, Q = leading_pairs(V, Q)
+            values, Q = leading_pairs(V, p, Q)
         else:
+            V = compressed(V, p)
             values, Q = jnp.linalg.eigh(V - (1 + jnp.sqrt(jnp.sum(V**2))) * (p[:, None] * p[None]))
-        Z = (Q * onto_fantope(values, min(K, N) - 1)[None]) @ Q.T + p[:, None] * p[None]
-        Z = RELAXATION * Z + (1 - RELAXATION) * Y + U
-        return jnp.maximum(Z, 0), jnp.minimum(Z, 0), Q
+        share = onto_fantope(values, min(K, N) - 1)
+        with_p = jnp.concatenate([Q, p[:, None]], axis=1)
+        Z = (with_p * jnp.append(share, 1)[None]) @ with_p.T
+        return RELAXATION * Z + jnp.where(A > 0, (1 - RELAXATION) * A, A), Q
 
     Q = jnp.sin(jnp.arange(1, N + 1, dtype=C.dtype)[:, None] * jnp.arange(1, rank + 1, dtype=C.dtype)[None])
-    Q = Q - p[:, None] * (p @ Q)[None]
-    carry = (Y, jnp.zeros_like(Y), orthonormal(Q) if follows else jnp.zeros_like(C))
-    return -lax.fori_loop(0, num_steps, round_, carry)[1]
+    Q = orthonormal(Q - p[:, None] * (p @ Q)[None]) if follows else jnp.zeros_like(C)
+    start = member.T @ (member / jnp.where(sizes > 0, sizes, 1))
+    return jnp.maximum(-lax.fori_loop(0, num_steps, round_, (start, Q))[0], 0)
 
 
-def leading_pairs(V: Float[Array, "N N"], Q: Float[Array, "N r"]) -> tuple[Array, Array]:
-    """Nearly the r largest eigenvalues of V with their vectors: Rayleigh & Ritz on what Q and VQ span."""
-    R = V @ Q
+def leading_pairs(V: Float[Array, "N N"], p: Float[Array, " N"], Q: Float[Array, "N r"]) -> tuple[Array, Array]:
+    """Nearly the r largest eigenvalues of V on p^⊥ with their vectors: Rayleigh & Ritz on what Q and VQ span."""
+
+    def off(R: Array) -> Array:
+        return R - p[:, None] * (p @ R)[None]
+
+    VQ = off(V @ Q)
+    R = VQ
     for _ in range(2):  # twice is enough
         R = R - Q @ (Q.T @ R)
-    R = R / jnp.maximum(jnp.sqrt(jnp.sum(R**2, axis=0)), jnp.finfo(R.dtype).tiny)[None]
-    basis = jnp.concatenate([Q, orthonormal(R)], axis=1)
-    basis = 1.5 * basis - 0.5 * basis @ (basis.T @ basis)  # Newton & Schulz: orthonormal to rounding, or it would drift
-    values, vectors = jnp.linalg.eigh(basis.T @ (V @ basis))
-    return values[-Q.shape[1] :], basis @ vectors[:, -Q.shape[1] :]
+    R = orthonormal(R / jnp.maximum(jnp.sqrt(jnp.sum(R**2, axis=0)), jnp.finfo(R.dtype).tiny)[None])
+    R = off(1.5 * R - 0.5 * R @ (R.T @ R))  # Newton & Schulz: orthonormal to rounding
+    basis, images = jnp.concatenate([Q, R], axis=1), jnp.concatenate([VQ, off(V @ R)], axis=1)
+    H = basis.T @ images
+    values, vectors = jnp.linalg.eigh((H + H.T) / 2)
+    Q = basis @ vectors[:, -Q.shape[1] :]
+    return values[-Q.shape[1] :], 1.5 * Q - 0.5 * Q @ (Q.T @ Q)  # again, or it would drift
 
 
 def orthonormal(R: Float[Array, "N r"]) -> Float[Array, "N r"]:

@@ -28,8 +28,8 @@ from jaxem._core.model import Data, Theta
 from jaxem._core.objective import assign
 from jaxem.families.gaussian import isotropic, squared_distances
 
-NEWTON = 60  # steps to the smallest radius, which needs about six
-BISECTIONS = 21  # of the largest, which is then known to 5e-7 of the data's reach
+SECANTS, SLACK = 60, 1e-5  # steps to the smallest radius, which needs about seven, and how near it they come
+NARROWINGS, NEARLY = 30, 2e-3  # the same of the largest
 LARGEST_EXPONENT = 60.0  # e⁶⁰/(1 + e⁶⁰) is 1
 
 
@@ -62,7 +62,7 @@ def shadow(
     multiplied by 1 + 4(N + K + D)·eps; `distance_bound` gains 4(D + 4)·eps·(max_n ‖x_n − μ_k‖)/(1 − L). EM's iterates
     in floating point agree with the exact map to N·eps·max ‖x − x̄‖/(1 − L).
 
-    Costs O(N·K) for each of some forty radii. Works inside `jit` and `vmap`, e.g. over `sigma`.
+    Costs O(N·K) for each of some twenty radii. Works inside `jit` and `vmap`, e.g. over `sigma`.
 
     Args:
         x: the data, (N, D), or (N,) for D = 1.
@@ -125,11 +125,7 @@ def _shadow(theta: Theta, data: Data) -> Shadow:
     at_smallest = ball(smallest)
     unique = exists & (at_smallest.L < 1)
 
-    def is_certified(radius: Array) -> Array:
-        A, L = ball(radius)
-        return (radius >= A) & (L < 1)
-
-    largest = bisect(is_certified, smallest, jnp.maximum(reach, smallest))
+    largest = largest_certified(ball, smallest, jnp.where(unique, jnp.maximum(reach, smallest), smallest))
     infinity, L = jnp.full_like(smallest, jnp.inf), at_smallest.L
     error = 4 * (x.shape[1] + 4) * eps * reach
     distance = jnp.minimum(smallest, (moved(theta, data) + error) / jnp.where(unique, 1 - L, 1))
@@ -193,39 +189,61 @@ def bounds(geometry: Geometry, sigma: Array, num_features: int, radius: Array) -
 def least_self_map(A: Any, start: Array, end: Array) -> tuple[Array, Array]:
     """Is there a radius with A(ρ) ≤ ρ below `end`, and nearly the least such.
 
-    A rises with ρ, so A(ρ) never passes its least fixed point from below; a Newton step goes farther, and where A is
-    convex neither does it. What it ends at is checked, with a little more radius.
+    A rises with ρ, so that ρ ← A(ρ) never passes its least fixed point from below. A secant step goes farther, and not
+    past it either where A is convex. What it ends at is checked, with a little more radius.
     """
 
-    def rise(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        radius, _, count = carry
-        value, slope = jax.jvp(A, (radius,), (jnp.ones_like(radius),))
-        newton = radius + (value - radius) / jnp.where(slope < 1, 1 - slope, jnp.inf)
-        new = jnp.maximum(value, newton)
-        return new, new - radius, count + 1
+    def rise(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        radius, value, slope, count = carry
+        secant = radius + (value - radius) / jnp.where(slope < 1, 1 - slope, jnp.inf)
+        new = jnp.maximum(value, secant)
+        new_value = A(new)
+        return new, new_value, (new_value - value) / jnp.where(new > radius, new - radius, 1), count + 1
 
-    def goes_on(carry: tuple[Array, Array, Array]) -> Array:
-        radius, step, count = carry
-        return (step > 1e-4 * radius) & (radius <= end) & (count < NEWTON)
+    def goes_on(carry: tuple[Array, Array, Array, Array]) -> Array:
+        radius, value, _, count = carry
+        return (value > radius * (1 + SLACK)) & (radius <= end) & (count < SECANTS)
 
-    radius, _, _ = lax.while_loop(goes_on, rise, (start, jnp.full_like(start, jnp.inf), jnp.zeros((), jnp.int32)))
+    state = (start, A(start), jnp.zeros_like(start), jnp.zeros((), jnp.int32))
+    radius = lax.while_loop(goes_on, rise, state)[0]
     best = (jnp.zeros((), bool), radius)
-    for more in (1e-2, 1e-3, 1e-4, 1e-6):
+    for more in (1e-2, 1e-4):
         tried = jnp.maximum(radius * (1 + more), start)
         best = jax.tree.map(partial(jnp.where, (A(tried) <= tried) & (tried <= end)), (jnp.ones((), bool), tried), best)
     return best
 
 
-def bisect(holds: Any, low: Array, high: Array) -> Array:
-    """The largest radius found that holds, from one that does."""
+def largest_certified(ball: Any, low: Array, high: Array) -> Array:
+    """From a radius that is certified, one that is nearly the largest: by interpolating where the other is not."""
 
-    def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bracket
-        middle = (low + high) / 2
-        good = holds(middle)
-        return jnp.where(good, middle, low), jnp.where(good, high, middle)
+    def excess(radius: Array) -> Array:  # ≤ 0: certified
+        A, L = ball(radius)
+        size = jnp.log(jnp.maximum(A / radius, L))
+        return jnp.where(
+            (radius >= A) & (L < 1), jnp.clip(size, -3, 0), jnp.where(size > 0, jnp.minimum(size, 3), 1e-3)
+        )
 
-    return lax.fori_loop(0, BISECTIONS, halve, (low, high))[0]
+    def narrow(bracket: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
+        low, at_low, high, at_high, count = bracket
+        middle = low + (high - low) * jnp.clip(at_low / (at_low - at_high), 0.1, 0.9)
+        value = excess(middle)
+        good = value <= 0
+        new_low, new_high = jnp.where(good, middle, low), jnp.where(good, high, middle)
+        return new_low, jnp.where(good, value, at_low), new_high, jnp.where(good, at_high, value), count + 1
+
+    def goes_on(bracket: tuple[Array, Array, Array, Array, Array]) -> Array:
+        low, _, high, _, count = bracket
+        return (high - low > NEARLY * low) & (count < NARROWINGS)
+
+    at_high = excess(high)
+    start = (
+        jnp.where(at_high <= 0, high, low),
+        excess(low),
+        high,
+        jnp.maximum(at_high, 1e-3),
+        jnp.zeros((), jnp.int32),
+    )
+    return lax.while_loop(goes_on, narrow, start)[0]
 
 
 def moved(theta: Theta, data: Data) -> Array:

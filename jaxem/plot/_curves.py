@@ -138,7 +138,7 @@ def entries(row: Any) -> tuple[str, int, float, bool]:
     """(model, K, value, converged) of a row."""
     model = entry(row, "model", "m")
     status = entry(row, "status", default=Status.CONVERGED)
-    converged = status == Status.CONVERGED or status == Status.CONVERGED.name
+    converged = bool(status == (Status.CONVERGED.name if isinstance(status, str) else Status.CONVERGED))
     K, value = entry(row, "num_components"), entry(row, "value")
     return str(model).removeprefix("gaussian."), int(K), float(value), converged
 
