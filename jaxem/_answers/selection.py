@@ -11,9 +11,9 @@ from jaxtyping import Array
 
 from jaxem import inits
 from jaxem._answers.criteria import CRITERIA, criterion, degrees_of_freedom, terms_at
-from jaxem._core.arrays import random_key, raw, shown, static_count
+from jaxem._core.arrays import one_of, random_key, raw, shown, static_count, switch
 from jaxem._core.checks import enter
-from jaxem._core.model import Theta
+from jaxem._core.model import Model, Theta
 from jaxem._core.words import number, table
 from jaxem._fit.em import em_batch
 from jaxem._fit.fit import chosen, fit
@@ -142,8 +142,8 @@ def select(
     """
     random_key(key)
     static_count("starts", starts, 1)
-    if criterion not in CRITERIA:
-        raise ValueError(f"criterion: must be one of {', '.join(map(repr, CRITERIA))}, got {shown(criterion)}")
+    one_of("criterion", criterion, CRITERIA)
+    progress = switch("progress", progress)
     models, counts = _models(models), _counts(num_components)
     found: list[tuple[Candidate, Fit]] = []
     with bar(progress, len(models) * len(counts), "fit") as show:
@@ -223,6 +223,9 @@ def _models(models: Any) -> list[Mixture]:
         models = [models]
     if not models:
         raise ValueError("models: is empty; pass at least one mixture, e.g. gaussian.full")
+    for m in models:
+        if not isinstance(m, Mixture | Model):
+            raise ValueError(f"models: must be mixtures of jaxem.families, got {shown(m)}; e.g. (gaussian.full,)")
     return [mixture_only("select", m) for m in models]
 
 

@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jaxem._core.arrays import static_count, tolerance
+from jaxem._core.arrays import static_count, switch, tolerance
 from jaxem._core.model import Data, Expectation, Model, Theta, ThetaLike
 from jaxem._core.tracing import compiled
 from jaxem._fit import batches as _batches
@@ -249,7 +249,7 @@ def em_stream(
             found = {"rows": passes.rows, "capacity": reader.capacity, "all batches": passes.checksum}
             _checkpoint.save(path, state, description | found)
 
-    with _bar(progress, max_steps) as show:
+    with _bar(switch("progress", progress), max_steps) as show:
         if resume is None:
             state = _begin(m, reader.theta, passes.expect(at(m, reader.theta)))
             save(state)

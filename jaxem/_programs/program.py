@@ -21,7 +21,7 @@ import optax
 from jaxtyping import Array
 from numpyro.distributions import ImproperUniform, biject_to
 
-from jaxem._core.arrays import PACKAGE, count, first_line, random_key, shown
+from jaxem._core.arrays import PACKAGE, count, first_line, random_key, shown, switch
 from jaxem._core.climb import check_optimizer
 from jaxem._core.model import Data, Expectation, Model, Step, Theta, ThetaLike
 from jaxem._core.objective import product, weighted
@@ -471,6 +471,7 @@ def from_numpyro(
     count("num_gradient_steps", num_gradient_steps, 1)
     count("memory_limit", memory_limit, 0)
     check_optimizer(optimizer)
+    closed_form = switch("closed_form", closed_form)
     return Program(program, frozenset(), optimizer, num_gradient_steps, memory_limit, closed_form)
 
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.lax import lgamma
 from jaxtyping import Array
 from numpyro import distributions as dist
 
@@ -246,17 +247,16 @@ QUADRATIC = {*FLAT, dist.Normal, dist.MultivariateNormal}  # log densities that 
 def log_prob(fn: Any, value: Any) -> Array:
     """fn.log_prob(value), with 0·log 0 = 0; a multivariate normal's with one inverse for each covariance, not row."""
     if type(fn) is dist.Dirichlet:
-        alpha = fn.concentration
-        normaliser = jnp.sum(jax.lax.lgamma(alpha), axis=-1) - jax.lax.lgamma(jnp.sum(alpha, axis=-1))
+        alpha, value = inexact(fn.concentration, value)
+        normaliser = jnp.sum(lgamma(alpha), axis=-1) - lgamma(jnp.sum(alpha, axis=-1))
         return jnp.sum(times_log(alpha - 1, value), axis=-1) - normaliser
     if type(fn) is dist.Beta:
-        a, b = fn.concentration1, fn.concentration0
-        lgamma = jax.lax.lgamma  # jax.scipy.special.betaln is off by 1e-6 in double precision
-        normaliser = lgamma(a) + lgamma(b) - lgamma(a + b)
-        return times_log(a - 1, value) + times_log(b - 1, 1 - value, jnp.finfo(jnp.result_type(value)).eps) - normaliser
+        a, b, value = inexact(fn.concentration1, fn.concentration0, value)
+        normaliser = lgamma(a) + lgamma(b) - lgamma(a + b)  # scipy.special.betaln of JAX is off by 1e-6
+        return times_log(a - 1, value) + times_log(b - 1, 1 - value, jnp.finfo(value.dtype).eps) - normaliser
     if type(fn) is dist.Gamma:
-        alpha, beta = fn.concentration, fn.rate
-        return alpha * jnp.log(beta) - jax.scipy.special.gammaln(alpha) + times_log(alpha - 1, value) - beta * value
+        alpha, beta, value = inexact(fn.concentration, fn.rate, value)
+        return alpha * jnp.log(beta) - lgamma(alpha) + times_log(alpha - 1, value) - beta * value
     if type(fn) is not dist.MultivariateNormal:
         return fn.log_prob(value)
     size = fn.event_shape[0]
@@ -264,6 +264,12 @@ def log_prob(fn: Any, value: Any) -> Array:
     white = whitened(inverse_factor(fn), deviation)
     half_log_det = jnp.sum(jnp.log(jnp.diagonal(fn.scale_tril, axis1=-2, axis2=-1)), axis=-1)
     return -0.5 * jnp.sum(white**2, axis=-1) - half_log_det - 0.5 * size * jnp.log(2 * jnp.pi)
+
+
+def inexact(*given: Any) -> list[Array]:
+    """Arguments and value in the floating dtype that they have together: Beta(1, 1) and rows that are counts, too."""
+    dtype = jnp.result_type(*given, 1.0)
+    return [jnp.asarray(value, dtype) for value in given]
 
 
 def times_log(count: Any, value: Any, rounding: Any = None) -> Array:
