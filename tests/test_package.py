@@ -103,13 +103,6 @@ def test_all_is_what_is_public():
     assert public == set(jaxem.__all__)
 
 
-def test_the_equations_tags_are_the_same_in_code_and_readme():
-    """A tag such as eq:E stands at the line that implements it and in the README."""
-    pattern = r"eq:(\w+)"
-    code = {tag for path in PACKAGE.rglob("*.py") for tag in re.findall(pattern, path.read_text())}
-    assert code == set(re.findall(pattern, (ROOT / "README.md").read_text()))
-
-
 def test_the_version_is_the_changelogs_and_the_citations():
     assert f"## {jaxem.__version__}" in (ROOT / "CHANGELOG.md").read_text()
     assert f"version: {jaxem.__version__}" in (ROOT / "CITATION.cff").read_text()

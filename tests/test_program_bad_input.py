@@ -178,7 +178,7 @@ def test_a_theta_that_does_not_fit_the_program_is_refused(change, words):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda m, theta, x: jaxem.em(m, theta, x, weights=jnp.ones(4)), ["weights", "handlers.scale"]),
+        (lambda m, theta, x: jaxem.em(m, theta, x, weights=jnp.ones(3)), ["weights", "(4,)"]),
         (lambda m, theta, x: jaxem.em(m, theta, x, labels=jnp.zeros(4, int)), ["labels", "obs="]),
         (lambda m, theta, x: jaxem.em(m, theta, x, temperature=-1.0), ["temperature"]),
         (lambda m, theta, x: jaxem.em(m.hold("nope"), theta, x), ["hold", "'nope'"]),

@@ -258,7 +258,7 @@ def _gradient_form_residual(m: Mixture, theta: Theta, new: Theta, gamma: Array, 
 @jax.jit
 def _certify_program(m: Program, theta: Theta, data: Data) -> Certificate:
     expectation, entropy = jax.jvp(
-        lambda temperature: m.expect(theta, data._replace(temperature=temperature)),
+        lambda temperature: m.expect_whole(theta, data._replace(temperature=temperature)),
         (data.temperature,),
         (jnp.ones_like(data.temperature),),
     )
@@ -269,7 +269,7 @@ def _certify_program(m: Program, theta: Theta, data: Data) -> Certificate:
     steps = stages(m, plan, marginals, theta, data)
     new = steps[-1][1]
     between = expectation.free_energy + m.energy(marginals, new, data) - before
-    fall = jnp.maximum(expectation.free_energy - between, between - m.expect(new, data).free_energy)
+    fall = jnp.maximum(expectation.free_energy - between, between - m.expect_whole(new, data).free_energy)
     closed = [([n for n in names if plan[n].kind != "gradient"], after) for names, after in steps[1:]]
     C3 = [_program_gradient(m, names, after, marginals, data) for names, after in closed if names]
     C4, C4_rows = _program_e_step_residual(m, theta, data)
@@ -327,6 +327,6 @@ def _program_fisher_residual(m: Program, theta: Theta, marginals: Any, data: Dat
     free, unravel = ravel_pytree(coordinates)
     if not free.size:
         return jnp.full_like(data.temperature, jnp.nan)
-    through = jax.grad(lambda u: m.expect(m.constrain(unravel(u), theta, data), data).free_energy)(free)
+    through = jax.grad(lambda u: m.expect_whole(m.constrain(unravel(u), theta, data), data).free_energy)(free)
     expected, scale = _program_gradient(m, list(coordinates), theta, marginals, data)
     return _relative(jnp.where(jnp.isfinite(through), through - expected, 0), scale)

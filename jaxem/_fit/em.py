@@ -95,10 +95,10 @@ def _fit(m: Model, run: Run, stop: Stop, mesh: Mesh | None, progress: bool = Fal
     """One fit, its rows spread over the mesh of the call."""
     if progress:
         _not_traced(run)
-    mesh = devices.mesh_for_rows(m, run.data, mesh)
+    mesh, data = devices.mesh_for_rows(m, run.data, mesh)
     processes = devices.num_processes(mesh)
     with devices.joined(processes):
-        data = devices.spread_rows(run.data, mesh)
+        data = devices.spread_rows(data, mesh)
         values = (run.theta, run.tol, run.max_steps)
         steps = devices.steps_a_leg(mesh, (values, data))
         if progress:
