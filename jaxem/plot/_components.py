@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxem._answers.covariances import covariances
@@ -34,7 +35,7 @@ def shown(m: Any, theta: Any, x: Any, columns: Any, names: Any) -> Shown:
     m = mixture_only("plot", m)
     theta = {name: np.asarray(value) for name, value in getattr(theta, "theta", theta).items()}
     known = [str(name) for name in (getattr(x, "columns", ()) if names is None else names)]
-    x = np.asarray(x, float)
+    x = np.asarray(x).astype(jax.dtypes.canonicalize_dtype(float))  # what JAX computes in
     x = x[:, None] if x.ndim == 1 else x
     if names is not None and len(known) != x.shape[1]:
         raise ValueError(f"names: must be {x.shape[1]}, one per column of x, got {len(known)}")

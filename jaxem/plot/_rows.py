@@ -197,7 +197,7 @@ def density(m: Any, theta: Any, x: Any, *, columns: Any = None, names: Any = Non
 
 def told(s: Shown, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """1 − max_k γ, as Σ of the others, so that small ones keep their digits; and argmax_k γ."""
-    gamma = np.asarray(responsibilities(s.m, s.theta, at))
+    gamma = np.asarray(responsibilities(s.m, s.theta, at.astype(s.x.dtype)))
     component = gamma.argmax(axis=1)
     return np.sum(gamma, axis=1, where=np.arange(gamma.shape[1]) != component[:, None]), component
 
@@ -234,12 +234,12 @@ def curve_of(s: Shown, function: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def total(s: Shown, at: np.ndarray) -> np.ndarray:
     """Σ_k π_k p(at | k)."""
-    return np.exp(np.logaddexp.reduce(np.asarray(log_joint(s.m, s.theta, at[:, None])), axis=1))
+    return np.exp(np.logaddexp.reduce(np.asarray(log_joint(s.m, s.theta, at[:, None].astype(s.x.dtype))), axis=1))
 
 
 def curves(ax: Any, s: Shown, labels: list[str], filled: bool = True) -> np.ndarray:
     """Each component's density; returns where."""
-    at, parts = curve_of(s, lambda at: np.exp(np.asarray(log_joint(s.m, s.theta, at))))
+    at, parts = curve_of(s, lambda at: np.exp(np.asarray(log_joint(s.m, s.theta, at.astype(s.x.dtype)))))
     for k in range(parts.shape[1]):
         style = {"color": colour(k), "linewidth": 1, "label": labels[k]}
         ax.plot(at, parts[:, k], "o-" if counts(s) else "-", markersize=2.5, **style)
