@@ -93,17 +93,22 @@ def _cells(x: Array, weights: Array) -> Array:
     return jnp.argmin(squared_distances(x, kmeans(x, start, weights, max_steps=10).theta["mu"]), axis=0)
 
 
-@jax.jit
 def _best_dual(x: Array, weights: Array, mu: Array, num_steps: ArrayLike) -> tuple[Array, Array]:
-    """The better of the solver's B and 0, with its bound."""
+    """The better of the solver's B and 0, with its bound: by the program that `lower_bound` runs, to the bit."""
+    K, B = mu.shape[0], _solved(x, weights, mu, num_steps)
+    bound, spectral = of_rows(x, weights, B, K), of_rows(x, weights, jnp.zeros_like(B), K)
+    return jnp.where(bound > spectral, B, 0), jnp.fmax(bound, spectral)
+
+
+@jax.jit
+def _solved(x: Array, weights: Array, mu: Array, num_steps: ArrayLike) -> Float[Array, "N N"]:
+    """B after so many rounds."""
     K, q, total = mu.shape[0], jnp.sqrt(weights), jnp.sum(weights)
     C = cost(x, q)
     penalty = PENALTY * total / K * (q @ C @ q) / total**2
     penalty = jnp.where(penalty > 0, penalty, 1)
     label = jnp.argmin(squared_distances(x, mu), axis=0)
-    B = penalty * _admm(C / penalty, q, label, K, num_steps)
-    bound, spectral = of_rows(x, weights, B, K), of_rows(x, weights, jnp.zeros_like(B), K)
-    return jnp.where(bound > spectral, B, 0), jnp.fmax(bound, spectral)
+    return penalty * _admm(C / penalty, q, label, K, num_steps)
 
 
 def _admm(C: Array, q: Array, label: Array, K: int, num_steps: ArrayLike) -> Float[Array, "N N"]:
