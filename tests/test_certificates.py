@@ -131,7 +131,7 @@ def test_a_gamma_that_is_not_the_gradient_of_the_bound_is_rejected_by_C5_alone(m
         gamma, rows = original(table, temperature, axis)
         return gamma, (rows + jax.lax.stop_gradient(rows)) / 2
 
-    monkeypatch.setattr(jaxem._certificates, "assign", assign)
+    monkeypatch.setattr(jaxem._answers.certificates, "assign", assign)
     certificate = certificate_of(afresh(CASES[0].m))
     assert float(certificate.C5) > 0.1
     assert bool(certificate._replace(C5=cast(np.nan)).holds(TOL)), certificate

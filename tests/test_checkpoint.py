@@ -149,11 +149,9 @@ def test_arguments():
     jaxtyping.config.update("jaxtyping_disable", True)  # as for a user
     try:
         batches = lambda: split(CASE.x())  # noqa: E731
-        program = jaxem.from_numpyro(M.program)
         for fit in (jaxem.em_stream, jaxem.em_online):
             refuses("batches: must be a function that returns a fresh", lambda fit=fit: fit(M, THETA, batches()))
             refuses("needs a closed-form", lambda fit=fit: fit(jaxem.gradient_m_step(M), THETA, batches))
-            refuses("is for mixtures of", lambda fit=fit: fit(program, THETA, batches))
             refuses("m: must be a mixture", lambda fit=fit: fit("full", THETA, batches))
             refuses("prefetch: must be an integer ≥ 1", lambda fit=fit: fit(M, THETA, batches, prefetch=0))
             refuses("temperature: must be", lambda fit=fit: fit(M, THETA, batches, temperature=-1.0))
