@@ -133,7 +133,7 @@ class UnitDeterminantTransform(ParameterFreeTransform):
         return jnp.concatenate([below, (log - mean)[..., :-1]], axis=-1)
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        D = next(D for D in range(1, shape[-1] + 3) if D * (D + 1) // 2 - 1 == shape[-1])
+        D = next(D for D in range(1, shape[-1] + 3) if shape[-1] == D * (D + 1) // 2 - 1)
         return (*shape[:-1], D, D)
 
     def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -169,7 +169,7 @@ class Cayley(Transform):
         return skew[..., rows, columns]
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        D = next(D for D in range(1, shape[-1] + 3) if D * (D - 1) // 2 == shape[-1])
+        D = next(D for D in range(1, shape[-1] + 3) if shape[-1] == D * (D - 1) // 2)
         return (*shape[:-1], D, D)
 
     def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:

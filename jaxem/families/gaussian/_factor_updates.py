@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
 from jaxem._core.model import Theta
 from jaxem.families import _exponential_family as ef
@@ -54,7 +54,7 @@ class Rows(NamedTuple):
         return cls(S, jnp.where(kept, 0, N_k) / jnp.sum(N_k), kept)
 
 
-def over(of_component: Float[Array, " K"], like: Array) -> Array:
+def over(of_component: Shaped[Array, " K"], like: Array) -> Array:
     """A number of each component, to meet an array of leading axis K."""
     return jnp.reshape(of_component, of_component.shape + (1,) * (like.ndim - 1))
 
@@ -102,14 +102,14 @@ def best_volume(factors: Factors, rows: Rows) -> tuple[Array, Array]:
 def best_shape(factors: Factors, rows: Rows) -> tuple[Array, Array]:
     """A_k ∝ b_k, a common one ∝ Σ p_k b_k/λ_k."""
     old, b = factors["shape"], spectra(factors, rows)
-    new = unit_product(b if old.ndim == 2 else jnp.sum(over(rows.share / volumes(factors, rows), b) * b, axis=0))
+    new = to_unit_product(b if old.ndim == 2 else jnp.sum(over(rows.share / volumes(factors, rows), b) * b, axis=0))
     return new, jnp.max(jnp.abs(new / old - 1))
 
 
 def best_correlation(factors: Factors, rows: Rows) -> tuple[Array, Array]:
     """C_k ∝ S_k, a common one ∝ Σ p_k S_k/λ_k."""
     old, S = factors["correlation"], rows.S
-    new = unit_determinant(S if old.ndim == 3 else jnp.sum(over(rows.share / volumes(factors, rows), S) * S, axis=0))
+    new = to_unit_determinant(S if old.ndim == 3 else jnp.sum(over(rows.share / volumes(factors, rows), S) * S, axis=0))
     deviation = jnp.sqrt(jnp.diagonal(old, axis1=-2, axis2=-1))
     return new, jnp.max(jnp.abs(new - old) / (deviation[..., :, None] * deviation[..., None, :]))
 
@@ -129,13 +129,13 @@ BEST: dict[str, Callable[[Factors, Rows], tuple[Array, Array]]] = {
 }
 
 
-def unit_product(b: Float[Array, "*k D"]) -> Float[Array, "*k D"]:
+def to_unit_product(b: Float[Array, "*k D"]) -> Float[Array, "*k D"]:
     """b over the geometric mean of its entries, by logarithms."""
     log = jnp.log(b)
     return jnp.exp(log - jnp.mean(log, axis=-1, keepdims=True))
 
 
-def unit_determinant(S: Float[Array, "*k D D"]) -> Float[Array, "*k D D"]:
+def to_unit_determinant(S: Float[Array, "*k D D"]) -> Float[Array, "*k D D"]:
     """S over det S^{1/D}, by logarithms."""
     L = in_small_batches(jnp.linalg.cholesky, S, cubes=1)
     log = jnp.mean(jnp.log(jnp.diagonal(L, axis1=-2, axis2=-1)), axis=-1)
@@ -158,9 +158,9 @@ def turned(factors: Factors, rows: Rows) -> tuple[Float[Array, "D D"], Array]:
 
         P = Σ_k g_k (1/a_ki − 1/a_kj)(B_kii − B_kjj)/2,    Q = Σ_k g_k (1/a_ki − 1/a_kj) B_kij
 
-    so 2φ = atan2(−Q, −P): Jacobi's method, of several matrices (Flury & Gautschi 1986). Majorisation (Browne & McNicholas
-    2014) has the same fixed points, but its steps are of the size of the least eigenvalue over the largest. Returned
-    beside D: the largest Q, in units of what rounding leaves in it.
+    so 2φ = atan2(−Q, −P): Jacobi's method, of several matrices (Flury & Gautschi 1986). Majorisation (Browne &
+    McNicholas 2014) rests where ∇J = 0 too, but its steps are short where eigenvalues are far apart. Returned beside D:
+    the largest Q, in units of the terms that it is a sum of.
     """
     old = factors["rotation"]
     D = old.shape[0]
@@ -187,12 +187,12 @@ def turned(factors: Factors, rows: Rows) -> tuple[Float[Array, "D D"], Array]:
         B = columns(jnp.swapaxes(columns(B), 1, 2))  # symmetric: its rows turn as its columns do
         return (columns(rotation), B, jnp.maximum(residual, jnp.where(flat, 0, jnp.abs(Q) / scale))), None
 
-    planes = tuple(map(jnp.asarray, np.triu_indices(D, 1)))
+    i, j = np.triu_indices(D, 1)
     start = (old, B, jnp.zeros((), B.dtype))
-    (rotation, _, residual), _ = lax.scan(turn, start, planes)
+    (rotation, _, residual), _ = lax.scan(turn, start, (jnp.asarray(i), jnp.asarray(j)))
     gram = jnp.matmul(rotation.T, rotation, precision=EXACT)
-    identity = jnp.eye(D, dtype=gram.dtype)
-    return jnp.matmul(rotation, (3 * identity - gram) / 2, precision=EXACT), residual  # orthogonal again (Newton–Schulz)
+    again_orthogonal = (3 * jnp.eye(D, dtype=gram.dtype) - gram) / 2  # (Newton–Schulz)
+    return jnp.matmul(rotation, again_orthogonal, precision=EXACT), residual
 
 
 # ---- all of them

@@ -26,7 +26,7 @@ from jaxem.families.gaussian import _covariances as covariances
 from jaxem.families.gaussian import _scales as scales
 from jaxem.families.gaussian._accuracy import EXACT, recentre
 from jaxem.families.gaussian._constraints import orthogonal, unit_determinant, unit_product
-from jaxem.families.gaussian._factor_updates import ORDER, Rows, best, unit_determinant as of_unit_determinant, unit_product as of_unit_product
+from jaxem.families.gaussian._factor_updates import ORDER, Rows, best, to_unit_determinant, to_unit_product
 from jaxem.families.gaussian._moments import Moments, equal_weights_at, step_weights_and_means, update_weights_and_means
 from jaxem.families.gaussian._rounding import accuracy, rounding_of_covariances, rounding_of_scales
 
@@ -108,11 +108,11 @@ def guess(
     names = [name for name, _ in shapes]
     if "rotation" not in names and "correlation" not in names:
         axes = scales.diagonal_guess(centres, x, weights)["sigma"][0] ** 2
-        found = {"shape": of_unit_product(axes)}
+        found = {"shape": to_unit_product(axes)}
     else:
         Sigma = covariances.guess(centres, x, weights, is_tied=True)["Sigma"]
         axes, vectors = jnp.linalg.eigh(Sigma)
-        found = {"shape": of_unit_product(axes), "rotation": vectors, "correlation": of_unit_determinant(Sigma)}
+        found = {"shape": to_unit_product(axes), "rotation": vectors, "correlation": to_unit_determinant(Sigma)}
     found["volume"] = jnp.exp(jnp.mean(jnp.log(axes)))
     sizes = {"K": K, "D": D}
     broad = {
@@ -133,13 +133,13 @@ def gradient_form_of_EEI(theta: Theta, gradient: Theta, N_k: Array, held: frozen
     new, move = step_weights_and_means(theta, gradient, natural, N_k, held)
     ascent = 2 * s * theta["shape"] * gradient["shape"]
     variance = s + (ascent - jnp.sum(N_k[:, None] * move**2, axis=0)) / jnp.sum(N_k)
-    shape = theta["shape"] if "shape" in held else of_unit_product(variance)
+    shape = theta["shape"] if "shape" in held else to_unit_product(variance)
     found = {"volume": jnp.mean(variance / shape), "shape": shape}
     return new | {name: value for name, value in found.items() if name not in held}
 
 
 def rounding(theta: Theta, moments: Moments, held: frozenset[str], *, inflation: Any, names: tuple[str, ...]) -> Any:
-    """That of `diagonal` or `full`; a Σ_k that is singular has lost its digits, since factors are not lifted off planes."""
+    """That of `diagonal` or `full`; a singular Σ_k has lost its digits, since factors are not lifted off planes."""
     held = frozenset({"sigma", "Sigma"}) if held.issuperset(names) else frozenset()
     theta = plain(theta)
     if "sigma" in theta:
@@ -162,7 +162,7 @@ def model(name: str) -> Mixture:
     shapes = shapes_of(name)
     names = tuple(factor for factor, _ in shapes[2:])
     host: Any = scales if name.endswith("I") else covariances
-    like = scales.diagonal if name.endswith("I") else covariances.full
+    like: Any = scales.diagonal if name.endswith("I") else covariances.full
     geometry, inflation = (partial(at_plain, function=f) for f in (host.geometry, host.inflation))
     return Mixture(
         name=f"gaussian.{name}",
