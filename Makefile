@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 JOBS ?= auto
+CONSTRAINTS ?= constraints.txt
 
-.PHONY: sweep test test-f32 gallery lint figures figures-check bench clean
+.PHONY: sweep test test-f32 gallery lint docs figures figures-check bench release-check clean
 
 sweep: $(VENV)/.ready-experiments  ## the main job: certify and draw the k-means limit
 	$(RUN) experiments/sigma_sweep.py $(ARGS)
@@ -24,6 +25,9 @@ lint: $(VENV)/.ready-test
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
+docs: $(VENV)/.ready-docs  ## the documentation, as a site in site/; every warning is an error
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
 figures: $(VENV)/.ready-figures  ## every figure of paper_figures/, running the experiments whose results are missing
 	$(RUN) paper_figures/build.py $(ARGS)
 
@@ -33,13 +37,20 @@ figures-check:  ## do figures, scripts, style and inputs match paper_figures/MAN
 bench: $(VENV)/.ready-bench  ## the benchmark tables, against peers
 	$(RUN) experiments/benchmarks/run.py $(ARGS)
 
+release-check: $(VENV)/.ready-release  ## dist/: the sdist, the wheel that it makes, their metadata; and the wheel alone
+	rm -rf build dist
+	$(RUN) -m build
+	$(RUN) -m twine check --strict dist/*
+	$(RUN) -m pip install --quiet --no-deps --target build/alone dist/*.whl
+	cd build/alone && $(abspath $(RUN)) -P -c "import sys; sys.path.insert(0, '.'); import jaxem; print(jaxem.__file__)"
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # one stamp for each extra; older than pyproject.toml or constraints.txt means out of date
-$(VENV)/.ready-%: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$*]"
+$(VENV)/.ready-%: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable ".[$*]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) results
+	rm -rf $(VENV) results site build dist

@@ -16,11 +16,13 @@ from jaxem import bregman as bregman
 from jaxem import families as families
 from jaxem import inits as inits
 from jaxem import limits as limits
+from jaxem import plot as plot
 from jaxem._answers.certificates import Certificate, certify, e_step_residual
 from jaxem._answers.condition import Conditional, condition
 from jaxem._answers.covariances import covariances
 from jaxem._answers.criteria import aic, bic, icl, num_parameters
 from jaxem._answers.files import load, save
+from jaxem._answers.gain import Gain, gain
 from jaxem._answers.posterior import decode, marginals
 from jaxem._answers.prediction import Prediction, predict
 from jaxem._answers.quantities import (
@@ -35,7 +37,9 @@ from jaxem._answers.rate import Rate, convergence_rate
 from jaxem._answers.selection import Selection, select
 from jaxem._answers.summary import Summary, summary
 from jaxem._core.objective import free_energy
+from jaxem._fit.balanced import BalancedFit, balanced_em
 from jaxem._fit.batches import StreamError
+from jaxem._fit.dpmeans import dpmeans
 from jaxem._fit.em import Path, em, em_batch, em_path, kmeans
 from jaxem._fit.fit import fit
 from jaxem._fit.gradient import gradient_m_step
@@ -49,12 +53,21 @@ from jaxem._programs.program import Program, from_numpyro
 from jaxem._rows.devices import ProcessLost, use_all_cores
 from jaxem._version import __version__ as __version__
 from jaxem.families._mixture import Mixture
+from jaxem.limits._anneal import Branches, anneal
+from jaxem.limits._grow import grow
+from jaxem.limits._lindsay import GlobalGap, global_gap, gradient_function
+from jaxem.limits._relaxation import Gap, optimality_gap
 
 __all__ = [
+    "BalancedFit",
+    "Branches",
     "Certificate",
     "Conditional",
     "EMError",
     "Fit",
+    "Gain",
+    "Gap",
+    "GlobalGap",
     "KMedoids",
     "Mixture",
     "OnlineFit",
@@ -68,7 +81,9 @@ __all__ = [
     "StreamError",
     "Summary",
     "aic",
+    "anneal",
     "arguments",
+    "balanced_em",
     "best",
     "bic",
     "bregman",
@@ -79,6 +94,7 @@ __all__ = [
     "covariances",
     "decode",
     "distortion",
+    "dpmeans",
     "e_step_residual",
     "em",
     "em_batch",
@@ -90,7 +106,11 @@ __all__ = [
     "fit",
     "free_energy",
     "from_numpyro",
+    "gain",
+    "global_gap",
+    "gradient_function",
     "gradient_m_step",
+    "grow",
     "icl",
     "inits",
     "kmeans",
@@ -101,6 +121,8 @@ __all__ = [
     "log_likelihood",
     "marginals",
     "num_parameters",
+    "optimality_gap",
+    "plot",
     "predict",
     "responsibilities",
     "sample",

@@ -25,6 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
+__all__ = ["i_divergence", "itakura_saito", "kullback_leibler", "logistic_loss", "squared_euclidean"]
+
 Point = Num[Array | np.ndarray, "*D"]
 SERIES = 8  # terms of artanh v − v: v² < 10⁻² below, so the next is 10⁻¹⁸ of the first
 

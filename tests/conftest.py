@@ -27,7 +27,7 @@ import jax
 import numpy as np
 import pytest
 
-# a trace makes thousands of small objects that live on; looking through them all for garbage is a tenth of the time
+# a trace makes thousands of small objects that live on: look through them for garbage less often
 gc.set_threshold(200_000, 20, 100)
 
 # a job that a shell started in the background ignores Ctrl-C, and so do its children: tests that send it would wait
@@ -52,12 +52,17 @@ collect_ignore = (
         "test_bregman.py",
         "test_checkpoint.py",
         "test_climb.py",
+        "test_columns.py",
+        "test_compile.py",
         "test_condition.py",
         "test_copies.py",
         "test_distributed.py",
+        "test_docs.py",
         "test_experiments_quick.py",
         "test_extending.py",
         "test_figures.py",
+        "test_files.py",
+        "test_first_hour.py",
         "test_float32_gaussian.py",  # casts by itself
         "test_gaussian_families.py",
         "test_general_em.py",
@@ -67,6 +72,7 @@ collect_ignore = (
         "test_numpyro.py",
         "test_package.py",
         "test_plan.py",
+        "test_plot.py",
         "test_program_bad_input.py",
         "test_program_experiments.py",
         "test_program_peers.py",  # casts by itself
@@ -74,6 +80,7 @@ collect_ignore = (
         "test_reading.py",
         "test_readme.py",
         "test_results.py",
+        "test_sklearn.py",  # float64 by itself
         "test_threads.py",
     ]
 )
@@ -90,9 +97,27 @@ def key():
     return jax.random.key(0)
 
 
+@pytest.fixture(scope="session")
+def old_faithful():
+    """(x, mu): its standardised rows and their two k-means centres."""
+    import jaxem
+
+    x = np.loadtxt(ROOT / "experiments" / "data" / "old_faithful.csv", delimiter=",", skiprows=1)
+    x = (x - x.mean(0)) / x.std(0)
+    x = jax.numpy.asarray(x, np.float64 if PRECISION == 64 else np.float32)
+    return x, jaxem.kmeans(x, x[:2]).theta["mu"]
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
-    """A family, an experiment, a file: what shares compiled programs or results goes to one worker (loadgroup)."""
+    """A family, an experiment, a file: what shares compiled programs or results goes to one worker (loadgroup).
+
+    Examples, like the README's, run once, in the float64 leg.
+    """
+    if PRECISION == 32:
+        examples = [item for item in items if isinstance(item, pytest.DoctestItem)]
+        config.hook.pytest_deselected(items=examples)
+        items[:] = [item for item in items if item not in examples]
     for item in items:
         values = item.callspec.params if hasattr(item, "callspec") else {}
         group = (

@@ -187,6 +187,41 @@ def test_other_arguments():
     )
     expect("num_samples", lambda: jaxem.sample(M, THETA, jax.random.key(0), 0))
     expect("num_steps", lambda: jaxem.gradient_m_step(M, num_steps=0))
+    for other in (None, THETA):
+        expect("fit: must be what em", lambda other=other: jaxem.check(other))
+
+
+FIT = jaxem.em(M, THETA, X, max_steps=1)
+WRONG = [None, "a", {}, 1j, ["a"], len, np.ones((2, 2)), object()]
+SWITCHED = {
+    "progress: must be True or False": [
+        lambda value: jaxem.em(M, THETA, X, progress=value),
+        lambda value: jaxem.em_batch(M, {name: leaf[None] for name, leaf in THETA.items()}, X, progress=value),
+        lambda value: jaxem.fit(M, X, jax.random.key(0), 2, progress=value),
+        lambda value: jaxem.select(X, jax.random.key(0), models=M, progress=value),
+        lambda value: jaxem.em_stream(M, THETA, lambda: [X], progress=value),
+    ],
+    "closed_form: must be True or False": [lambda value: jaxem.from_numpyro(len, closed_form=value)],
+    'empty: must be one of "keep", "relocate"': [lambda value: jaxem.kmeans(X, X[:2], empty=value)],
+    "criterion: must be one of": [lambda value: jaxem.select(X, jax.random.key(0), criterion=value)],
+    "models: ": [lambda value: jaxem.select(X, jax.random.key(0), models=value)],
+    "fits: must be": [jaxem.Status.counts, jaxem.best],
+    "gamma: ": [lambda value: jaxem.e_step_residual(np.zeros((3, 2)), value)],
+    "log_joint: |gamma: ": [lambda value: jaxem.e_step_residual(value, np.full((3, 2), 0.5))],
+    "mu: ": [lambda value: jaxem.limits.parameters(value if np.ndim(value) < 2 else np.ones(2), 1.0)],
+}
+
+
+@pytest.mark.parametrize("match", SWITCHED)
+def test_whatever_is_no_value_of_an_argument_is_refused_by_its_name(match):
+    for call in SWITCHED[match]:
+        for value in WRONG:
+            expect(match, lambda call=call, value=value: call(value))
+
+
+def test_an_init_is_a_word_or_a_function():
+    for value in (None, "k-medians", {}, np.ones((2, 2))):
+        expect("init: must be one of", lambda value=value: jaxem.fit(M, X, jax.random.key(0), 2, init=value))
 
 
 def test_integers_and_lists_are_taken():

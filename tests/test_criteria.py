@@ -13,7 +13,7 @@ import jaxem
 from jaxem import Status
 from jaxem.families import bernoulli, categorical, gaussian, poisson
 
-from cases import CASES, FLOAT, cast, tolerance
+from cases import CASES, EPS, FLOAT, cast, tolerance
 
 FAITHFUL = old_faithful()
 LABELS = (FAITHFUL[:, 0] > 3).astype(int)
@@ -166,6 +166,17 @@ def test_no_criterion_is_worse_than_mclusts(selection):
         assert candidate.value <= mclusts + tolerance(1e-3, 0.5), candidate
         if candidate.num_components == 1:
             assert candidate.value == pytest.approx(mclusts, rel=tolerance(1e-9, 1e-5))
+
+
+def test_a_padded_fit_is_the_fit(selection):
+    """π_k = 0 takes no row: the candidates that shared a program are those fitted each with its own K."""
+    x = cast(FAITHFUL)
+    for candidate in (selection.table[1], selection.table[-1]):
+        m, K = candidate.m, candidate.num_components
+        first = jaxem.inits.many(m, jax.random.split(jax.random.key(0), 4), x, 3)
+        theta = {name: value[:, :K] if dict(m.shapes)[name].startswith("K") else value for name, value in first.items()}
+        alone = jaxem.best(jaxem.em_batch(m, theta | {"pi": jnp.full((4, K), 1 / K, x.dtype)}, x))
+        assert candidate.log_likelihood == pytest.approx(float(alone.free_energy), rel=4096 * EPS)
 
 
 def test_the_least_of_the_table_is_chosen_and_its_fit_is_it(selection):

@@ -329,15 +329,15 @@ def test_a_gpu_has_room_for_so_many_lanes(monkeypatch):
     assert _lanes.slots_here(many) == 1
 
 
-def test_a_program_spreads_its_lanes_and_keeps_its_rows():
+def test_a_program_spreads_its_lanes_and_its_rows():
     m, x = jaxem.from_numpyro(programs.mixture), CASE.x()
     theta = m.init(jax.random.key(0), x)
     thetas = {name: jnp.stack([value, value, value]) for name, value in theta.items()}
     thetas["mu"] = thetas["mu"] + cast(np.linspace(0, 1, 3))[:, None, None]
     alone, spread = (jaxem.em_batch(m, thetas, x, max_steps=2, mesh=mesh) for mesh in (None, mesh_of(2)))
     same(spread, alone)
-    with pytest.raises(ValueError, match="mesh: spreads the rows of a mixture"):
-        jaxem.em(m, theta, x, mesh=mesh_of(2))
+    alone, spread = (jaxem.em(m, theta, x, max_steps=2, mesh=mesh) for mesh in (None, mesh_of(2)))
+    same(spread, alone)
 
 
 def test_what_a_mesh_must_be():

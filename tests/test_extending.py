@@ -1,8 +1,5 @@
 """docs/extending.md is followed to the letter: its blocks run, in order, and what they make is held to the theorems."""
 
-import re
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,20 +7,17 @@ import pytest
 
 import jaxem
 
+import pages
 from cases import FLOAT, tolerance
 
-PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text(encoding="utf-8")
+PAGE = pages.ROOT / "docs" / "extending.md"
 
 
 @pytest.fixture(scope="module")
 def page():
     """The names that the page's blocks define, run where ranks may not be promoted, as all tests are."""
-    names = {}
-    blocks = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-    assert len(blocks) == 5
-    for block in blocks:
-        exec(compile(block, "docs/extending.md", "exec"), names)
-    return names
+    assert len(pages.blocks(PAGE)) == 5
+    return pages.run(PAGE)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ LAYERS = [
     {"_rows", "_programs"},
     {"families"},
     {"_fit", "_answers", "inits"},
-    {"limits"},
+    {"limits", "plot", "sklearn"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
@@ -84,6 +84,7 @@ from jax._src import xla_bridge
 assert not xla_bridge._backends, "a backend was started"
 import sys
 assert "numpyro.contrib.funsor" not in sys.modules, "funsor's backend was set"
+assert not {"matplotlib", "sklearn"} & set(sys.modules), "an extra was imported"
 """
     subprocess.run([sys.executable, "-c", program], check=True)
 
@@ -97,15 +98,9 @@ def test_every_public_name_has_a_docstring_with_an_example():
 
 
 def test_all_is_what_is_public():
-    public = {name for name in vars(jaxem) if not name.startswith("_") and name != "jaxtyping"}  # the tests' type hook
+    public = {name for name in vars(jaxem) if not name.startswith("_")}
+    public -= {"jaxtyping", "sklearn"}  # the tests' type hook, and what only `import jaxem.sklearn` brings
     assert public == set(jaxem.__all__)
-
-
-def test_the_equations_tags_are_the_same_in_code_and_readme():
-    """A tag such as eq:E stands at the line that implements it and in the README."""
-    pattern = r"eq:(\w+)"
-    code = {tag for path in PACKAGE.rglob("*.py") for tag in re.findall(pattern, path.read_text())}
-    assert code == set(re.findall(pattern, (ROOT / "README.md").read_text()))
 
 
 def test_the_version_is_the_changelogs_and_the_citations():

@@ -56,6 +56,30 @@ def agrees_with_brute_force(program, x, *, marginals=True):
     return m, theta
 
 
+# ---- laws of whole numbers
+
+
+def of_whole_numbers(number, x):
+    pi = numpyro.sample("pi", dist.Dirichlet(jnp.array([number(1), number(2)])))
+    p = numpyro.sample("p", dist.Beta(number(1), number(1)))
+    rate = numpyro.sample("rate", dist.Gamma(number(2), number(1)))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(pi))
+        numpyro.sample("longer", dist.Gamma(number(2), rate * (1 + z)), obs=1 + x)
+        numpyro.sample("x", dist.Binomial(number(9), jnp.stack([p, 1 - p])[z]), obs=x)
+
+
+def test_integers_in_a_law_and_in_its_rows_are_numbers_like_any_other():
+    x = jnp.array([0, 1, 7, 8, 3])
+    m, theta = agrees_with_brute_force(partial(of_whole_numbers, int), x)
+    fit = jaxem.em(m, theta, x)
+    other = jaxem.em(jaxem.from_numpyro(partial(of_whole_numbers, float)), theta, x)
+    assert m.explain(theta, x)["p"] == jaxem.from_numpyro(partial(of_whole_numbers, float)).explain(theta, x)["p"]
+    assert jaxem.check(fit).num_steps == other.num_steps
+    np.testing.assert_allclose(fit.free_energy, other.free_energy, rtol=1e-13)
+    assert fit.theta["p"].dtype == other.theta["p"].dtype == theta["p"].dtype
+
+
 # ---- what is indexed by what is traced
 
 

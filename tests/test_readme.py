@@ -1,27 +1,22 @@
 """The README's Python blocks run, in order, as a newcomer would run them."""
 
-import re
 import subprocess
 import sys
-from pathlib import Path
 
+import pages
 from conftest import AS_A_USER
 
-ROOT = Path(__file__).parent.parent
+README = pages.ROOT / "README.md"
 
 
 def test_the_readmes_blocks_run(tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert blocks
     program = tmp_path / "readme.py"
-    program.write_text("\n".join(blocks))
+    assert pages.blocks(README)
+    program.write_text("\n".join(pages.blocks(README)), encoding="utf-8")
     environment = {name: value for name, value in AS_A_USER.items() if name != "JAX_ENABLE_X64"}
-    done = subprocess.run([sys.executable, program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, program], cwd=pages.ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_readmes_links_and_figures_exist():
-    text = (ROOT / "README.md").read_text()
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
-        if "://" not in target:
-            assert (ROOT / target).exists(), target
+def test_it_is_one_screen():
+    assert len(pages.text(README).splitlines()) <= 120

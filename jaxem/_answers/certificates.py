@@ -18,7 +18,7 @@ from jaxem._core import words
 from jaxem._core.arrays import numbers
 from jaxem._core.checks import blame_x, enter
 from jaxem._core.model import Data, Model, Theta, ThetaLike, maximize
-from jaxem._core.objective import assign, row_free_energy, weighted
+from jaxem._core.objective import assign, prepare_tables, row_free_energy, weighted
 from jaxem._programs.m_step import stages
 from jaxem._programs.program import Program
 from jaxem.families._mixture import Mixture
@@ -103,7 +103,7 @@ def _certify(m: Mixture, theta: Theta, data: Data) -> Certificate:
     new = maximize(m, expectation, theta, data)
     table = m.table(theta, data.x).T
     gamma, rows = assign(table, data.temperature, axis=-1)
-    C4, C4_rows = e_step_residual(table, gamma, data.temperature)
+    C4, C4_rows = _e_step_residual(table, gamma, data.temperature)
     return Certificate(
         C1=_bound_residual(table, gamma, rows, data),
         C2=_fall(m, theta, new, data),
@@ -157,7 +157,10 @@ def e_step_residual(
     >>> bool(e_step_residual(table, jax.nn.softmax(2 * table))[0] > 0.1)      # half the variance: rejected
     True
     """
-    temperature = jnp.asarray(temperature, log_joint.dtype)
+    return _e_step_residual(*prepare_tables(log_joint, gamma, temperature))
+
+
+def _e_step_residual(log_joint: Array, gamma: Array, temperature: Array) -> tuple[Array, Array]:
     gradient = jax.grad(lambda gamma: jnp.sum(row_free_energy(log_joint, gamma, temperature, axis=-1)))(gamma)
     active = gamma >= jnp.finfo(gamma.dtype).tiny  # a subnormal γ has too few digits for its logarithm
     count = jnp.sum(active, axis=-1, keepdims=True, dtype=gamma.dtype)
@@ -258,7 +261,7 @@ def _gradient_form_residual(m: Mixture, theta: Theta, new: Theta, gamma: Array, 
 @jax.jit
 def _certify_program(m: Program, theta: Theta, data: Data) -> Certificate:
     expectation, entropy = jax.jvp(
-        lambda temperature: m.expect(theta, data._replace(temperature=temperature)),
+        lambda temperature: m.expect_whole(theta, data._replace(temperature=temperature)),
         (data.temperature,),
         (jnp.ones_like(data.temperature),),
     )
@@ -269,7 +272,7 @@ def _certify_program(m: Program, theta: Theta, data: Data) -> Certificate:
     steps = stages(m, plan, marginals, theta, data)
     new = steps[-1][1]
     between = expectation.free_energy + m.energy(marginals, new, data) - before
-    fall = jnp.maximum(expectation.free_energy - between, between - m.expect(new, data).free_energy)
+    fall = jnp.maximum(expectation.free_energy - between, between - m.expect_whole(new, data).free_energy)
     closed = [([n for n in names if plan[n].kind != "gradient"], after) for names, after in steps[1:]]
     C3 = [_program_gradient(m, names, after, marginals, data) for names, after in closed if names]
     C4, C4_rows = _program_e_step_residual(m, theta, data)
@@ -318,7 +321,7 @@ def _program_e_step_residual(m: Program, theta: Theta, data: Data) -> tuple[Arra
         rows = [jnp.sum(jnp.sum(table > 0, axis=-1) > 1) for table in found.values()]
         return jnp.max(jnp.stack(worst)), jnp.sum(jnp.stack(rows))
     gamma, _ = assign(table, data.temperature, axis=-1)
-    return e_step_residual(table, gamma, data.temperature)
+    return _e_step_residual(table, gamma, data.temperature)
 
 
 def _program_fisher_residual(m: Program, theta: Theta, marginals: Any, data: Data) -> Array:
@@ -327,6 +330,6 @@ def _program_fisher_residual(m: Program, theta: Theta, marginals: Any, data: Dat
     free, unravel = ravel_pytree(coordinates)
     if not free.size:
         return jnp.full_like(data.temperature, jnp.nan)
-    through = jax.grad(lambda u: m.expect(m.constrain(unravel(u), theta, data), data).free_energy)(free)
+    through = jax.grad(lambda u: m.expect_whole(m.constrain(unravel(u), theta, data), data).free_energy)(free)
     expected, scale = _program_gradient(m, list(coordinates), theta, marginals, data)
     return _relative(jnp.where(jnp.isfinite(through), through - expected, 0), scale)

@@ -1,20 +1,26 @@
 """Which model, and how many components: every candidate fitted, and judged by one criterion."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from jaxem import inits
 from jaxem._answers.criteria import CRITERIA, criterion, degrees_of_freedom, terms_at
-from jaxem._core.arrays import random_key, shown, static_count
+from jaxem._core.arrays import one_of, random_key, raw, shown, static_count, switch
 from jaxem._core.checks import enter
+from jaxem._core.model import Model, Theta
 from jaxem._core.words import number, table
-from jaxem._fit.fit import fit
+from jaxem._fit.em import em_batch
+from jaxem._fit.fit import chosen, fit
 from jaxem._fit.loop import Fit, Status
 from jaxem._fit.outcome import EMError
 from jaxem._fit.progress import awaited, bar
+from jaxem._rows.chunks import fits_one_chunk
 from jaxem.families import gaussian
 from jaxem.families._mixture import Mixture, mixture_only
 
@@ -103,63 +109,109 @@ def select(
 ) -> Selection:
     """Fit every model at every K, and choose the converged fit of least criterion.
 
-    A candidate none of whose starts converged has no maximum that a criterion could judge; it is in the table, and
-    never chosen. One component needs no more than one start.
+        A candidate none of whose starts converged has no maximum that a criterion could judge; it is in the table, and
+        never chosen. One component needs no more than one start.
 
-    Args:
-        x: the data, (N, D), or (N,) for D = 1.
-        key: a key of `jax.random`; each candidate's starts are drawn with the same.
-        models: mixtures; `gaussian.ALL` are the fourteen covariance models of R's mclust.
-        num_components: the K to try, one or several.
-        starts: how many for each candidate.
-        criterion: "bic", "aic" or "icl", smaller is better.
-        weights: w (N,) ≥ 0, one per row.
-        progress: show a tqdm bar of candidates; Ctrl-C then ends the call at once.
-        options: what else `jaxem.fit` takes: init, temperature, labels, tol, max_steps, mesh.
+        Args:
+            x: the data, (N, D), or (N,) for D = 1.
+            key: a key of `jax.random`; each candidate's starts are drawn with the same.
+            models: mixtures; `gaussian.ALL` are the fourteen covariance models of R's mclust.
+            num_components: the K to try, one or several.
+            starts: how many for each candidate.
+            criterion: "bic", "aic" or "icl", smaller is better.
+            weights: w (N,) ≥ 0, one per row.
+            progress: show a tqdm bar of candidates; Ctrl-C then ends the call at once.
+            options: what else `jaxem.fit` takes: init, temperature, labels, tol, max_steps, mesh.
 
-    Returns:
-        A `Selection` of `m`, `fit` and `table`; the table is a tuple of candidates whose repr is models by K.
+        Returns:
+            A `Selection` of `m`, `fit` and `table`; the table is a tuple of candidates whose repr is models by K.
 
-    Raises:
-        ValueError: for what `jaxem.fit` refuses.
-        EMError: when no start of any candidate converged.
+        Raises:
+            ValueError: for what `jaxem.fit` refuses.
+            EMError: when no start of any candidate converged.
 
-    >>> import jax, jaxem
-    >>> from jaxem.families import gaussian
-    >>> truth = {"pi": [0.5, 0.5], "mu": [[0.0, 0.0], [9.0, 9.0]], "sigma": 1.0}
-    >>> x, _ = jaxem.sample(gaussian.isotropic, truth, jax.random.key(0), 200)
-    >>> models = (gaussian.isotropic, gaussian.spherical)
-    >>> chosen = jaxem.select(x, jax.random.key(1), models=models, num_components=(1, 2), starts=3)
-    >>> chosen.m, len(chosen.fit.theta["pi"]), len(chosen.table)
-    (gaussian.isotropic, 2, 4)
+        >>> import jax, jaxem
+        >>> from jaxem._rows.chunks import fits_one_chunk
+    from jaxem.families import gaussian
+        >>> truth = {"pi": [0.5, 0.5], "mu": [[0.0, 0.0], [9.0, 9.0]], "sigma": 1.0}
+        >>> x, _ = jaxem.sample(gaussian.isotropic, truth, jax.random.key(0), 200)
+        >>> models = (gaussian.isotropic, gaussian.spherical)
+        >>> chosen = jaxem.select(x, jax.random.key(1), models=models, num_components=(1, 2), starts=3)
+        >>> chosen.m, len(chosen.fit.theta["pi"]), len(chosen.table)
+        (gaussian.isotropic, 2, 4)
     """
     random_key(key)
     static_count("starts", starts, 1)
-    if criterion not in CRITERIA:
-        raise ValueError(f"criterion: must be one of {', '.join(map(repr, CRITERIA))}, got {shown(criterion)}")
-    candidates = [(m, K) for m in _models(models) for K in _counts(num_components)]
+    one_of("criterion", criterion, CRITERIA)
+    progress = switch("progress", progress)
+    models, counts = _models(models), _counts(num_components)
     found: list[tuple[Candidate, Fit]] = []
-    with bar(progress, len(candidates), "fit") as show:
-        for m, K in candidates:
-            one = fit(m, x, key, K, starts=1 if K == 1 else starts, weights=weights, **options)
-            one = awaited(one) if progress else one
-            found.append((judged(m, one, x, criterion, weights), one))
-            show(found[-1][0].value)
+    with bar(progress, len(models) * len(counts), "fit") as show:
+        for m in models:
+            for K, one in fits_at(m, x, key, counts, int(starts), weights, **options):
+                one = awaited(one) if progress else one
+                found.append((judged(m, K, one, x, criterion, weights), trimmed(m, K, one)))
+                show(found[-1][0].value)
     results = Table([candidate for candidate, _ in found], criterion, int(starts))
     best = results.best
     if best is None:
-        counts = {name: sum(c.counts.get(name, 0) for c in results) for name in Status.__members__}
-        raise EMError(f"select: no start of any candidate converged, {counts}; use gaussian.with_floor, or fewer K")
+        ended = {name: sum(c.counts.get(name, 0) for c in results) for name in Status.__members__}
+        raise EMError(f"select: no start of any candidate converged, {ended}; use gaussian.with_floor, or fewer K")
     return Selection(best.m, next(one for candidate, one in found if candidate is best), results)
 
 
-def judged(m: Mixture, one: Fit, x: Any, name: str, weights: ArrayLike | None) -> Candidate:
-    """A fit's entry in the table."""
-    K, status = len(one.theta["pi"]), Status(int(one.status))
+def fits_at(
+    m: Mixture,
+    x: Any,
+    key: Array,
+    counts: list[int],
+    starts: int,
+    weights: Any,
+    *,
+    init: Any = "k-means++",
+    **options: Any,
+) -> Iterator[tuple[int, Fit]]:
+    """(K, the best fit) for each K. Few rows: all as lanes of one program, of as many components as the largest has.
+
+    A component with π_k = 0 takes no row and never moves, so θ with K components and θ padded by such ones have the
+    same F and the same steps; and the first K centres of k-means++ are k-means++ for K.
+    """
+    most = max(counts)
+    few = not isinstance(x, jax.core.Tracer) and fits_one_chunk(len(raw("x", x)), most)
+    if callable(init) or not few or len(counts) == 1 or "pi" not in m.parameters:
+        for K in counts:
+            yield K, fit(m, x, key, K, starts=1 if K == 1 else starts, init=init, weights=weights, **options)
+        return
+    first = inits.many(m, jax.random.split(key, starts), x, most, init=init, weights=weights)
+    padded = [padding(first, K, 1 if K == 1 else starts) for K in counts]
+    thetas = jax.tree.map(lambda *lanes: jnp.concatenate(lanes), *padded)
+    lanes, start = em_batch(m, thetas, x, weights=weights, **options), 0
+    for K in counts:
+        stop = start + (1 if K == 1 else starts)
+        yield K, chosen(jax.tree.map(lambda leaf, here=slice(start, stop): leaf[here], lanes))
+        start = stop
+
+
+def padding(theta: Theta, K: int, starts: int) -> Theta:
+    """The first of several starts, with π = 1/K for K components and 0 for the others."""
+    theta = jax.tree.map(lambda leaf: leaf[:starts], theta)
+    pi = jnp.where(jnp.arange(theta["pi"].shape[1]) < K, 1 / K, 0)
+    return theta | {"pi": jnp.broadcast_to(pi.astype(theta["pi"].dtype), theta["pi"].shape)}
+
+
+def trimmed(m: Mixture, K: int, one: Fit) -> Fit:
+    """Without the components that were padding."""
+    theta = {name: one.theta[name][:K] if spec.startswith("K") else one.theta[name] for name, spec in m.shapes}
+    return one._replace(theta=one.theta | theta)
+
+
+def judged(m: Mixture, K: int, one: Fit, x: Any, name: str, weights: ArrayLike | None) -> Candidate:
+    """A fit's entry in the table; its θ may be padded."""
+    status, df = Status(int(one.status)), degrees_of_freedom(m, trimmed(m, K, one).theta, None)
     if status != Status.CONVERGED:  # then θ may be none that could be entered
-        return Candidate(m, K, np.nan, np.nan, degrees_of_freedom(m, one.theta, None), status, Status.counts(one))
+        return Candidate(m, K, np.nan, np.nan, df, status, Status.counts(one))
     theta, data = enter(m, one.theta, x, weights)
-    df, terms = degrees_of_freedom(m, theta, data), terms_at(m, theta, data)
+    terms = terms_at(m, theta, data)
     value = float(criterion(name, terms, df))
     return Candidate(m, K, value, float(terms.log_likelihood), df, status, Status.counts(one))
 
@@ -171,6 +223,9 @@ def _models(models: Any) -> list[Mixture]:
         models = [models]
     if not models:
         raise ValueError("models: is empty; pass at least one mixture, e.g. gaussian.full")
+    for m in models:
+        if not isinstance(m, Mixture | Model):
+            raise ValueError(f"models: must be mixtures of jaxem.families, got {shown(m)}; e.g. (gaussian.full,)")
     return [mixture_only("select", m) for m in models]
 
 

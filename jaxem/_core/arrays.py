@@ -6,6 +6,7 @@ by name. What is checked here is known without reading an array that JAX holds; 
 
 import sys
 import warnings
+from collections.abc import Iterable
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from jaxem._core.tracing import is_concrete, is_traced
 
 LARGEST_STEPS = np.iinfo(np.int32).max  # more steps than anyone makes
 ENABLE_X64 = "jax.config.update('jax_enable_x64', True)"
-PACKAGE = str(Path(__file__).parent)
+PACKAGE = str(Path(__file__).parents[1])  # where the files of jaxem are
 
 
 def numbers(name: str, value: Any, dtype: Any = None, *, counts: np.ndarray | None = None, rows: bool = False) -> Array:
@@ -234,6 +235,20 @@ def static_count(name: str, value: Any, least: int) -> None:
     if not is_concrete(value):
         raise ValueError(f"{name}: fixes a shape, so it must be a Python int, got {value}; mark it static in jax.jit")
     count(name, value, least)
+
+
+def switch(name: str, value: Any) -> bool:
+    """True or False, 1 or 0; a ValueError for anything else that Python would take for one of them."""
+    if isinstance(value, bool | np.bool_ | int) and value in (0, 1):
+        return bool(value)
+    raise ValueError(f"{name}: must be True or False, got {shown(value)}")
+
+
+def one_of(name: str, value: Any, choices: Iterable[str], otherwise: str = "") -> None:
+    """A ValueError where a word is none of those that are known."""
+    if not (isinstance(value, str) and value in choices):
+        known = ", ".join(f'"{choice}"' for choice in choices)
+        raise ValueError(f"{name}: must be one of {known}{otherwise}, got {shown(value)}")
 
 
 def random_key(value: Any, name: str = "key") -> Any:

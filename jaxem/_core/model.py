@@ -55,6 +55,16 @@ class Data(NamedTuple):
     norms: Norms | None = None  # where a fit computes them once, before its first step
 
 
+def rows_of(x: Any) -> tuple[Any, ...]:
+    """The arrays with the rows along their leading axis: x itself, or those of a program's arguments that are cut."""
+    return x.rows() if hasattr(x, "with_rows") else (x,)
+
+
+def with_rows(x: Any, rows: tuple[Any, ...]) -> Any:
+    """x with other rows."""
+    return x.with_rows(rows) if hasattr(x, "with_rows") else rows[0]
+
+
 class Expectation(NamedTuple):
     """The E-step's outcome at one θ: statistics, F_T(θ) and the scale of its rounding, Σ_n |F_n|."""
 
@@ -97,6 +107,10 @@ class Model:
     def divides(self, data: Data) -> bool:
         """May rows be summed part by part: chunks, devices, batches of a stream?"""
         return False
+
+    def divided(self, what: str, data: Data) -> Data:
+        """The data in a form whose rows may, or a ValueError that says what asks for it and why that cannot be."""
+        return data
 
     def get_ready(self, theta: Theta, data: Data) -> None:
         """Work out, before anything is compiled, what does not depend on values."""

@@ -10,6 +10,7 @@ axis as `axis`. Temperature is data: one compiled program serves T = 1, an annea
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,11 +46,7 @@ def free_energy(
     >>> bool(jnp.allclose(jaxem.free_energy(table, posterior), jnp.log(0.8)))     # log p(x)
     True
     """
-    log_joint, gamma = numbers("log_joint", log_joint), numbers("gamma", gamma)
-    if log_joint.shape != gamma.shape or gamma.ndim < 1:
-        raise ValueError(f"gamma: must have the shape of log_joint, {log_joint.shape}, got {gamma.shape}")
-    non_negative("gamma", gamma, "each row is a distribution over components")
-    temperature = scalar("temperature", temperature, jnp.result_type(log_joint, gamma, float), "use 1 for EM")
+    log_joint, gamma, temperature = prepare_tables(log_joint, gamma, temperature)
     rows = row_free_energy(log_joint, gamma, temperature, axis=-1)
     if weights is None:
         return jnp.sum(rows)
@@ -58,6 +55,16 @@ def free_energy(
         raise ValueError(f"weights: must have shape {rows.shape}, one per row of log_joint, got {weights.shape}")
     non_negative("weights", weights, "drop rows by giving them weight 0")
     return jnp.sum(weighted(rows, weights))
+
+
+def prepare_tables(log_joint: Any, gamma: Any, temperature: Any) -> tuple[Array, Array, Array]:
+    """ℓ and γ of one shape, and T: floating, in the precision of the finest table."""
+    log_joint, gamma = numbers("log_joint", log_joint), numbers("gamma", gamma)
+    if log_joint.shape != gamma.shape or gamma.ndim < 1:
+        raise ValueError(f"gamma: must have the shape of log_joint, {log_joint.shape}, got {gamma.shape}")
+    non_negative("gamma", gamma, "each row is a distribution over components")
+    dtype = jnp.result_type(log_joint, gamma, float)
+    return log_joint.astype(dtype), gamma.astype(dtype), scalar("temperature", temperature, dtype, "use 1 for EM")
 
 
 def row_free_energy(log_joint: Array, gamma: Array, temperature: ArrayLike, axis: int) -> Array:

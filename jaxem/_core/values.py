@@ -32,13 +32,15 @@ class Partial(functools.partial):
 
 
 def by_value(thing: Any) -> Any:
-    """A partial or a bound method as a `Partial`; anything else as it is, and what cannot be hashed."""
+    """A partial or a bound method as a `Partial`, also inside a NamedTuple; all else as it is, and what has no hash."""
     if isinstance(thing, functools.partial):
         args = map(by_value, thing.args)
         keywords = {name: by_value(value) for name, value in thing.keywords.items()}
         found = Partial(by_value(thing.func), *args, **keywords)
     elif isinstance(thing, types.MethodType) and not isinstance(thing.__self__, type):
         found = Partial(thing.__func__, thing.__self__)
+    elif isinstance(thing, tuple) and hasattr(thing, "_fields"):
+        return type(thing)(*map(by_value, thing))
     else:
         return thing
     try:

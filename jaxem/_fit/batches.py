@@ -21,8 +21,9 @@ from jax.typing import ArrayLike
 from jaxem._core.arrays import fitted, raw, static_count
 from jaxem._core.checks import blame_x, enter
 from jaxem._core.model import Data, ThetaLike
+from jaxem._programs.program import Program
 from jaxem._rows import devices
-from jaxem.families._mixture import Mixture, mixture_only
+from jaxem.families._mixture import mixture_only
 
 Batches = Callable[[], Iterable[Any]]
 END = object()  # no more batches
@@ -55,7 +56,7 @@ class Reader:
     """Passes over the batches, one `read` each; θ in the precision of the first batch, which binds the others."""
 
     def __init__(
-        self, m: Mixture, theta: ThetaLike, batches: Batches, temperature: ArrayLike, mesh: Mesh | None, prefetch: int
+        self, m: Any, theta: ThetaLike, batches: Batches, temperature: ArrayLike, mesh: Mesh | None, prefetch: int
     ):
         self.m, self.batches, self.prefetch = m, batches, prefetch
         self.passes = 1  # the number of the one that is open, or was last
@@ -71,8 +72,8 @@ class Reader:
         self.dtype, self.placed_as = x.dtype, np.dtype(data.x.dtype)  # float64 becomes float32 without x64
         self.num_features = x.shape[1]
         self.checksum: int | None = None  # of the batches so far of the first pass; None where nobody asks for it
-        self.anchor = np.zeros(self.num_features, x.dtype)  # a row that may stand for one of weight 0
-        self.first: tuple[np.ndarray, np.ndarray | None] = x, weights
+        self.anchor: Any = np.zeros(self.num_features, x.dtype)  # a row that may stand for one of weight 0
+        self.first: Any = x, weights
         self.ones = np.empty(0)  # the weights of a full batch that has none, once for all
         self.last_weights: tuple[Any, Any] = (None, None)  # a batch's weights, and as they lie on the devices
         whole = devices.mesh_for(x, mesh)
@@ -82,7 +83,8 @@ class Reader:
 
     def first_checksum(self) -> int:
         """Of the first batch, while no other is asked for."""
-        return checksum(*self.first, 0)
+        x, weights = self.first
+        return checksum(x, weights, 0)
 
     def place_of(self, index: int) -> str:
         """A batch, for messages."""
@@ -211,7 +213,7 @@ class Reader:
 
 def check(name: str, m: Any, batches: Any, prefetch: Any) -> None:
     """What both functions ask of their arguments."""
-    if mixture_only(name, m).maximizer is not None:
+    if not isinstance(m, Program) and mixture_only(name, m).maximizer is not None:
         raise ValueError(f"m: {name} needs a closed-form M-step, which a gradient's is not; use em on data in memory")
     if not callable(batches):
         raise ValueError(

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxem._core import columns
-from jaxem._core.arrays import RESCALE, static_count, steps, tolerance
+from jaxem._core.arrays import RESCALE, one_of, static_count, steps, switch, tolerance
 from jaxem._core.checks import blame_x, enter, prepare_centres, rows_and_weights
 from jaxem._core.model import Data, Model, Theta, ThetaLike, maximize
 from jaxem._core.tracing import compiled, is_concrete
@@ -93,12 +93,12 @@ def _not_traced(run: Run) -> None:
 
 def _fit(m: Model, run: Run, stop: Stop, mesh: Mesh | None, progress: bool = False) -> Fit:
     """One fit, its rows spread over the mesh of the call."""
-    if progress:
+    if switch("progress", progress):
         _not_traced(run)
-    mesh = devices.mesh_for_rows(m, run.data, mesh)
+    mesh, data = devices.mesh_for_rows(m, run.data, mesh)
     processes = devices.num_processes(mesh)
     with devices.joined(processes):
-        data = devices.spread_rows(run.data, mesh)
+        data = devices.spread_rows(data, mesh)
         values = (run.theta, run.tol, run.max_steps)
         steps = devices.steps_a_leg(mesh, (values, data))
         if progress:
@@ -216,7 +216,7 @@ def em_batch(
     rest = devices.replicated((run.theta, run.tol, run.max_steps), rows or lanes)
     data = devices.spread_rows(run.data, rows) if rows else devices.replicated(run.data, lanes)
     args = (m, rest[0], data, *rest[1:], gain_is_small, lanes, _lanes.slots_here(run.data.x))
-    if progress:
+    if switch("progress", progress):
         _not_traced(run)
         fits = _lanes.run_in_groups(*args)
     else:
@@ -303,8 +303,7 @@ def kmeans(
     >>> fit.theta["mu"].tolist(), float(jaxem.distortion(x, fit.theta["mu"]))
     ([[0.5], [10.5]], 1.0)
     """
-    if empty not in ("keep", "relocate"):
-        raise ValueError(f'empty: must be "keep" or "relocate", got {empty!r}')
+    one_of("empty", empty, ("keep", "relocate"))
     relocates = empty == "relocate"
     if relocates and mesh is not None:
         raise ValueError('mesh: empty="relocate" looks for the farthest row on one device; leave mesh out')

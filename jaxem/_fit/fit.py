@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxem import inits
-from jaxem._core.arrays import random_key, shown, static_count
+from jaxem._core.arrays import one_of, random_key, shown, static_count
 from jaxem._core.model import Model, Theta
 from jaxem._fit.em import em_batch
 from jaxem._fit.loop import Fit, Status
@@ -86,8 +86,8 @@ def chosen(fits: Fit) -> Fit:
 
 def several(m: Model, x: Any, key: Array, num_components: Any, starts: int, init: Any, weights: Any) -> Theta:
     """Starts along a leading axis."""
-    if not (callable(init) or init in (*INITS, *OF_A_PROGRAM.values())):
-        raise ValueError(f'init: must be "k-means++", "random" or a function, got {shown(init)}')
+    if not callable(init):
+        one_of("init", init, dict.fromkeys((*INITS, *OF_A_PROGRAM.values())), " or a function")
     keys = jax.random.split(key, starts)
     if isinstance(m, Program):
         return _of_program(m, x, keys, num_components, init)

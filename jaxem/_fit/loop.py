@@ -41,6 +41,8 @@ class Status(enum.IntEnum):
     @classmethod
     def counts(cls, fits: "Fit") -> dict[str, int]:
         """How many lanes ended how, e.g. {"CONVERGED": 14, "NONFINITE": 6}."""
+        if not isinstance(fits, Fit):
+            raise ValueError(f"fits: must be a Fit, as of em or em_batch, got {type(fits).__name__}")
         if fits.ended is None:
             ended = np.bincount(np.ravel(fits.status), minlength=len(cls))
         else:  # of the starts of `jaxem.fit`

@@ -15,11 +15,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxem._core.arrays import raw, static_count
-from jaxem._core.model import Data, Theta, ThetaLike
+from jaxem._core.model import Data, Model, Theta, ThetaLike
 from jaxem._core.tracing import compiled
 from jaxem._fit import batches as _batches
+from jaxem._fit.argument_batches import ArgumentsReader
+from jaxem._programs import rows
+from jaxem._programs.program import Program
 from jaxem._rows import devices
-from jaxem.families._mixture import Mixture
 
 
 class OnlineFit(NamedTuple):
@@ -33,7 +35,7 @@ class OnlineFit(NamedTuple):
 
 @compiled
 def _online(
-    m: Mixture, theta: Theta, reference: Theta, data: Data, s: Any, rate: Array, move: Array
+    m: Model, theta: Theta, reference: Theta, data: Data, s: Any, rate: Array, move: Array
 ) -> tuple[Theta, Any, Array]:
     """eq:stepwise, with statistics about the means of one θ, so that those of all batches may be added."""
     expectation = m.expect(theta, data, reference)
@@ -43,8 +45,20 @@ def _online(
     return jax.tree.map(partial(jnp.where, move), moved, theta), s, expectation.free_energy
 
 
+@compiled
+def _online_rows(
+    m: Program, theta: Theta, reference: Theta, data: Data, s: Any, rate: Array, move: Array, weights: Array
+) -> tuple[Theta, Any, Array]:
+    """The same for a program: `weights` are the batch's and all so far, the rows that its prior is weighed against."""
+    expectation = rows.sums(m, theta, reference, data)
+    s = jax.tree.map(lambda old, new: (1 - rate) * old + rate * new / weights[0], s, expectation.statistics)
+    statistics = jax.tree.map(lambda mean: mean * weights[1], s)
+    moved = rows.maximize_by_passes(m, statistics, reference, rows.some_of(data), None)
+    return jax.tree.map(partial(jnp.where, move), moved, theta), s, expectation.free_energy
+
+
 def em_online(
-    m: Mixture,
+    m: Model,
     theta: ThetaLike,
     batches: _batches.Batches,
     *,
@@ -82,28 +96,38 @@ def em_online(
         raise ValueError(f"exponent: must be in (0.5, 1] for the steps to settle, got {exponent}")
     static_count("warm_up", warm_up, 0)
     _batches.check("em_online", m, batches, prefetch)
-    reader = _batches.Reader(m, theta, batches, temperature, mesh, prefetch)
+    is_program = isinstance(m, Program)
+    reader = (ArgumentsReader if is_program else _batches.Reader)(m, theta, batches, temperature, mesh, prefetch)
     if reader.processes > 1:
         raise ValueError("mesh: em_online is for one process; em_stream adds up the sums of several")
     reference = theta = reader.theta
-    shapes = jax.eval_shape(Mixture.expect, m, theta, reader.two_rows()).statistics
+    if is_program and (
+        again := [b.stage.names[0] for b in rows.blocks_at(m, reader.two_rows()) if b.source == "again"]
+    ):
+        raise ValueError(f"m: em_online sees each batch once, and {again[0]!r} needs a second pass; use em_stream")
+    shapes = jax.eval_shape(type(m).expect, m, theta, reader.two_rows()).statistics
     s = devices.replicated(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), reader.mesh)
-    total, weight, rows, count = 0.0, 0.0, 0, 0
+    total, weight, num_rows, count = 0.0, 0.0, 0, 0
     with contextlib.closing(reader.read()) as placed:
         for batch in placed:
-            rows += batch.rows
+            num_rows += batch.rows
             if batch.weight == 0:
                 continue  # it says nothing
             count += 1
             rate = np.asarray(count**-exponent, reader.temperature.dtype)
-            theta, s, value = _online(m, theta, reference, batch.data, s, rate, np.asarray(count > warm_up))
-            if not all(np.isfinite(leaf).all() for leaf in (value, *theta.values())):
+            weight, move = weight + batch.weight, np.asarray(count > warm_up)
+            passed: Any = (m, theta, reference, batch.data, s, rate, move)
+            if is_program:
+                theta, s, value = _online_rows(*passed, np.asarray((batch.weight, weight), rate.dtype))
+            else:
+                theta, s, value = _online(*passed)
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, theta))):
                 raise _batches.StreamError(
                     f"batches: at batch {batch.number} F or θ is not finite: a component collapsed; "
                     "hold its scale, start elsewhere (jaxem.inits), or make the batches larger"
                 )
-            total, weight = total + float(value), weight + batch.weight
+            total += float(value)
     if count <= warm_up:
         raise ValueError(f"warm_up: θ never moved: {count} batch(es) had any weight, and warm_up is {warm_up}")
     predictive = jnp.asarray(total / weight, reader.temperature.dtype)
-    return OnlineFit(theta, predictive, count, rows)
+    return OnlineFit(theta, predictive, count, num_rows)

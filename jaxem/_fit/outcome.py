@@ -64,6 +64,8 @@ def check(fit: Fit) -> Fit:
     Traceback (most recent call last):
     jaxem.EMError: MAX_STEPS: still rising: raise max_steps, or loosen tol
     """
+    if not hasattr(fit, "status"):
+        raise ValueError(f"fit: must be what em, kmeans or another fit returned, got {type(fit).__name__}; pass that")
     if not is_concrete(fit.status):
         raise ValueError("check: needs a concrete fit; call it outside jit and vmap")
     status = np.atleast_1d(np.asarray(fit.status))

@@ -21,27 +21,35 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jaxem._core.arrays import static_count, tolerance
-from jaxem._core.model import Data, Expectation, ThetaLike
+from jaxem._core.arrays import static_count, switch, tolerance
+from jaxem._core.model import Data, Expectation, Model, Theta, ThetaLike
 from jaxem._core.tracing import compiled
 from jaxem._fit import batches as _batches
 from jaxem._fit import checkpoint as _checkpoint
 from jaxem._fit import names
+from jaxem._fit.argument_batches import ArgumentsReader
 from jaxem._fit.loop import Climb, Fit, Proposal, State, Status, advance, at, begin, fit_of, gain_is_small, propose
+from jaxem._programs import rows
+from jaxem._programs.program import Program
 from jaxem._rows import devices
 from jaxem._rows.chunks import compensated
-from jaxem.families._mixture import Mixture
 
 
 class Sums(NamedTuple):
     """What a pass adds up, with Kahan's error terms."""
 
-    total: Expectation
-    error: Expectation
+    total: Any
+    error: Any
+
+    @classmethod
+    def nothing(cls, like: Any, mesh: Mesh | None) -> "Sums":
+        """Zeros of these shapes, on the devices of a pass."""
+        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+        return devices.replicated(cls(zero, zero), mesh)
 
 
 @compiled
-def _add(m: Mixture, proposal: Proposal, data: Data, sums: Sums) -> Sums:
+def _add(m: Model, proposal: Proposal, data: Data, sums: Sums) -> Sums:
     """The sums so far and those of one batch."""
     return Sums(*compensated(*sums, m.expect(proposal.theta, data, proposal.centre, proposal.again)))
 
@@ -54,23 +62,25 @@ _advance = jax.jit(partial(advance, stop=gain_is_small))
 class Passes:
     """E-steps over the batches of a reader, and what one found for the next: every pass must see the same rows."""
 
-    def __init__(self, m: Mixture, reader: _batches.Reader):
+    def __init__(self, m: Model, reader: _batches.Reader):
         self.m, self.reader = m, reader
         self.rows = 0  # of a whole pass; 0 before the first
         self.weight = 0.0  # of a whole pass, in all processes
         self.checksum: int | None = None  # of all batches; None before the first pass, or where nobody asks for it
         self.few = reader.two_rows()  # an M-step asks data for no more than their shapes
-        shapes = jax.eval_shape(Mixture.expect, m, reader.theta, self.few)
-        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        self.nothing = devices.replicated(Sums(zero, zero), reader.mesh)
+        self.nothing = Sums.nothing(jax.eval_shape(type(m).expect, m, reader.theta, self.few), reader.mesh)
 
     def expect(self, proposal: Proposal) -> Expectation:
-        """The E-step at a proposal, summed over all batches of all processes."""
-        sums, rows, weight = self.nothing, 0, 0.0
+        """The E-step at a proposal."""
+        return self.sum(lambda data, sums: _add(self.m, proposal, data, sums), self.nothing)
+
+    def sum(self, add: Callable[[Data, Sums], Sums], nothing: Sums) -> Any:
+        """A pass: (data of a batch, sums so far) → sums, over all batches of all processes."""
+        sums, rows, weight = nothing, 0, 0.0
         with contextlib.closing(self.reader.read()) as batches:
             for batch in batches:
                 before = sums
-                sums = _add(self.m, proposal, batch.data, sums)
+                sums = add(batch.data, sums)
                 jax.block_until_ready(before)  # so that no more than two batches are in flight
                 rows, weight = rows + batch.rows, weight + batch.weight
         if self.rows and rows != self.rows:
@@ -91,7 +101,7 @@ class Passes:
             raise ValueError("batches: all weights are 0; give at least one row a positive weight")
         return total
 
-    def over_processes(self, mine: Expectation, weight: float) -> tuple[Expectation, float]:
+    def over_processes(self, mine: Any, weight: float) -> tuple[Any, float]:
         """The sums over processes, in the same order and so to the same bits in each; one capacity for all."""
         if self.reader.processes == 1:
             return mine, weight
@@ -114,8 +124,55 @@ class Passes:
                 return climb.state
 
 
+class ProgramPasses(Passes):
+    """The same for a program with a row plate: its blocks may each take a pass, and a prior counts once."""
+
+    def __init__(self, m: Any, reader: Any):
+        super().__init__(m, reader)
+        self.size = jnp.zeros(())  # W, of the last pass
+
+    def expect(self, proposal: Proposal) -> Expectation:
+        """The E-step at a proposal, and W."""
+        nothing = Sums.nothing((self.nothing.total, self.few.temperature), self.reader.mesh)
+        total, self.size = self.sum(lambda data, sums: _add_rows(self.m, proposal.theta, data, sums), nothing)
+        return _with_prior(self.m, total, proposal.theta, self.few)
+
+    def step(self, state: State, tol: float) -> State:
+        """One M-step, with a pass for each block that needs one, and the E-step after it."""
+
+        def again(index: int, theta: Theta) -> Any:
+            m: Any = self.m
+            shapes = jax.eval_shape(partial(_of_block, m, index), state.theta, theta, self.few)
+            nothing = Sums.nothing(shapes, self.reader.mesh)
+            return self.sum(lambda data, sums: _add_block(self.m, index, state.theta, theta, data, sums), nothing)
+
+        theta = rows.maximize_by_passes(self.m, state.expectation.statistics, state.theta, self.few, again)
+        proposal = at(self.m, theta)
+        expectation = self.expect(proposal)
+        tol_and_size = jnp.asarray((tol, self.size), expectation.free_energy.dtype)
+        climb = Climb(state, state.theta, jnp.zeros((), bool))
+        return _advance(self.m, climb, proposal, expectation, *tol_and_size).state
+
+
+@compiled
+def _add_rows(m: Program, theta: Theta, data: Data, sums: Sums) -> Sums:
+    return Sums(*compensated(*sums, (rows.sums(m, theta, theta, data), m.size(data).astype(data.temperature.dtype))))
+
+
+def _of_block(m: Program, index: int, old: Theta, theta: Theta, data: Data) -> Any:
+    return rows.sums_again(m, rows.blocks_at(m, data)[index].stage, old, theta, data)
+
+
+@partial(compiled, static_argnames="index")
+def _add_block(m: Program, index: int, old: Theta, theta: Theta, data: Data, sums: Sums) -> Sums:
+    return Sums(*compensated(*sums, _of_block(m, index, old, theta, data)))
+
+
+_with_prior = jax.jit(rows.with_prior)
+
+
 def em_stream(
-    m: Mixture,
+    m: Model,
     theta: ThetaLike,
     batches: _batches.Batches,
     *,
@@ -131,10 +188,11 @@ def em_stream(
     """Fit a mixture to data that is read in batches, pass after pass: `em`, to rounding, in a batch's memory.
 
     Args:
-        m: a family of `jaxem.families`, with its closed-form M-step.
+        m: a family of `jaxem.families`, or a program with a row plate (`explain(…).rows`), with closed-form M-steps.
         theta: where to start; it takes the precision of the first batch, if that is floating.
         batches: called once a pass, it returns a fresh iterator over the same batches: arrays (rows, D), anything
-            that `numpy.asarray` takes, or pairs (x, weights). Sizes may differ; equal ones are fastest, of
+            that `numpy.asarray` takes, or pairs (x, weights); for a program what `em` takes as x, with weights a pair
+            (`jaxem.arguments(…)`, weights). Sizes may differ; equal ones are fastest, of
             32 MiB or more where rows are narrow. Rows that nobody can write to, as of a file mapped for reading, are
             used as they lie; others are copied.
         temperature, tol, max_steps: as in `em`. A step is one pass, and at times two.
@@ -168,15 +226,16 @@ def em_stream(
     True
     """
     _batches.check("em_stream", m, batches, prefetch)
+    is_program = isinstance(m, Program)
     smallest = float(tolerance(tol, float))
     static_count("max_steps", max_steps, 0)
     mine = jax.process_index() == 0
     path = None if checkpoint is None or not mine else _checkpoint.check_path(checkpoint)
-    reader = _batches.Reader(m, theta, batches, temperature, mesh, prefetch)
-    passes = Passes(m, reader)
+    reader = (ArgumentsReader if is_program else _batches.Reader)(m, theta, batches, temperature, mesh, prefetch)
+    passes = (ProgramPasses if is_program else Passes)(m, reader)
     description = {
         "model": names.description(m),
-        "theta": {name: str(value.shape) for name, value in reader.theta.items()},
+        "theta": {name: str(jax.tree.map(jnp.shape, value)) for name, value in reader.theta.items()},
         "precision": str(reader.temperature.dtype),
         "temperature": float(reader.temperature),
         "processes": reader.processes,
@@ -190,7 +249,7 @@ def em_stream(
             found = {"rows": passes.rows, "capacity": reader.capacity, "all batches": passes.checksum}
             _checkpoint.save(path, state, description | found)
 
-    with _bar(progress, max_steps) as show:
+    with _bar(switch("progress", progress), max_steps) as show:
         if resume is None:
             state = _begin(m, reader.theta, passes.expect(at(m, reader.theta)))
             save(state)

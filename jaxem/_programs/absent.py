@@ -19,13 +19,13 @@ from jaxem._programs.eliminate import PREVIOUS, Graph, Named
 from jaxem._programs.read import Term
 
 
-def absent(terms: Sequence[Term], graph: Graph) -> Array | float:
-    """Σ w log K of what is not there, in nats at T = 1."""
+def absent(terms: Sequence[Term], graph: Graph, rows: str | None = None) -> Array | float:
+    """Σ w log K of what is not there, in nats at T = 1; of each member of the plate `rows`."""
     laws = [term for term in terms if term.law_of in graph.variables and term.mask is not None and term.seen is None]
-    return sum((uncounted(law, terms, graph) for law in laws if graph.sizes[str(law.law_of)] > 1), 0.0)
+    return sum((uncounted(law, terms, graph, rows) for law in laws if graph.sizes[str(law.law_of)] > 1), 0.0)
 
 
-def uncounted(law: Term, terms: Sequence[Term], graph: Graph) -> Array:
+def uncounted(law: Term, terms: Sequence[Term], graph: Graph, rows: str | None) -> Array:
     """Σ w log K over the places of one latent."""
     name, places = str(law.law_of), law.plates_in_order()
     sizes = [law.plates[place] for place in places]
@@ -36,7 +36,8 @@ def uncounted(law: Term, terms: Sequence[Term], graph: Graph) -> Array:
             if variable in term.axes.values():
                 there = there | shown(term, places, sizes, time, later=variable != name, graph=graph)
     scale = law.named(jnp.asarray(law.scale)).along(places)
-    return jnp.sum(jnp.where(there, 0, scale)) * jnp.log(graph.sizes[name])
+    summed = tuple(axis for axis, place in enumerate(places) if place != rows)
+    return jnp.sum(jnp.where(there, 0, scale), axis=summed) * jnp.log(graph.sizes[name])
 
 
 def shown(term: Term, places: list[str], sizes: list[int], time: int | None, later: bool, graph: Graph) -> Array:

@@ -6,7 +6,7 @@ it has a hash, else by what it holds, else by identity.
 """
 
 import pickle
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,12 +46,26 @@ def likeness(value: Any) -> Any:
         return id(value)
 
 
+class Cut(NamedTuple):
+    """How a program's arguments are cut into rows (`_row_plate`). Static: it says nothing of how many there are."""
+
+    plate: str
+    places: tuple[int, ...]  # the leaves with the rows along their leading axis
+    planned: int  # rows of the stand-ins that tell what is true of any number of rows
+    entries: int = 1  # of the largest table, for each row
+    width: int = 1  # numbers made for each row
+    varying: frozenset[tuple[str, str]] = frozenset()  # (term, argument) of distributions that have an axis of rows
+
+
 @jax.tree_util.register_pytree_node_class
 class Arguments:
-    """A program's arguments, positional and by keyword: arrays and floats are leaves, everything else is static."""
+    """A program's arguments, positional and by keyword: arrays and floats are leaves, everything else is static.
 
-    def __init__(self, leaves: tuple[Any, ...], treedef: Any, static: tuple[Any, ...]):
-        self.leaves, self.treedef, self.static = leaves, treedef, static
+    Where they are `cut`, a program of some of their rows is the same program.
+    """
+
+    def __init__(self, leaves: tuple[Any, ...], treedef: Any, static: tuple[Any, ...], cut: Cut | None = None):
+        self.leaves, self.treedef, self.static, self.cut = leaves, treedef, static, cut
 
     @classmethod
     def of(cls, x: Any) -> "Arguments":
@@ -81,10 +95,43 @@ class Arguments:
     def shapes(self) -> "Arguments":
         """The same with shapes for arrays: hashable, and all that a plan may depend on."""
         leaves = (None if v is None else jax.ShapeDtypeStruct(v.shape, v.dtype) for v in self.leaves)
-        return Arguments(tuple(leaves), self.treedef, self.static)
+        return Arguments(tuple(leaves), self.treedef, self.static, self.cut)
+
+    # ---- rows, where they are cut
+
+    def rows(self) -> tuple[Any, ...]:
+        """Every leaf with the rows along its leading axis."""
+        return tuple(self.leaves[place] for place in self.cut.places) if self.cut else ()
+
+    def by(self, cut: Cut | None) -> "Arguments":
+        """The same, cut so."""
+        return Arguments(self.leaves, self.treedef, self.static, cut)
+
+    def with_rows(self, rows: tuple[Any, ...]) -> "Arguments":
+        """The same with other rows."""
+        places = self.cut.places if self.cut else ()
+        new = dict(zip(places, rows, strict=True))
+        leaves = tuple(new.get(place, leaf) for place, leaf in enumerate(self.leaves))
+        return Arguments(leaves, self.treedef, self.static, self.cut)
+
+    def num_rows(self) -> int:
+        return int(self.rows()[0].shape[0])
+
+    def some(self, count: int = 2) -> "Arguments":
+        """The first rows: enough for what is the same for all."""
+        return self.with_rows(tuple(leaf[:count] for leaf in self.rows()))
+
+    def planned(self) -> "Arguments":
+        """Shapes that tell what is true of any number of rows; where nothing is cut, of these."""
+        shapes = self.shapes()
+        if self.cut is None:
+            return shapes
+        size = self.cut.planned
+        rows = tuple(jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype) for leaf in shapes.rows())
+        return shapes.with_rows(rows).by(None)
 
     def tree_flatten(self) -> tuple:
-        return self.leaves, (self.treedef, self.static)
+        return self.leaves, (self.treedef, self.static, self.cut)
 
     @classmethod
     def tree_unflatten(cls, static: tuple, leaves: tuple) -> "Arguments":
@@ -97,7 +144,7 @@ class Arguments:
         return hash(self._key())
 
     def _key(self) -> tuple:
-        return self.leaves, self.treedef, self.static
+        return self.leaves, self.treedef, self.static, self.cut
 
 
 def arguments(*args: Any, **kwargs: Any) -> Arguments:

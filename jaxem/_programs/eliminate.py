@@ -88,9 +88,12 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     return value, change + entropy * tangents[1]
 
 
-def log_partition(factors: Sequence[Factor], graph: Graph, temperature: ArrayLike) -> Array:
-    """F_T = Σ w · T log Σ_z e^{Σ factors / T}, the sum over every joint assignment of the variables."""
-    return Elimination(factors, graph, temperature).run()
+def log_partition(factors: Sequence[Factor], graph: Graph, temperature: ArrayLike, rows: str | None = None) -> Array:
+    """F_T = Σ w · T log Σ_z e^{Σ factors / T}, the sum over every joint assignment of the variables.
+
+    `rows`: a plate that every factor lives in; then F_T of each of its members.
+    """
+    return Elimination(factors, graph, temperature).run(rows)
 
 
 class Elimination:
@@ -119,8 +122,9 @@ class Elimination:
     def variables_of(self, factor: Factor) -> list[str]:
         return [name for name in factor.table.names if name in self.graph.variables]
 
-    def run(self) -> Array:
-        total = jnp.zeros((), self.dtype)
+    def run(self, rows: str | None = None) -> Array:
+        kept = frozenset() if rows is None else frozenset({rows})
+        total = jnp.zeros([self.graph.sizes[plate] for plate in kept], self.dtype)
         times = self.graph.times
         while self.groups:
             leaf = max(self.groups, key=lambda plates: (len(plates - times), len(plates)))
@@ -141,11 +145,11 @@ class Elimination:
                         f"program: the enumerated sites {sorted(names)} are coupled across the plates {sorted(leaf)}, "
                         "which costs exponential work; give them a plate in common, or observe one of them"
                     )
-                summed = self.product(result, leaf - plates)
+                summed = self.product(result, leaf - plates - kept)
                 if left:
                     self.put(summed)
                 else:
-                    total = total + jnp.reshape(summed.table.array, ())
+                    total = total + summed.table.along(tuple(kept))
         return total
 
     def connected(self, factors: list[Factor], shared: set[str]) -> list[list[Factor]]:

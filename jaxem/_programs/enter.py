@@ -4,11 +4,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Array
 
 from jaxem._core.arrays import numbers
-from jaxem._core.checks import admitted, named_entries, prepare_temperature
+from jaxem._core.checks import admitted, named_entries, prepare_temperature, prepare_weights
 from jaxem._core.model import Data, Theta, ThetaLike
+from jaxem._core.tracing import is_concrete
 from jaxem._programs.arguments import Arguments
 from jaxem._programs.structure import Parameter
 
@@ -20,8 +24,6 @@ def enter(
     m: "Program", theta: ThetaLike, x: Any, weights: Any, temperature: ArrayLike, labels: Any, batched: bool
 ) -> tuple[Theta, Data]:
     """The same for a program: its own traces say what θ and x must be."""
-    if weights is not None:
-        raise ValueError("weights: a program weighs its own rows; put numpyro.handlers.scale(scale=weights) in it")
     if labels is not None:
         raise ValueError("labels: a program observes its own latents; give its discrete site obs= or numpyro.factor")
     arguments = Arguments.of(x)
@@ -42,7 +44,25 @@ def enter(
                 wanted = ("lanes", *shape) if batched else shape
                 raise ValueError(f"theta[{name!r}]: must have shape {wanted} as in the program, got {value.shape}")
         theta[name] = jax.tree.map(partial(admitted, name, parameter.constraint), theta[name], given[name])
-    return theta, Data(arguments, None, prepare_temperature(temperature, theta, batched))
+    temperature = prepare_temperature(temperature, theta, batched)
+    if weights is None:
+        return theta, Data(m.by_rows_if_large(arguments, temperature.dtype), None, temperature)
+    return theta, Data(*weighed(m.by_rows("weights", arguments, temperature.dtype), weights, temperature), temperature)
+
+
+def weighed(x: Arguments, weights: Any, temperature: Array) -> tuple[Arguments, Array]:
+    """The arguments with copies of a row that counts for those of weight 0, which may hold anything, and w (N,)."""
+    w = prepare_weights(weights, x.rows()[0], temperature.dtype)
+    if is_concrete(w) and np.all(np.asarray(w) > 0):
+        return x, w
+    return x.with_rows(_copies_where_weightless(x.rows(), w)), w
+
+
+@jax.jit
+def _copies_where_weightless(rows: tuple[Array, ...], weights: Array) -> tuple[Array, ...]:
+    """The rows that weigh something, and copies of the first of them."""
+    counts, first = weights > 0, jnp.argmax(weights > 0)
+    return tuple(jnp.where(counts.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, leaf[first][None]) for leaf in rows)
 
 
 def _entry(name: str, value: Any, parameter: Parameter) -> Any:

@@ -9,8 +9,9 @@ of V, or none, when with D(x) = L(o + x) − L(o), ∘ entry by entry, and rando
 but for probabilities ½, as p and 1 − p meet there, and for locations anything.
 """
 
+import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,16 +34,36 @@ COORDINATES = {
 }
 
 
+class Sizes(NamedTuple):
+    """Of a program at some shapes."""
+
+    plates: dict[str, dict[str, int]]  # of each term
+    entries: int  # of the largest table, over its plates and latents
+    width: int  # numbers made for all terms
+
+    @classmethod
+    def of(cls, terms: list[Term], structure: Structure) -> "Sizes":
+        entries, width = 1, 0
+        for term in terms:
+            values = [structure.enumerated[name] for name in term.mentioned(structure.enumerated)]
+            table = math.prod([*term.plates.values(), *values])
+            shape = jnp.broadcast_shapes(term.fn.batch_shape + term.fn.event_shape, jnp.shape(term.value))
+            entries, width = max(entries, table), width + max(table, math.prod(shape))
+        return cls({term.name: term.plates for term in terms}, entries, width)
+
+
 class Probe:
     """A program at random stand-ins: what its distributions are given, as a function of θ."""
 
     def __init__(self, terms_of: Callable, structure: Structure, shapes: Arguments, dtype: Any):
         self.structure, self.dtype, self.rng = structure, dtype, np.random.default_rng(0)
         self.families: dict[str, type] = {}
+        self.sizes: dict[Arguments, Sizes] = {}  # by the shapes of the data
 
         def entries(theta: Theta, data: Arguments) -> tuple[Found, Found, Any]:
             terms, priors = terms_of(theta, data)
             self.families |= {term.name: type(term.fn) for term in terms}
+            self.sizes[data.shapes()] = Sizes.of(terms, structure)
             own = {(term.name, name): value for term in priors for name, value in arguments_of(term.fn).items()}
             return places_of(terms), own, probe.violations([*terms, *priors])
 
@@ -64,6 +85,11 @@ class Probe:
         """What distributions are given, and what the priors of θ are given, at the base with some entries changed."""
         found, priors, _ = self._evaluate(self.base | some, self.data)
         return found, priors
+
+    def given(self, data: Arguments) -> tuple[Found, Found, "Sizes"]:
+        """The same at the base, with other data; and how large it is."""
+        found, priors, _ = self._evaluate(self.base, data)
+        return found, priors, self.sizes[data.shapes()]
 
     def reached(self, name: str) -> tuple[tuple[Place, ...], tuple[str, ...]]:
         """The places that a parameter enters, and the parameters whose priors it enters."""

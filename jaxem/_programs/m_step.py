@@ -7,8 +7,7 @@ the blocks do not interact, which is the rule, this is the M-step; where they do
 F rises all the same.
 """
 
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -26,125 +25,208 @@ from jaxem._programs.follow import Place
 from jaxem._programs.plan import Plan, Update
 from jaxem._programs.probe import once
 from jaxem._programs.read import Term
-from jaxem._programs.updates import PRIORS, RULES, Outer, Rule, Sums, arguments_of, deviation, ones, weigh
+from jaxem._programs.sums import unbroadcast
+from jaxem._programs.updates import (
+    PRIORS,
+    RULES,
+    Rule,
+    Sums,
+    arguments_of,
+    deviation,
+    ones,
+    weigh,
+)
 
 Marginals = dict[str, Array]  # term → ∂F/∂(its table)
 Stages = list[tuple[list[str], Theta]]
 
 
+class Stage(NamedTuple):
+    """Parameters that are updated at once."""
+
+    names: tuple[str, ...]
+    kind: str  # as of `Update`
+
+
+def stages_of(plan: Plan) -> list[Stage]:
+    """The blocks of an M-step, in their order."""
+
+    def names(kind: str) -> tuple[str, ...]:
+        return tuple(name for name, update in plan.items() if update.kind == kind)
+
+    def selected(last: bool) -> list[Stage]:
+        some = [name for name in names("selection") if plan[name].last == last]
+        blocks = sorted({plan[name].block for name in some})
+        return [Stage(tuple(name for name in some if plan[name].block == block), "selection") for block in blocks]
+
+    others = [Stage(names(kind), kind) for kind in ("linear", "gradient")]
+    return [stage for stage in (*selected(last=False), *others, *selected(last=True)) if stage.names]
+
+
 def stages(m: Any, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -> Stages:
     """(block, θ after its update), one after another, from ([], θ)."""
-
-    def names(kind: str) -> list[str]:
-        return [name for name, update in plan.items() if update.kind == kind]
-
-    def selected(last: bool) -> list[list[str]]:
-        """Block by block."""
-        some = [name for name in names("selection") if plan[name].last == last]
-        return [[name for name in some if plan[name].block == block] for block in sorted({plan[n].block for n in some})]
-
-    steps: list[tuple[list[str], Any]] = [(block, partial(select, plan=plan)) for block in selected(last=False)]
-    steps += [(names("linear"), partial(least_squares, plan=plan)), (names("gradient"), partial(ascend, plan=plan))]
-    steps += [(block, partial(select, plan=plan)) for block in selected(last=True)]
     found: Stages = [([], theta)]
-    for block, update in steps:
-        if block:
-            old = found[-1][1]
-            new = update(m, block, marginals=marginals, theta=old, data=data)
-            found.append((block, jax.tree.map(lambda new, old: new.astype(old.dtype), new, old)))
+    for stage in stages_of(plan):
+        old = found[-1][1]
+        if stage.kind == "gradient":
+            new = ascend(m, stage, plan, lambda theta: m.energy(marginals, theta, data), old, data)
+        else:
+            new = solved(m, stage, plan, sums_of(m, stage, plan, marginals, old, data), old, data)
+        found.append((list(stage.names), new))
     return found
 
 
-def select(m: Any, block: list[str], *, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -> Theta:
-    """eq:update, for parameters whose entries are followed by the arguments that they enter."""
-    parameters = m.structure(data.x).parameters
+def sums_of(m: Any, stage: Stage, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -> Any:
+    """What the update of a closed block takes from the data, its other parameters at θ: additive over rows."""
     with jax.numpy_rank_promotion("allow"):
-        terms, priors = m.terms(theta, data.x)
-        by_name = {term.name: term for term in terms}
-        origin = {name: origin_of(plan[name], theta[name]) for name in block}
-
-        def L(V: Theta) -> dict[Place, Array]:
-            some = {name: plan[name].coordinate.inverse(V[name]).astype(theta[name].dtype) for name in block}
-            return arguments_at(m, [place for name in block for place in plan[name].places], data, theta | some)
-
-        at_origin, push = jax.linearize(L, origin)
-        pull = jax.linear_transpose(push, origin)
-        slopes = push(jax.tree.map(jnp.ones_like, origin))
-        pairs = {
-            place: laid_against(rule, sums_at(rule, by_name[place[0]], marginals, at_origin[place]), slopes[place])
-            for place, rule in rules_at(by_name, at_origin).items()
-        }
-        sums = [
-            pull({place: pair[side].astype(at_origin[place].dtype) for place, pair in pairs.items()})[0]
-            for side in (0, 1)
-        ]
-        laws = {term.name: term for term in priors}
-        return theta | {
-            name: updated(
-                plan[name], (sums[0][name], sums[1][name]), laws.get(name), theta[name], parameters[name].constraint
-            )
-            for name in block
-        }
+        sums = selection_sums if stage.kind == "selection" else least_squares_sums
+        return sums(m, stage.names, plan, marginals, theta, data)
 
 
-def least_squares(m: Any, block: list[str], *, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -> Theta:
-    """Locations affine in β: (Aᵀ W A + W₀) δ = Aᵀ W (x − location) + ∇log p(β), W = γP, A = ∂location/∂β, β⁺ = β + δ.
-
-    P is the precision of a row, W₀ = −∇²log p(β).
-    """
-    flat, unravel = ravel_pytree({name: theta[name] for name in block})
-    places = list(dict.fromkeys(place for name in block for place in plan[name].places))
+def solved(m: Any, stage: Stage, plan: Plan, sums: Any, theta: Theta, data: Data) -> Theta:
+    """θ after the update of a closed block, from its sums and the priors; of the data only the shapes matter."""
     with jax.numpy_rank_promotion("allow"):
-        terms = {term.name: term for term in m.terms(theta, data.x)[0]}
-
-        def locations(beta: Array) -> dict[Place, Array]:
-            return arguments_at(m, places, data, theta | unravel(beta))
-
-        def prior(beta: Array) -> Array:
-            laws = [term for term in m.terms(theta | unravel(beta), data.x)[1] if term.name in block]
-            return sum((jnp.sum(term.scale * term.table()) for term in laws), jnp.zeros((), flat.dtype))
-
-        at, push = jax.linearize(locations, flat)
-        pull = jax.linear_transpose(push, flat)
-        gammas = {place: gamma_at(terms[place[0]], marginals) for place in places}
-        apart = {place: deviation(terms[place[0]].fn, terms[place[0]].value) for place in places}
-
-        def weighted(place: Place, gamma: Array, vector: Array) -> Array:
-            return unbroadcast(weigh(terms[place[0]].fn, gamma, vector), at[place].shape).astype(at[place].dtype)
-
-        slope, curve = jax.linearize(jax.grad(prior), flat)
-        residual = slope + pull({place: weighted(place, gammas[place], apart[place]) for place in places})[0]
-        shared = {place: unbroadcast(gammas[place], precisions(terms[place[0]].fn, at[place])) for place in places}
-
-        def column(direction: Array) -> Array:
-            moved = push(direction)
-            return pull({place: weighted(place, shared[place], moved[place]) for place in places})[0] - curve(direction)
-
-        normal = jax.lax.map(column, jnp.eye(flat.size, dtype=flat.dtype))
-        return theta | unravel(
-            flat + jnp.linalg.lstsq(normal, residual)[0]
-        )  # a direction that no row sees does not move
+        solve = select if stage.kind == "selection" else least_squares
+        return like(solve(m, stage.names, plan, sums, theta, data), theta)
 
 
-def ascend(m: Any, block: list[str], *, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -> Theta:
-    """Up Q in unconstrained coordinates, to where it is stationary (`_core/climb`).
+def like(new: Theta, old: Theta) -> Theta:
+    """In the precision of θ."""
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), new, old)
 
-    What shares a distribution with the block climbs with it, closed form or not: by turns, a Gamma's shape and rate
-    would take hundreds of M-steps for one.
-    """
+
+# ---- eq:update, for parameters whose entries are followed by the arguments that they enter
+
+
+def selection_sums(
+    m: Any, names: tuple[str, ...], plan: Plan, marginals: Marginals, theta: Theta, data: Data
+) -> dict[str, Sums]:
+    """Lᵀ(numerator) and Lᵀ(denominator) of each parameter."""
+    terms = {term.name: term for term in m.terms(theta, data.x)[0]}
+
+    def sums(arguments: dict[Place, Array]) -> dict[Place, Sums]:
+        return {
+            place: sums_at(rule_at(terms[place[0]], place), terms[place[0]], marginals, argument)
+            for place, argument in arguments.items()
+        }
+
+    return followed(m, names, plan, terms, theta, data, sums)
+
+
+def followed(
+    m: Any,
+    names: tuple[str, ...],
+    plan: Plan,
+    terms: dict[str, Term],
+    theta: Theta,
+    data: Data,
+    sums: Callable[[dict[Place, Array]], dict[Place, Sums]],
+) -> dict[str, Sums]:
+    """Lᵀ of sums that lie as the arguments do, from which they are made; linear in them."""
+    origin = {name: origin_of(plan[name], theta[name]) for name in names}
+
+    def L(V: Theta) -> dict[Place, Array]:
+        some = {name: plan[name].coordinate.inverse(V[name]).astype(theta[name].dtype) for name in names}
+        return arguments_at(m, [place for name in names for place in plan[name].places], data, theta | some)
+
+    at_origin, push = jax.linearize(L, origin)
+    pull = jax.linear_transpose(push, origin)
+    slopes = push(jax.tree.map(jnp.ones_like, origin))
+    pairs = {
+        place: laid_against(rule_at(terms[place[0]], place), pair, slopes[place])
+        for place, pair in sums(at_origin).items()
+    }
+    above, below = (
+        pull({place: pair[side].astype(at_origin[place].dtype) for place, pair in pairs.items()})[0] for side in (0, 1)
+    )
+    return {name: (above[name], below[name]) for name in names}
+
+
+def select(m: Any, names: tuple[str, ...], plan: Plan, sums: dict[str, Sums], theta: Theta, data: Data) -> Theta:
+    """eq:update from its sums."""
     parameters = m.structure(data.x).parameters
-    shared = {term for name in block for term, _ in plan[name].places}
-    block = [name for name in plan if name in block or shared & {term for term, _ in plan[name].places}]
-    return highest(
-        lambda theta: m.energy(marginals, theta, data),
+    laws = {term.name: term for term in m.terms(theta, data.x)[1]}
+    return theta | {
+        name: updated(plan[name], sums[name], laws.get(name), theta[name], parameters[name].constraint)
+        for name in names
+    }
+
+
+# ---- locations affine in β: (Aᵀ W A + W₀) δ = Aᵀ W (x − location) + ∇log p(β), W = γP, A = ∂location/∂β, β⁺ = β + δ;
+# P is the precision of a row, W₀ = −∇²log p(β)
+
+
+def least_squares_sums(
+    m: Any, names: tuple[str, ...], plan: Plan, marginals: Marginals, theta: Theta, data: Data
+) -> tuple[Array, Array]:
+    """Aᵀ W A and Aᵀ W (x − location)."""
+    flat, unravel = ravel_pytree({name: theta[name] for name in names})
+    places = list(dict.fromkeys(place for name in names for place in plan[name].places))
+    terms = {term.name: term for term in m.terms(theta, data.x)[0]}
+
+    def locations(beta: Array) -> dict[Place, Array]:
+        return arguments_at(m, places, data, theta | unravel(beta))
+
+    at, push = jax.linearize(locations, flat)
+    pull = jax.linear_transpose(push, flat)
+    gammas = {place: gamma_at(terms[place[0]], marginals) for place in places}
+    apart = {place: deviation(terms[place[0]].fn, terms[place[0]].value) for place in places}
+
+    def weighted(place: Place, gamma: Array, vector: Array) -> Array:
+        return unbroadcast(weigh(terms[place[0]].fn, gamma, vector), at[place].shape).astype(at[place].dtype)
+
+    residual = pull({place: weighted(place, gammas[place], apart[place]) for place in places})[0]
+    shared = {place: unbroadcast(gammas[place], precisions(terms[place[0]].fn, at[place])) for place in places}
+
+    def column(direction: Array) -> Array:
+        moved = push(direction)
+        return pull({place: weighted(place, shared[place], moved[place]) for place in places})[0]
+
+    directions = jnp.where(True, jnp.eye(flat.size, dtype=flat.dtype), flat[None])  # of flat's kind, on a mesh too
+    return jax.lax.map(column, directions), residual
+
+
+def least_squares(
+    m: Any, names: tuple[str, ...], plan: Plan, sums: tuple[Array, Array], theta: Theta, data: Data
+) -> Theta:
+    """β + δ; a direction that no row sees does not move."""
+    flat, unravel = ravel_pytree({name: theta[name] for name in names})
+
+    def prior(beta: Array) -> Array:
+        laws = [term for term in m.terms(theta | unravel(beta), data.x)[1] if term.name in names]
+        return sum((jnp.sum(term.scale * term.table()) for term in laws), jnp.zeros((), flat.dtype))
+
+    slope, curve = jax.linearize(jax.grad(prior), flat)
+    normal = sums[0] - jax.lax.map(curve, jnp.eye(flat.size, dtype=flat.dtype))
+    return theta | unravel(flat + jnp.linalg.lstsq(normal, sums[1] + slope)[0])
+
+
+# ---- up the gradient
+
+
+def ascend(m: Any, stage: Stage, plan: Plan, Q: Callable[[Theta], Array], theta: Theta, data: Data) -> Theta:
+    """Up Q in unconstrained coordinates, to where it is stationary (`_climb`)."""
+    parameters, names = m.structure(data.x).parameters, climbing(stage, plan)
+    new = highest(
+        Q,
         lambda free: m.constrain(free, theta, data),
-        m.coordinates(theta, data, block),
+        m.coordinates(theta, data, names),
         theta,
         m.size(data),
-        {name: parameters[name].constraint for name in block},
+        {name: parameters[name].constraint for name in names},
         m.optimizer,
         m.num_gradient_steps,
     )
+    return like(new, theta)
+
+
+def climbing(stage: Stage, plan: Plan) -> list[str]:
+    """What climbs with a block: closed form or not, what shares a distribution with it.
+
+    By turns, a Gamma's shape and rate would take hundreds of M-steps for one.
+    """
+    shared = {term for name in stage.names for term, _ in plan[name].places}
+    return [name for name in plan if name in stage.names or shared & {term for term, _ in plan[name].places}]
 
 
 class Tested(NamedTuple):
@@ -163,13 +245,17 @@ def stationarity(m: Any, plan: Plan, marginals: Marginals, theta: Theta, data: D
     blocks: list[list[str]] = []
 
     @once
-    def visited(theta: Theta, marginals: Marginals, data: Data) -> tuple[list[Theta], list[Theta]]:
+    def visited(theta: Theta, marginals: Marginals, data: Data) -> tuple[list[Theta], Theta]:
         steps = stages(m, plan, marginals, theta, data)
         blocks[:] = [block for block, _ in steps[1:]]
+        thetas = [at for _, at in steps]
         gradient = jax.grad(lambda some, at: m.energy(marginals, at | some, data))
-        return [at for _, at in steps], [gradient({name: at[name] for name in plan}, at) for _, at in steps]
+        # one after another, for the program to be read and compiled once for all of them
+        every = jax.tree.map(lambda *leaves: jnp.stack(leaves), *thetas)
+        return thetas, jax.lax.map(lambda at: gradient({name: at[name] for name in plan}, at), every)
 
-    thetas, slopes = jax.device_get(visited(theta, marginals, data))
+    thetas, every_slope = jax.device_get(visited(theta, marginals, data))
+    slopes = [jax.tree.map(lambda leaf, place=place: leaf[place], every_slope) for place in range(len(thetas))]
     parameters, found = m.structure(data.x).parameters, {}
     for (old, new), (at_old, at_new), block in zip(pairwise(thetas), pairwise(slopes), blocks, strict=True):
         for name in block:
@@ -206,7 +292,8 @@ def origin_of(update: Update, old: Array) -> Array:
         return old
     if update.form == "scatter":
         return jnp.broadcast_to(jnp.eye(old.shape[-1], dtype=old.dtype), old.shape)
-    return jnp.full_like(old, 0.5 if update.form == "odds" else 1)
+    some = jnp.full_like(old, 0.5 if update.form == "odds" else 1)
+    return jnp.where(True, some, old)  # traced where θ is: NumPyro would look whether a number suits the constraint
 
 
 def arguments_at(m: Any, places: Iterable[Place], data: Data, theta: Theta) -> dict[Place, Array]:
@@ -220,10 +307,6 @@ def arguments_at(m: Any, places: Iterable[Place], data: Data, theta: Theta) -> d
 
 def rule_at(term: Term, place: Place) -> Rule:
     return RULES[type(term.fn), place[1]]
-
-
-def rules_at(terms: dict[str, Term], places: Iterable[Place]) -> dict[Place, Rule]:
-    return {place: rule_at(terms[place[0]], place) for place in places}
 
 
 def sums_at(rule: Rule, term: Term, marginals: Marginals, argument: Array) -> Sums:
@@ -260,33 +343,6 @@ def precisions(fn: Any, location: Array) -> tuple[int, ...]:
     batch = location.shape[: location.ndim - fn.event_dim]
     own = fn.scale_tril.shape[:-2] if fn.event_dim else jnp.shape(fn.scale)
     return jnp.broadcast_shapes(batch, own)
-
-
-def unbroadcast(array: Array | Outer, shape: tuple[int, ...]) -> Array:
-    """Sum an array to a shape that broadcasts to it: the transpose of broadcasting."""
-    if isinstance(array, Outer):
-        return outer_sum(array, shape)
-    if array.ndim < len(shape):
-        array = jnp.reshape(array, (1,) * (len(shape) - array.ndim) + array.shape)
-    extra = array.ndim - len(shape)
-    summed = [extra + axis for axis, size in enumerate(shape) if size == 1 and array.shape[extra + axis] != 1]
-    return jnp.broadcast_to(jnp.reshape(jnp.sum(array, axis=(*range(extra), *summed)), fitted(array, shape)), shape)
-
-
-def fitted(array: Array, shape: tuple[int, ...]) -> list[int]:
-    """The shape after summing: the array's own size 1 where it only repeats along the target's axis."""
-    extra = array.ndim - len(shape)
-    return [min(size, array.shape[extra + axis]) for axis, size in enumerate(shape)]
-
-
-def outer_sum(pair: Outer, shape: tuple[int, ...]) -> Array:
-    """Σ u vᵀ over the axes that the shape (…, D, D) does not have, as matrix products."""
-    batch = pair.u.ndim - 1
-    extra = batch - (len(shape) - 2)
-    rows = [axis for axis in range(batch) if axis < extra or shape[axis - extra] == 1]
-    kept = [axis for axis in range(batch) if axis not in rows]
-    out = jnp.einsum(pair.u, [*range(batch), batch], pair.v, [*range(batch), batch + 1], [*kept, batch, batch + 1])
-    return jnp.broadcast_to(jnp.reshape(out, shape), shape)
 
 
 def pseudo_counts(update: Update, prior: Term | None, old: Array) -> Sums:

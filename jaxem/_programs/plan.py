@@ -6,7 +6,6 @@ what a constraint or a prior takes out of the closed form's reach. Nothing here 
 static, made once for each program and shapes, inside `jit` too.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpyro import distributions as dist
 
 from jaxem._programs import domains
 from jaxem._programs.follow import GUISES, Place, Probe
-from jaxem._programs.read import Arguments, Parameter, Structure
+from jaxem._programs.read import Parameter
 from jaxem._programs.updates import FLAT, ITSELF, PRIORS, QUADRATIC, RULES, Coordinate
 
 LEAST_SQUARES_LIMIT = 512  # entries of the parameters that are solved for together
@@ -30,6 +29,7 @@ class Update(NamedTuple):
     coordinate: Coordinate = ITSELF
     last: bool = False  # after those that climb a gradient
     block: int = 0  # parameters of one block are updated at once
+    moves: bool = False  # its sums about another location follow from those about one (eq:moved)
 
 
 Plan = dict[str, Update]
@@ -39,9 +39,9 @@ Options = dict[str, list[Update]]  # the ways to update each parameter, the best
 class Planner:
     """The plans of a program at given shapes: the best one that has not been found wanting."""
 
-    def __init__(self, terms_of: Callable, structure: Structure, shapes: Arguments, dtype: Any):
-        self.probe = Probe(terms_of, structure, shapes, dtype)
-        self.options: Options = {name: options_of(name, self.probe) for name in structure.parameters}
+    def __init__(self, probe: Probe):
+        self.probe = probe
+        self.options: Options = {name: options_of(name, probe) for name in probe.structure.parameters}
 
     def drop(self, name: str, reason: str) -> None:
         """Put the next way to update a parameter in the place of the best, and say why."""
@@ -134,7 +134,8 @@ def options_of(name: str, probe: Probe) -> list[Update]:
         obstacles.append(
             obstacle(parameter, form, coordinate, FLAT if weighs else {*FLAT, *conjugate(form, coordinate)})
         )
-        found.append(Update("selection", places, selected, form, coordinate, last))
+        moves = all(rule is not None and rule.moved is not None for rule in rules)
+        found.append(Update("selection", places, selected, form, coordinate, last, moves=moves))
     if form == "square" and probe.is_affine([name], places):
         obstacles.append(obstacle(parameter, "linear", ITSELF, QUADRATIC))
         found.append(Update("linear", places, f"linear in {where(places, probe)}", form))

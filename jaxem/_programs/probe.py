@@ -115,7 +115,7 @@ def draw(term: Term, key: jax.Array, rng: np.random.Generator) -> jax.Array:
     full = jnp.broadcast_shapes(fn.batch_shape, batch)
     try:
         drawn = jnp.asarray(fn.expand(full).sample(key))
-    except NotImplementedError:  # a law that cannot be sampled keeps its stand-in
+    except (NotImplementedError, TypeError, ValueError):  # a law that cannot be sampled (totals that are floats, too)
         return value
     hidden = [axis for axis in range(len(full)) if full[axis] > size_at(batch, full, axis)]
     drawn = jnp.moveaxis(drawn, hidden, range(len(hidden)))

@@ -21,21 +21,29 @@ import optax
 from jaxtyping import Array
 from numpyro.distributions import ImproperUniform, biject_to
 
-from jaxem._core.arrays import PACKAGE, count, first_line, random_key, shown
+from jaxem._core.arrays import PACKAGE, count, first_line, random_key, shown, switch
 from jaxem._core.climb import check_optimizer
 from jaxem._core.model import Data, Expectation, Model, Step, Theta, ThetaLike
-from jaxem._core.objective import product
+from jaxem._core.objective import product, weighted
 from jaxem._core.tracing import at_once
 from jaxem._core.values import name_of, settle
 from jaxem._programs import plan as _plan
-from jaxem._programs import probe, read, start
+from jaxem._programs import probe, read, row_plate, rows, start
 from jaxem._programs.absent import absent
+from jaxem._programs.arguments import Cut
 from jaxem._programs.eliminate import Elimination, Graph, add, log_partition
 from jaxem._programs.enter import enter
+from jaxem._programs.follow import Probe
 from jaxem._programs.m_step import Marginals, stages, stationarity
 from jaxem._programs.reach import reached, tangents
 from jaxem._programs.read import Arguments, Structure, Term
+from jaxem._programs.row_plate import is_small
 
+REMEDIES = {
+    "weights": "; put numpyro.handlers.scale(scale=weights) in the program",
+    "mesh": "; em_batch spreads such a program's fits, lane by lane",
+    "batches": "; use em on data in memory",
+}
 KINDS = {"selection": "closed form", "linear": "weighted least squares", "gradient": "gradient"}
 
 
@@ -85,18 +93,49 @@ class Program(Model):
     def structure(self, x: Arguments) -> Structure:
         """The program's sites at these shapes."""
         with blamed_on_the_program(x):
-            return _structure(self.program, x.shapes())
+            return _structure(self.program, x.planned())
 
     def plan(self, x: Arguments, dtype: Any) -> _plan.Plan:
         """The update of every free parameter at these shapes."""
         with blamed_on_the_program(x):
-            plan = _verified_plan(self.program, x.shapes(), jnp.dtype(dtype))
+            plan = _verified_plan(self.program, x.planned(), jnp.dtype(dtype))
         if not self.closed_form:
             plan = {name: update._replace(kind="gradient", why="closed_form=False") for name, update in plan.items()}
         return {name: update for name, update in plan.items() if name not in self.held}
 
-    def explain(self, theta: Any, x: Any) -> dict[str, str]:
-        """Which update each parameter gets, and why. `theta` gives the precision; x as in `em`.
+    def by_rows(self, what: str, x: Arguments, dtype: Any) -> Arguments:
+        """The arguments, cut along the row plate; a ValueError that says `what` needs one, and why there is none."""
+        if x.cut is not None:
+            return x
+        found = self.row_plate(x, dtype)
+        if isinstance(found, str):
+            needs = f"{what}: needs a plate of rows with all latents and data in it, and here {found}"
+            raise ValueError(needs + REMEDIES.get(what, ""))
+        return x.by(found)
+
+    def row_plate(self, x: Arguments, dtype: Any) -> Cut | str:
+        """How the arguments are cut into rows, or why they cannot be."""
+        with blamed_on_the_program(x):
+            return _row_plate(self.program, x.by(None).shapes(), jnp.dtype(dtype))
+
+    def divides(self, data: Data) -> bool:
+        """Are its arguments cut?"""
+        return data.x.cut is not None
+
+    def divided(self, what: str, data: Data) -> Data:
+        """The data with the arguments cut, and the plan made; a ValueError where there is no plate of rows."""
+        data = data._replace(x=self.by_rows(what, data.x, data.temperature.dtype))
+        self.plan(data.x, data.temperature.dtype)
+        return data
+
+    def explain(self, theta: Any, x: Any) -> "Explanation":
+        """Which update each parameter gets, and why; its `rows` tells the plate of rows, or why there is none.
+
+        With one the fit can be chunked, weighed, spread over devices and streamed.
+
+        Args:
+            theta: gives the precision.
+            x: as in `em`.
 
         >>> import jax, jax.numpy as jnp, jaxem, numpyro
         >>> from numpyro import distributions as dist
@@ -108,16 +147,28 @@ class Program(Model):
         >>> m, x = jaxem.from_numpyro(program), jnp.array([0, 1, 5])
         >>> m.explain(m.init(jax.random.key(0), x), x)
         {'rate': "closed form: selected by Poisson.rate of 'x'"}
+        >>> m.explain(m.init(jax.random.key(0), x), x).rows
+        "the members of plate 'rows'"
         """
         if not hasattr(theta, "keys"):
             raise ValueError(f"theta: must be a dict of the program's parameters, got {type(theta).__name__}")
         arguments = Arguments.of(x)
-        plan = self.plan(arguments, dtype_of(jax.tree.map(arguments.cast, dict(theta))))
-        parameters = self.structure(arguments).parameters
-        return {
-            name: f"{KINDS[plan[name].kind]}: {plan[name].why}{estimated(parameter)}" if name in plan else "held"
-            for name, parameter in parameters.items()
-        }
+        dtype = dtype_of(jax.tree.map(arguments.cast, dict(theta)))
+        cut = self.row_plate(arguments, dtype)
+        plan = self.plan(self.by_rows_if_large(arguments, dtype), dtype)
+        found = Explanation(
+            (name, f"{KINDS[plan[name].kind]}: {plan[name].why}{estimated(parameter)}" if name in plan else "held")
+            for name, parameter in self.structure(arguments).parameters.items()
+        )
+        found.rows = f"none: {cut}" if isinstance(cut, str) else f"the members of plate {cut.plate!r}"
+        return found
+
+    def by_rows_if_large(self, x: Arguments, dtype: Any) -> Arguments:
+        """The arguments, cut where that is worth it and can be."""
+        if x.cut is not None or is_small(self.structure(x), x):
+            return x
+        cut = self.row_plate(x, dtype)
+        return x if isinstance(cut, str) else x.by(cut)
 
     def init(self, key: Array, x: Any, method: Any = "program") -> Theta:
         """A start: the program's own initial values of its params, and a draw from the priors of its latents.
@@ -211,57 +262,84 @@ class Program(Model):
         self.plan(data.x, dtype_of(theta))
 
     def expect(self, theta: Theta, data: Data, centre: Theta | None = None, again: Array | bool = True) -> Expectation:
-        """The E-step: F_T (eq:partition), and its gradient in every site's table."""
+        """The E-step: F_T (eq:partition), with what the M-step needs of it: sums over rows, or whole tables."""
+        if data.x.cut is not None:
+            return rows.expect(self, theta, theta if centre is None else centre, data)
+        return self.expect_whole(theta, data)
+
+    def expect_whole(self, theta: Theta, data: Data) -> Expectation:
+        """The E-step: F_T, and its gradient in every site's table."""
+        here, priors = self.posterior(theta, data)
+        prior = log_prior(priors, data.temperature.dtype)
+        value = jnp.sum(weighted(here.free_energy, data.weights))
+        return Expectation(here.statistics, value + prior, here.scale + jnp.abs(prior))
+
+    def posterior(self, theta: Theta, data: Data) -> tuple[Expectation, list[Term]]:
+        """The gradient of Σ w F_T in every site's table, with F_T of each row where they are cut; and the priors."""
         terms, tables, priors = self.tables(theta, data.x)
-        graph = self.graph(terms, tables)
+        graph, rows = self.graph(terms, tables), data.x.cut and data.x.cut.plate
 
-        def partition(tables: dict[str, Array]) -> Array:
-            return log_partition([term.factor(tables[term.name]) for term in terms], graph, data.temperature)
+        def partition(tables: dict[str, Array]) -> tuple[Array, Array]:
+            factors = [term.factor(tables[term.name]) for term in terms]
+            value = log_partition(factors, graph, data.temperature, rows)
+            return jnp.sum(weighted(value, data.weights)), value
 
-        value, marginals = jax.value_and_grad(partition)(tables)
+        (_, value), marginals = jax.value_and_grad(partition, has_aux=True)(tables)
         dtype = data.temperature.dtype
-        prior = log_prior(priors, dtype)
         energy = sum(jnp.sum(jnp.abs(product(marginals[name], tables[name]))) for name in tables)
         with jax.numpy_rank_promotion("allow"):
-            value = value - data.temperature * absent(terms, graph)
-        return Expectation(marginals, value.astype(dtype) + prior, jnp.asarray(energy, dtype) + jnp.abs(prior))
+            value = value - data.temperature * absent(terms, graph, rows)
+        return Expectation(marginals, value.astype(dtype), jnp.asarray(energy, dtype)), priors
 
     def log_prior(self, theta: Theta, data: Data) -> Array:
         """log p(θ), in constrained space."""
-        return log_prior(self.terms(theta, data.x)[1], data.temperature.dtype)
+        return log_prior(self.terms(theta, data.x.some())[1], data.temperature.dtype)
 
     def energy(self, marginals: Marginals, theta: Theta, data: Data) -> Array:
-        """Q(θ): log p(θ) + Σ ⟨marginal, table⟩, its derivative with 0·∞ = 0 (`_programs/reach`)."""
+        """Q(θ): log p(θ) + Σ ⟨marginal, table⟩."""
+        expected, prior = self.energies(marginals, theta, data)
+        return expected + prior
+
+    def energies(self, marginals: Marginals | None, theta: Theta, data: Data) -> tuple[Array | float, Array]:
+        """(Σ ⟨marginal, table⟩, log p(θ)), their derivatives with 0·∞ = 0 (`_programs/reach`)."""
         moves = tangents(lambda theta: [*itertools.chain(*self.terms(theta, data.x))], theta)
         terms, priors = self.terms(theta, data.x)
         with jax.numpy_rank_promotion("allow"):
             priors = [reached(term, moves.get(term.name, {}), None) for term in priors]
+            prior = log_prior(priors, data.temperature.dtype)
+            if marginals is None:
+                return 0.0, prior
             terms = [reached(term, moves.get(term.name, {}), marginals[term.name]) for term in terms]
-            total = sum(jnp.sum(product(marginals[term.name], term.table())) for term in terms)
-        return total + log_prior(priors, data.temperature.dtype)
+            return sum(jnp.sum(product(marginals[term.name], term.table())) for term in terms), prior
 
     def objective(self, theta: Theta, old: Theta, data: Data) -> Array:
         """F_T(θ, γ(θ_old)) = F_T(θ_old) + Q(θ) − Q(θ_old)."""
+        if data.x.cut is not None:
+            return rows.objective(self, theta, old, data)
         before = self.expect(old, data)
         marginals = before.statistics
         return before.free_energy + self.energy(marginals, theta, data) - self.energy(marginals, old, data)
 
-    def maximize(self, statistics: Marginals, theta: Theta, data: Data) -> Step:
+    def maximize(self, statistics: Any, theta: Theta, data: Data) -> Step:
         """The M-step, block by block (eq:block)."""
+        if data.x.cut is not None:
+            return Step(rows.maximize(self, statistics, theta, data))
         return Step(stages(self, self.plan(data.x, dtype_of(theta)), statistics, theta, data)[-1][1])
 
     def size(self, data: Data) -> Array:
         """W: the number of observed scalar log-densities, each with its weight."""
-        structure = self.structure(data.x)
+        if data.x.cut is not None:
+            return rows.size(self, data)
+        return jax.jit(self.events)(data.x)  # jit: θ of ones need not satisfy what NumPyro validates outside
+
+    def events(self, x: Arguments) -> Array:
+        """How many scalars are observed; of each row, or of any of them, where they are cut."""
+        structure, rows = self.structure(x), x.cut and x.cut.plate
         shapes = {name: parameter.shape for name, parameter in structure.parameters.items()}
-
-        def count(x: Arguments) -> Array:
-            theta = jax.tree.map(jnp.ones, shapes, is_leaf=lambda node: isinstance(node, tuple))
-            with jax.numpy_rank_promotion("allow"):
-                counts = [term.events(structure.enumerated) for term in self.terms(theta, x)[0] if term.observed]
-                return jnp.sum(jnp.stack(counts))
-
-        return jax.jit(count)(data.x)  # jit: θ of ones need not satisfy what NumPyro validates outside
+        theta = jax.tree.map(jnp.ones, shapes, is_leaf=lambda node: isinstance(node, tuple))
+        with jax.numpy_rank_promotion("allow"):
+            counts = [term.events(structure.enumerated, rows) for term in self.terms(theta, x)[0] if term.observed]
+            return sum(counts[1:], counts[0])
 
     # ---- coordinates
 
@@ -278,6 +356,12 @@ class Program(Model):
         """The inverse of `unconstrain`; held entries are θ's."""
         parameters = self.structure(data.x).parameters
         return theta | {name: map_constraint(parameters[name], u) for name, u in free.items()}
+
+
+class Explanation(dict[str, str]):
+    """What `explain` says of each parameter, and of the rows."""
+
+    rows: str = ""
 
 
 @jax.jit
@@ -387,6 +471,7 @@ def from_numpyro(
     count("num_gradient_steps", num_gradient_steps, 1)
     count("memory_limit", memory_limit, 0)
     check_optimizer(optimizer)
+    closed_form = switch("closed_form", closed_form)
     return Program(program, frozenset(), optimizer, num_gradient_steps, memory_limit, closed_form)
 
 
@@ -428,6 +513,25 @@ class Redrawn(Program):
 
 
 @functools.lru_cache(maxsize=256)
+def _probe(program: Any, shapes: Arguments, dtype: Any) -> Probe:
+    """The program at stand-ins of these shapes."""
+    m = Program(program)
+    with at_once(), jax.numpy_rank_promotion("allow"):
+        return Probe(m.terms, m.structure(shapes), shapes, dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _row_plate(program: Any, shapes: Arguments, dtype: Any) -> Cut | str:
+    """How arguments of these shapes are cut into rows, or why they cannot be."""
+    m = Program(program)
+    try:
+        with at_once(), jax.numpy_rank_promotion("allow"):
+            return row_plate.find(m, shapes, m.structure(shapes), lambda shapes: _probe(program, shapes, dtype))
+    except row_plate.Whole as why:
+        return str(why)
+
+
+@functools.lru_cache(maxsize=256)
 def _verified_plan(program: Any, shapes: Arguments, dtype: Any) -> _plan.Plan:
     """The plan, each closed form held to C3: ∇Q = 0 after it and not before, in every entry, at random stand-ins.
 
@@ -437,7 +541,7 @@ def _verified_plan(program: Any, shapes: Arguments, dtype: Any) -> _plan.Plan:
     structure = m.structure(shapes)
     rng = np.random.default_rng(1)
     with at_once(), jax.numpy_rank_promotion("allow"):
-        planner = _plan.Planner(m.terms, structure, shapes, dtype)
+        planner = _plan.Planner(_probe(program, shapes, dtype))
         theta = probe.parameters(structure, dtype, rng)
 
         @probe.once

@@ -107,18 +107,22 @@ class Term(NamedTuple):
         """Its plates and times from left to right."""
         return [self.axes[axis] for axis in sorted(self.axes) if self.axes[axis] in self.plates]
 
-    def events(self, variables: Any) -> Array:
-        """The number of scalar log-densities, with masks and weights, at one value of the variables."""
+    def events(self, variables: Any, rows: str | None = None) -> Array:
+        """The number of scalar log-densities, with masks and weights, at one value of the variables.
+
+        Of each member of the plate `rows`, or of any of them.
+        """
         if self.only is not None:  # one of several laws of the same events: the first counts them
             one = self._replace(only=None, axes=self.own_axes(), scale=jnp.asarray(self.scale)[..., 0])
-            return one.events(variables) if self.only[0] == 0 else jnp.zeros(())
+            return one.events(variables, rows) if self.only[0] == 0 else jnp.zeros(())
         weights = self.expand(self.scale) * (1 if self.mask is None else self.expand(self.mask))
         shape = jax.eval_shape(self.per_event).shape
         weights = jnp.broadcast_to(weights, jnp.broadcast_shapes(jnp.shape(weights), shape))
         labels = [self.axes.get(axis + self.event, "") for axis in range(-weights.ndim, -self.event)]
         weights = weights[tuple(slice(1) if root(label) in variables else slice(None) for label in labels)]
-        repeats = math.prod(size for plate, size in self.plates.items() if plate not in labels)
-        return jnp.sum(weights) * repeats
+        repeats = math.prod(size for plate, size in self.plates.items() if plate not in (*labels, rows))
+        summed = [axis for axis in range(weights.ndim) if [*labels, *self.event * [""]][axis] != rows]
+        return jnp.sum(weights, axis=tuple(summed)) * repeats
 
     def factor(self, table: Array) -> Factor:
         as_array = np.asarray if is_number(self.scale) else jnp.asarray  # that two can be compared while tracing

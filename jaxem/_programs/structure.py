@@ -40,6 +40,8 @@ class Structure(NamedTuple):
     dropped: frozenset[str]  # `obs_mask`'s unobserved halves that nothing depends on: they integrate to one
     halves: dict[str, str]  # an enumerated one → the observed half, its value where that is seen
     first_available_dim: int
+    common: dict[str, int]  # the plates that hold every discrete latent and all that is observed, outermost first
+    apart: str  # where there are none, which sites are in no plate together
 
 
 def bare(fn: dist.Distribution) -> dist.Distribution:
@@ -173,7 +175,23 @@ def structure_of(found: dict[str, dict], trace: Callable[..., dict[str, dict]]) 
         )
     dims = [-f.dim for name in sites for f in found[name]["cond_indep_stack"] if f.dim is not None]
     ranks = [batch_rank(site) for site in sites.values() if not site.scanned]
-    return Structure(parameters, enumerated, frozenset(dropped), halves, -max([0, *dims, *ranks]) - 1)
+    common, apart = common_plates([site for site in sites.values() if site.observed or site.name in enumerated], found)
+    return Structure(parameters, enumerated, frozenset(dropped), halves, -max([0, *dims, *ranks]) - 1, common, apart)
+
+
+def common_plates(members: list[Site], found: dict[str, dict]) -> tuple[dict[str, int], str]:
+    """The plates that hold all of these sites, outermost first, with their sizes; where there are none, why not."""
+    inside = min(members, key=lambda site: len(site.plates))
+    if not inside.plates:
+        return {}, f"{inside.name!r} is in no plate"
+    for site in members:
+        if not set(site.plates) & set(inside.plates):
+            return {}, f"{site.name!r} is outside of plate {inside.plates[-1]!r}"
+    shared = set(inside.plates).intersection(*(site.plates for site in members))
+    sizes = {frame.name: frame.size for frame in found[inside.name]["cond_indep_stack"]}
+    if not shared:
+        return {}, "no plate holds all that is observed and every discrete latent"
+    return {plate: sizes[plate] for plate in reversed(inside.plates) if plate in shared}, ""
 
 
 def batch_rank(site: Site) -> int:

@@ -22,8 +22,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.lax import lgamma
 from jaxtyping import Array
 from numpyro import distributions as dist
+
+from jaxem._programs.sums import Outer, Repeated, each, times
 
 Sums = tuple[Any, Any]  # numerator and denominator, or S and F
 
@@ -35,6 +38,7 @@ class Rule(NamedTuple):
     sums: Callable[[Any, Array, Array], Sums]  # (fn, value, γ over fn's events) → per event; trailing axes as u's
     canonical: Callable[[Any], Any] = lambda argument: argument  # argument → u
     last: bool = False  # updated after the other parameters: a scale, about its new location
+    moved: Callable[[Array, Array, Array], Sums] | None = None  # what the sums gain where that moves (eq:moved)
 
 
 class Coordinate(NamedTuple):
@@ -76,9 +80,9 @@ def deviation(fn: Any, x: Any) -> Any:
 
 def location(fn: Any, x: Any, gamma: Any) -> Sums:
     if isinstance(fn, dist.MultivariateNormal):  # one precision for all that share a location, or else least squares
-        return gamma[..., None] * deviation(fn, x), jnp.broadcast_to(gamma[..., None], gamma.shape + fn.event_shape)
-    precision = ones(gamma / fn.scale**2, x)
-    return precision * deviation(fn, x), precision
+        return times(gamma[..., None], deviation(fn, x)), Repeated(gamma[..., None], gamma.shape + fn.event_shape)
+    precision, d = gamma / fn.scale**2, deviation(fn, x)
+    return times(precision, d), each(precision, d)
 
 
 def weigh(fn: Any, gamma: Any, vector: Any) -> Array:
@@ -90,77 +94,89 @@ def weigh(fn: Any, gamma: Any, vector: Any) -> Array:
 
 
 # ---- scales: mean squares, or absolute values, about the location
+#
+#     Σ γ (x − u − δ)² = Σ γ (x − u)² − 2 δ Σ γ (x − u) + δ² Σ γ                                    (eq:moved)
+
+
+def first_moments(fn: Any, x: Any, gamma: Any) -> Sums:
+    """γ (x − u) and γ of each event, of which eq:moved is made."""
+    d = deviation(fn, x)
+    gamma = gamma[..., None] if isinstance(fn, dist.MultivariateNormal) else gamma
+    return times(gamma, d), each(gamma, d)
+
+
+def squares_moved(first: Any, count: Any, delta: Any) -> Sums:
+    return jnp.zeros_like(first), delta * (0.5 * delta * count - first)
+
+
+def scatter_moved(first: Any, count: Any, delta: Any) -> Sums:
+    both = delta[..., :, None] * (0.5 * count * delta - first)[..., None, :]
+    return both + jnp.swapaxes(both, -1, -2), jnp.zeros_like(both[..., :1, :1])
 
 
 def squares(away: Callable[[Any, Array], Array]) -> Callable[[Any, Array, Array], Sums]:
     def sums(fn: Any, x: Any, gamma: Any) -> Sums:
         d = away(fn, x)
-        return 0.5 * ones(gamma, d), 0.5 * gamma * d**2
+        return each(0.5 * gamma, d), times(0.5 * gamma, d**2)
 
     return sums
 
 
 def absolute(fn: Any, x: Any, gamma: Any) -> Sums:
     d = jnp.abs(x - fn.loc)
-    return ones(gamma, d), gamma * d
-
-
-class Outer(NamedTuple):
-    """u vᵀ of two vectors for each event, not formed: summed over events it is a matrix product."""
-
-    u: Array
-    v: Array
+    return each(gamma, d), times(gamma, d)
 
 
 def scatter(fn: Any, x: Any, gamma: Any) -> Sums:
     d = x - fn.loc
-    return Outer(gamma[..., None] * d, d), ones(gamma, d[..., 0])[..., None, None]
+    count = each(gamma, d[..., 0])
+    return Outer(gamma[..., None] * d, d), Repeated(count.u[..., None, None], (*count.shape, 1, 1))
 
 
 # ---- probabilities and rates
 
 
 def bernoulli(fn: Any, x: Any, gamma: Any) -> Sums:
-    return gamma * x, gamma * (1 - x)
+    return times(gamma, x), times(gamma, 1 - x)
 
 
 def binomial(fn: Any, x: Any, gamma: Any) -> Sums:
-    return gamma * x, gamma * (fn.total_count - x)
+    return times(gamma, x), times(gamma, fn.total_count - x)
 
 
 def geometric(fn: Any, x: Any, gamma: Any) -> Sums:
-    return ones(gamma, x), gamma * x
+    return each(gamma, x), times(gamma, x)
 
 
 def categorical(fn: Any, x: Any, gamma: Any) -> Sums:
     size = jnp.shape(fn.logits if isinstance(fn, dist.CategoricalLogits) else fn.probs)[-1]
-    seen = gamma[..., None] * jax.nn.one_hot(x, size, dtype=gamma.dtype)
-    return seen, jnp.zeros_like(seen)
+    seen = times(gamma[..., None], jax.nn.one_hot(x, size, dtype=gamma.dtype))
+    return seen, Repeated(jnp.zeros((1,) * len(seen.shape), gamma.dtype), seen.shape)
 
 
 def multinomial(fn: Any, x: Any, gamma: Any) -> Sums:
-    seen = gamma[..., None] * x
-    return seen, jnp.zeros_like(seen)
+    seen = times(gamma[..., None], x)
+    return seen, Repeated(jnp.zeros((1,) * len(seen.shape), gamma.dtype), seen.shape)
 
 
 def poisson(fn: Any, x: Any, gamma: Any) -> Sums:
-    return gamma * x, ones(gamma, x)
+    return times(gamma, x), each(gamma, x)
 
 
 def exponential(fn: Any, x: Any, gamma: Any) -> Sums:
-    return ones(gamma, x), gamma * x
+    return each(gamma, x), times(gamma, x)
 
 
 def gamma_rate(fn: Any, x: Any, gamma: Any) -> Sums:
-    return gamma * ones(fn.concentration, x), gamma * x
+    return times(gamma, ones(fn.concentration, x)), times(gamma, x)
 
 
 def inverse_gamma_rate(fn: Any, x: Any, gamma: Any) -> Sums:
-    return gamma * ones(fn.concentration, x), gamma / x
+    return times(gamma, ones(fn.concentration, x)), times(gamma, 1 / x)
 
 
 def pareto(fn: Any, x: Any, gamma: Any) -> Sums:
-    return ones(gamma, x), gamma * jnp.log(x / fn.scale)
+    return each(gamma, x), times(gamma, jnp.log(x / fn.scale))
 
 
 def precision(scale: Any) -> Any:
@@ -175,11 +191,11 @@ RULES: dict[tuple[type, str], Rule] = {
     (dist.Normal, "loc"): Rule("square", location),
     (dist.LogNormal, "loc"): Rule("square", location),
     (dist.MultivariateNormal, "loc"): Rule("square", location),
-    (dist.Normal, "scale"): Rule("power", squares(deviation), precision, last=True),
-    (dist.LogNormal, "scale"): Rule("power", squares(deviation), precision, last=True),
+    (dist.Normal, "scale"): Rule("power", squares(deviation), precision, last=True, moved=squares_moved),
+    (dist.LogNormal, "scale"): Rule("power", squares(deviation), precision, last=True, moved=squares_moved),
     (dist.HalfNormal, "scale"): Rule("power", squares(lambda fn, x: x), precision),
     (dist.Laplace, "scale"): Rule("power", absolute, reciprocal, last=True),
-    (dist.MultivariateNormal, "covariance_matrix"): Rule("scatter", scatter, last=True),
+    (dist.MultivariateNormal, "covariance_matrix"): Rule("scatter", scatter, last=True, moved=scatter_moved),
     (dist.BernoulliProbs, "probs"): Rule("odds", bernoulli),
     (dist.BernoulliLogits, "logits"): Rule("odds", bernoulli, jax.nn.sigmoid),
     (dist.BinomialProbs, "probs"): Rule("odds", binomial),
@@ -231,17 +247,16 @@ QUADRATIC = {*FLAT, dist.Normal, dist.MultivariateNormal}  # log densities that 
 def log_prob(fn: Any, value: Any) -> Array:
     """fn.log_prob(value), with 0·log 0 = 0; a multivariate normal's with one inverse for each covariance, not row."""
     if type(fn) is dist.Dirichlet:
-        alpha = fn.concentration
-        normaliser = jnp.sum(jax.lax.lgamma(alpha), axis=-1) - jax.lax.lgamma(jnp.sum(alpha, axis=-1))
+        alpha, value = inexact(fn.concentration, value)
+        normaliser = jnp.sum(lgamma(alpha), axis=-1) - lgamma(jnp.sum(alpha, axis=-1))
         return jnp.sum(times_log(alpha - 1, value), axis=-1) - normaliser
     if type(fn) is dist.Beta:
-        a, b = fn.concentration1, fn.concentration0
-        lgamma = jax.lax.lgamma  # jax.scipy.special.betaln is off by 1e-6 in double precision
-        normaliser = lgamma(a) + lgamma(b) - lgamma(a + b)
-        return times_log(a - 1, value) + times_log(b - 1, 1 - value, jnp.finfo(jnp.result_type(value)).eps) - normaliser
+        a, b, value = inexact(fn.concentration1, fn.concentration0, value)
+        normaliser = lgamma(a) + lgamma(b) - lgamma(a + b)  # scipy.special.betaln of JAX is off by 1e-6
+        return times_log(a - 1, value) + times_log(b - 1, 1 - value, jnp.finfo(value.dtype).eps) - normaliser
     if type(fn) is dist.Gamma:
-        alpha, beta = fn.concentration, fn.rate
-        return alpha * jnp.log(beta) - jax.scipy.special.gammaln(alpha) + times_log(alpha - 1, value) - beta * value
+        alpha, beta, value = inexact(fn.concentration, fn.rate, value)
+        return alpha * jnp.log(beta) - lgamma(alpha) + times_log(alpha - 1, value) - beta * value
     if type(fn) is not dist.MultivariateNormal:
         return fn.log_prob(value)
     size = fn.event_shape[0]
@@ -249,6 +264,12 @@ def log_prob(fn: Any, value: Any) -> Array:
     white = whitened(inverse_factor(fn), deviation)
     half_log_det = jnp.sum(jnp.log(jnp.diagonal(fn.scale_tril, axis1=-2, axis2=-1)), axis=-1)
     return -0.5 * jnp.sum(white**2, axis=-1) - half_log_det - 0.5 * size * jnp.log(2 * jnp.pi)
+
+
+def inexact(*given: Any) -> list[Array]:
+    """Arguments and value in the floating dtype that they have together: Beta(1, 1) and rows that are counts, too."""
+    dtype = jnp.result_type(*given, 1.0)
+    return [jnp.asarray(value, dtype) for value in given]
 
 
 def times_log(count: Any, value: Any, rounding: Any = None) -> Array:

@@ -56,9 +56,9 @@ def grouped(num_chunks: int) -> int:
     return min(range(most, most // 2, -1), key=lambda group: -num_chunks % group)
 
 
-def fits_one_chunk(num_rows: int, num_components: int) -> bool:
+def fits_one_chunk(num_rows: int, num_components: int, width: int = 0) -> bool:
     """Is there a single chunk?"""
-    return chunk_rows(num_rows, num_components) == num_rows
+    return chunk_rows(num_rows, num_components, width) == num_rows
 
 
 def plus(so_far: Any, term: Any) -> Any:

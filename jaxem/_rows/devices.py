@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from jaxem._core.model import Data, Layout, Model, Shards
+from jaxem._core.model import Data, Layout, Model, Shards, rows_of, with_rows
 from jaxem._core.tracing import being_traced, is_traced
 
 # words of the layers below in what they raise when a peer is gone
@@ -105,13 +105,12 @@ def mesh_for(x: Any, mesh: Mesh | None) -> Mesh | None:
     return None if any(getattr(leaf, "committed", False) for leaf in leaves) else default_mesh()
 
 
-def mesh_for_rows(m: Model, data: Data, mesh: Mesh | None) -> Mesh | None:
-    """The mesh over which a fit's rows are spread; a program's stay together, for only it knows what is a row."""
-    if m.divides(data):
-        return mesh_for(data.x, mesh)
-    if mesh is not None:
-        raise ValueError("mesh: spreads the rows of a mixture; a program's fits are spread by em_batch, lane by lane")
-    return None
+def mesh_for_rows(m: Model, data: Data, mesh: Mesh | None) -> tuple[Mesh | None, Data]:
+    """The mesh over which a fit's rows are spread, and the data, divided into rows where that is asked for."""
+    found = mesh_for(data.x, mesh)
+    if mesh is not None or (found is not None and found.is_multi_process):
+        data = m.divided("mesh", data)
+    return (found if m.divides(data) else None), data
 
 
 def meshes_for_lanes(m: Model, data: Data, lanes: int, mesh: Mesh | None) -> tuple[Mesh | None, Mesh | None]:
@@ -160,9 +159,9 @@ def spread_rows(data: Data, mesh: Mesh | None) -> Data:
     """The same data with its rows in shares over the mesh; data that already lie so are left as they lie."""
     if mesh is None:
         return data
-    rows = (data.x, data.weights, data.labels)
-    axes = _axes_of_rows(data.x)
-    if axes and data.x.sharding.mesh == mesh:
+    rows = (rows_of(data.x), data.weights, data.labels)
+    axes = _axes_of_rows(rows[0][0])
+    if axes and rows[0][0].sharding.mesh == mesh:
         layout = Layout(mesh, axes)
         none = jnp.zeros(np.prod([mesh.shape[axis] for axis in axes]), jnp.int32)
         put = partial(_put, sharding=NamedSharding(mesh, layout.rows))
@@ -172,6 +171,7 @@ def spread_rows(data: Data, mesh: Mesh | None) -> Data:
         split = _traced_shares if is_traced(rows) or being_traced() else _concrete_shares
         shares, skip = split(rows, NamedSharding(mesh, layout.rows))
     x, weights, labels = shares
+    x = with_rows(data.x if len(jax.tree.leaves(data.x)) == len(x) else replicated(data.x, mesh), x)
     return Data(x, weights, for_one_call(data.temperature, mesh), labels, Shards(layout, skip))
 
 
@@ -248,7 +248,7 @@ def steps_a_leg(mesh: Mesh | None, run: tuple[Any, Data]) -> int | None:
     """
     if mesh is None or is_traced(run) or being_traced() or mesh.devices.flat[0].platform != "cpu" or mesh.size == 1:
         return None
-    return max(1, ROWS_A_LEG // int(run[1].x.shape[0]))
+    return max(1, ROWS_A_LEG // int(rows_of(run[1].x)[0].shape[0]))
 
 
 def num_processes(mesh: Mesh | None) -> int:

@@ -5,3 +5,5 @@ from jaxem.families import categorical as categorical
 from jaxem.families import exponential as exponential
 from jaxem.families import gaussian as gaussian
 from jaxem.families import poisson as poisson
+
+__all__ = ["bernoulli", "categorical", "exponential", "gaussian", "poisson"]

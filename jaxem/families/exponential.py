@@ -15,6 +15,8 @@ from jaxem._core.model import Theta
 from jaxem.families import _exponential_family as ef
 from jaxem.families._mixture import Accuracy, Mixture
 
+__all__ = ["mixture"]
+
 
 def program(x: Array | None = None, num_points: int | None = None) -> None:
     """z_n ~ Categorical(π),  x_nd | z_n = k ~ Exponential(λ_kd)."""

@@ -20,6 +20,8 @@ from jaxem.bregman import i_divergence_terms
 from jaxem.families import _exponential_family as ef
 from jaxem.families._mixture import Accuracy, Mixture
 
+__all__ = ["mixture"]
+
 LOST = 1e-3  # nats a row that the product may be off by
 
 

@@ -22,6 +22,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxem._core.arrays import numbers
 from jaxem._core.checks import enter, prepare_x
 from jaxem._core.model import Theta
 from jaxem._core.objective import assign, row_free_energy
@@ -32,8 +33,10 @@ from jaxem.limits._bound import ROUNDING, Bound, tightest
 
 def parameters(mu: ArrayLike, sigma: ArrayLike) -> Theta:
     """θ of `isotropic` with π = 1/K."""
-    mu = jnp.asarray(mu)
-    return {"pi": jnp.full(mu.shape[0], 1 / mu.shape[0]), "mu": mu, "sigma": jnp.asarray(sigma)}
+    mu, sigma = numbers("mu", mu), numbers("sigma", sigma)
+    if mu.ndim != 2 or not mu.size:
+        raise ValueError(f"mu: must be (K, D) with K ≥ 1, got shape {mu.shape}; one centre a row")
+    return {"pi": jnp.full(mu.shape[0], 1 / mu.shape[0]), "mu": mu, "sigma": sigma}
 
 
 def _prepare(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> tuple[Theta, Array]:

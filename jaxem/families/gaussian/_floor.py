@@ -87,8 +87,8 @@ class Floored:
     def __post_init__(self) -> None:
         settle(self)
 
-    def __call__(self, *args: Any) -> Theta:
-        theta = self.function(*args)
+    def __call__(self, *args: Any, **named: Any) -> Theta:
+        theta = self.function(*args, **named)
         held = args[-1] if isinstance(args[-1], frozenset) else frozenset()
         if self.scale in held:
             return theta
