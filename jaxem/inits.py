@@ -32,7 +32,7 @@ def __dir__() -> list[str]:
     return __all__
 
 
-POWERS = {"mu": 1, "sigma": 1, "Sigma": 2}  # of the unit of x
+POWERS = {"mu": 1, "sigma": 1, "Sigma": 2, "volume": 2}  # of the unit of x
 
 
 def random_points(
@@ -221,9 +221,10 @@ def _guess(
     elif num_categories is not None:
         raise ValueError("num_categories: this mixture has no categories; leave it out")
     start = partial(_start, m, x=x, w=w, num_categories=num_categories)
-    theta, scale = jax.vmap(start)(centres) if lanes else start(centres), m.accuracy.scale
-    if scale and is_concrete(theta[scale]) and not _is_scale(scale, np.asarray(theta[scale])):
-        raise ValueError(f"x: its {scale} does not fit {x.dtype}; {RESCALE}")
+    theta = jax.vmap(start)(centres) if lanes else start(centres)
+    for scale in m.accuracy.scales:
+        if is_concrete(theta[scale]) and not _is_scale(scale, np.asarray(theta[scale])):
+            raise ValueError(f"x: its {scale} does not fit {x.dtype}; {RESCALE}")
     check_support(m, jax.tree.map(lambda leaf: leaf[0], theta) if lanes else theta, x)
     return theta
 
@@ -231,7 +232,7 @@ def _guess(
 @partial(jax.jit, static_argnames="num_categories")
 def _start(m: Mixture, centres: Array, x: Array, w: Array | None, num_categories: int | None) -> Theta:
     weighted = {} if w is None else {"weights": w}
-    if not m.accuracy.scale:
+    if not m.accuracy.scales:
         return m.guess(centres, x, *(() if num_categories is None else (num_categories,)), **weighted)
     unit = unit_of(jnp.max(jnp.abs(x)))
     theta = m.guess(centres / unit, x / unit, **weighted)
@@ -245,8 +246,8 @@ def _mean(x: Array, w: Array | None) -> Array:
 
 def _is_scale(name: str, value: np.ndarray) -> bool:
     """Is it finite, and above 0 where it has to be?"""
-    positive = np.diagonal(value, axis1=-2, axis2=-1) if name == "Sigma" else value
-    return bool(np.isfinite(value).all() and (positive > 0).all())
+    positive = np.diagonal(value, axis1=-2, axis2=-1) if name in ("Sigma", "correlation") else value
+    return bool(np.isfinite(value).all() and (name == "rotation" or (positive > 0).all()))
 
 
 def _every_class_has_rows(labels: Array, w: Array | None, num_components: int) -> None:

@@ -6,12 +6,14 @@ from jaxtyping import Array, Float
 from jaxem._core.model import ThetaLike
 from jaxem.families._enter import theta_alone
 from jaxem.families._mixture import Mixture, mixture_only
+from jaxem.families.gaussian._factors import plain
 
 
 def covariances(m: Mixture, theta: ThetaLike) -> Float[Array, "K D D"]:
     """The covariance matrix Σ_k of every component, (K, D, D), in squared units of x.
 
-    From a standard deviation sigma of shape (), (K,) or (K, D) it is diag σ_k²; a Sigma (D, D) is every component's.
+    From a standard deviation sigma of shape (), (K,) or (K, D) it is diag σ_k²; a Sigma (D, D) is every component's;
+    of volume, shape, rotation and correlation it is the product λ_k D_k A_k D_kᵀ or λ_k C_k.
 
     Args:
         m: a family of `jaxem.families.gaussian`.
@@ -27,9 +29,9 @@ def covariances(m: Mixture, theta: ThetaLike) -> Float[Array, "K D D"]:
     [[[1.0, 0.0], [0.0, 1.0]], [[9.0, 0.0], [0.0, 9.0]]]
     """
     m = mixture_only("covariances", m)
-    if "mu" not in m.parameters or not {"sigma", "Sigma"} & set(m.parameters):
+    if "mu" not in m.parameters or not {"sigma", "Sigma", "volume"} & set(m.parameters):
         raise ValueError(f"m: has no covariances, its θ is {list(m.parameters)}; use a family of gaussian")
-    theta = theta_alone(m, theta)
+    theta = plain(theta_alone(m, theta))
     K, D = theta["mu"].shape
     if "Sigma" in theta:
         return jnp.broadcast_to(theta["Sigma"], (K, D, D))

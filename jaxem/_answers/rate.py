@@ -57,9 +57,9 @@ def _rate(m: Model, theta: Theta, data: Data) -> Rate:
         return m.constrain(unravel(u), theta, data)
 
     def em_map(u: Array) -> Array:
-        theta = at(u)
-        new = maximize(m, m.expect(theta, data), theta, data)
-        return ravel_pytree(m.unconstrain(new, data))[0]
+        here = at(u)
+        new = maximize(m, m.expect(here, data), here, data)
+        return ravel_pytree(m.unconstrain(new, data, theta))[0]
 
     jacobian = jax.jacfwd(em_map)(free)
     complete = -jax.hessian(lambda u: m.objective(at(u), theta, data))(free)  # I_c

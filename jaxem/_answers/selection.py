@@ -115,7 +115,7 @@ def select(
         Args:
             x: the data, (N, D), or (N,) for D = 1.
             key: a key of `jax.random`; each candidate's starts are drawn with the same.
-            models: mixtures; `gaussian.ALL` are the covariance models EII, VII, VVI, EEE and VVV.
+            models: mixtures; `gaussian.ALL` are the fourteen covariance models of R's mclust.
             num_components: the K to try, one or several.
             starts: how many for each candidate.
             criterion: "bic", "aic" or "icl", smaller is better.

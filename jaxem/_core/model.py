@@ -156,12 +156,12 @@ class Model:
         """W: how much data there is, the unit in which a tolerance is stated."""
         raise NotImplementedError
 
-    def unconstrain(self, theta: Theta, data: Data) -> Theta:
-        """θ's free entries in NumPyro's unconstrained coordinates."""
+    def unconstrain(self, theta: Theta, data: Data, origin: Theta | None = None) -> Theta:
+        """θ's free entries in NumPyro's unconstrained coordinates; those that are about a θ, about `origin`."""
         raise NotImplementedError
 
     def constrain(self, free: Theta, theta: Theta, data: Data) -> Theta:
-        """The inverse of `unconstrain`; held entries are θ's."""
+        """The inverse of `unconstrain` about θ; held entries are θ's."""
         raise NotImplementedError
 
 

@@ -348,7 +348,7 @@ class Program(Model):
         parameters = self.structure(data.x).parameters
         return {name: map_constraint(parameters[name], theta[name], inverse=True) for name in names}
 
-    def unconstrain(self, theta: Theta, data: Data) -> Theta:
+    def unconstrain(self, theta: Theta, data: Data, origin: Theta | None = None) -> Theta:
         """θ's free entries in NumPyro's unconstrained coordinates."""
         return self.coordinates(theta, data, [name for name in theta if name not in self.held])
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpyro import handlers
 from numpyro.distributions import Distribution, biject_to, constraints
+from numpyro.distributions.transforms import Transform
 
 from jaxem._core import checks
 from jaxem._core.handlers import all_alone, alone
@@ -51,7 +52,7 @@ class Accuracy(NamedTuple):
     Attributes:
         recentre: (θ, θ⁺) → (θ at which the statistics keep their digits, are those at θ too inexact?); None where
             they never are.
-        scale: the name that this is for; where it is held, statistics are never too inexact.
+        scales: the names that this is for; where all are held, statistics are never too inexact.
         rounding: (θ, statistics, held) → (the nats by which rounding θ alone can move F, has a component of θ lost
             its digits?); None where that is less than the rounding of F itself.
         sizes_of_terms: (θ, statistics about θ's means) → Σ γ (sizes of the terms of ℓ), nats: those that cancel inside
@@ -59,7 +60,7 @@ class Accuracy(NamedTuple):
     """
 
     recentre: Callable[[Theta, Theta], tuple[Theta, Array]] | None = None
-    scale: str = ""
+    scales: tuple[str, ...] = ()
     rounding: Callable[[Theta, Any, frozenset[str]], tuple[Any, Any]] | None = None
     sizes_of_terms: Callable[[Theta, Any], Array] | None = None
 
@@ -216,22 +217,30 @@ class Mixture(Model):
         """The constraint that the program declares for a parameter."""
         return _constraints(self)[name]
 
-    def unconstrain(self, theta: Theta, data: Data | None = None) -> Theta:
-        """θ's free entries in NumPyro's unconstrained coordinates."""
+    def chart(self, name: str, origin: Theta) -> Transform:
+        """From NumPyro's unconstrained coordinates to a parameter; about `origin`, if none has all of its values."""
+        constraint = self.constraint(name)
+        about = getattr(constraint, "chart_about", None)
+        return biject_to(constraint) if about is None else about(origin[name])
+
+    def unconstrain(self, theta: Theta, data: Data | None = None, origin: Theta | None = None) -> Theta:
+        """θ's free entries in NumPyro's unconstrained coordinates, about `origin`, θ itself if not given."""
+        origin = theta if origin is None else origin
         with jax.numpy_rank_promotion("allow"):  # NumPyro's transforms broadcast freely
-            return {name: biject_to(self.constraint(name)).inv(theta[name]) for name in self.free}
+            return {name: self.chart(name, origin).inv(theta[name]) for name in self.free}
 
     def constrain(self, free: Theta, theta: Theta, data: Data | None = None) -> Theta:
-        """The inverse of `unconstrain`; held entries are θ's."""
+        """The inverse of `unconstrain` about θ; held entries are θ's."""
         with jax.numpy_rank_promotion("allow"):
-            return theta | {name: biject_to(self.constraint(name))(u) for name, u in free.items()}
+            return theta | {name: self.chart(name, theta)(u) for name, u in free.items()}
 
     # ---- the two maximisers of eq:F, and F itself
 
     @property
     def recentres(self) -> bool:
         """May an M-step find its statistics cancelled?"""
-        return self.accuracy.recentre is not None and self.maximizer is None and self.accuracy.scale not in self.held
+        moves = not self.held.issuperset(self.accuracy.scales)
+        return self.accuracy.recentre is not None and self.maximizer is None and moves
 
     def once(self, theta: Theta, data: Data) -> Data:
         """With ‖x_n − c‖² about a point c amid the rows."""

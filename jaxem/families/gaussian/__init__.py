@@ -1,4 +1,4 @@
-"""Gaussian mixtures: z_n ~ Categorical(π), x_n | z_n = k ~ N(μ_k, Σ_k); five shapes of Σ_k.
+"""Gaussian mixtures: z_n ~ Categorical(π), x_n | z_n = k ~ N(μ_k, Σ_k); the fourteen shapes of Σ_k of R's mclust.
 
     isotropic   Σ_k = σ² I          sigma ()          mclust's EII, the sources' model
     spherical   Σ_k = σ_k² I        sigma (K,)        VII
@@ -6,7 +6,13 @@
     tied        Σ_k = Σ             Sigma (D, D)      EEE
     full        Σ_k                 Sigma (K, D, D)   VVV
 
-mclust's names are names of the same, and `ALL` is the tuple of them.
+mclust's names are names of the same. The other nine have the factors of Σ_k = λ_k D_k A_k D_kᵀ, equal for all k or not:
+
+    EEI VEI EVI     Σ_k = λ_k A_k            volume () or (K,), squared units of x; shape (D,) or (K, D), of product 1
+    EVE VVE EEV VEV Σ_k = λ_k D_k A_k D_kᵀ   and rotation (D, D) or (K, D, D), orthogonal
+    VEE EVV         Σ_k = λ_k C_k            volume and correlation (D, D) or (K, D, D), of determinant 1
+
+`ALL` is the tuple of the fourteen, in mclust's order.
 
 They are two families, by scales and by covariances, and the ways to pool Σγ(x − μ_k)(x − μ_k)ᵀ.
 
@@ -16,17 +22,28 @@ faster, one rule says when it may be used (`_accuracy.py`).
 """
 
 from jaxem.families.gaussian._covariances import full, tied
+from jaxem.families.gaussian._factors import EEI, EEV, EVE, EVI, EVV, VEE, VEI, VEV, VVE
 from jaxem.families.gaussian._floor import with_floor
 from jaxem.families.gaussian._moments import squared_distances
 from jaxem.families.gaussian._scales import diagonal, isotropic, spherical
 
-EII, VII, VVI, EEE, VVV = ALL = isotropic, spherical, diagonal, tied, full  # by mclust's names
+EII, VII, VVI, EEE, VVV = isotropic, spherical, diagonal, tied, full  # by mclust's names
+ALL = EII, VII, EEI, VEI, EVI, VVI, EEE, VEE, EVE, VVE, EEV, VEV, EVV, VVV
 
 __all__ = [
     "ALL",
     "EEE",
+    "EEI",
+    "EEV",
     "EII",
+    "EVE",
+    "EVI",
+    "EVV",
+    "VEE",
+    "VEI",
+    "VEV",
     "VII",
+    "VVE",
     "VVI",
     "VVV",
     "diagonal",

@@ -348,7 +348,7 @@ tied, full = (
         gradient_form=gradient_form,
         fast=Fast(products),
         accuracy=accuracy(
-            "Sigma",
+            ("Sigma",),
             partial(recentre, geometry=geometry, squares=squares),
             inflation,
             rounding_of_covariances,

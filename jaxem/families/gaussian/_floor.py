@@ -29,7 +29,8 @@ def with_floor(m: Mixture, variance: float) -> Mixture:
     vanishing gradient, do not apply to it.
 
     Args:
-        m: a family of `jaxem.families.gaussian`.
+        m: EII, VII, VVI, EEE or VVV of `jaxem.families.gaussian`. In the other nine components share factors of Σ_k,
+            and clipped eigenvalues would leave the model.
         variance: the least variance in any direction, in squared units of x, > 0.
 
     >>> import jax.numpy as jnp, jaxem
@@ -44,6 +45,11 @@ def with_floor(m: Mixture, variance: float) -> Mixture:
     """
     m = mixture_only("with_floor", m)
     scale = next((name for name in ("sigma", "Sigma") if name in m.parameters), None)
+    if "volume" in m.parameters:
+        raise ValueError(
+            f"m: {m!r} has factors that components share, and eigenvalues that are clipped one by one leave the model; "
+            "a floor is for gaussian.EII, VII, VVI, EEE and VVV"
+        )
     if scale is None:
         raise ValueError(f"m: has no sigma or Sigma among {list(m.parameters)}; a floor is for Gaussian families")
     given = raw("variance", variance)

@@ -122,7 +122,7 @@ def sizes_of_terms(theta: Theta, moments: Moments, *, inflation: Inflation) -> A
 
 
 def accuracy(
-    scale: str,
+    scales: tuple[str, ...],
     recentre: Callable[[Theta, Theta], tuple[Theta, Array]],
     inflation: Inflation,
     rounding: Callable[..., tuple[Array, Array | bool]],
@@ -130,4 +130,4 @@ def accuracy(
 ) -> Accuracy:
     """What a `Mixture` takes of this file."""
     rounding = partial(rounding, inflation=inflation, **options)
-    return Accuracy(recentre, scale, rounding, partial(sizes_of_terms, inflation=inflation))
+    return Accuracy(recentre, scales, rounding, partial(sizes_of_terms, inflation=inflation))

@@ -316,7 +316,7 @@ def condition(theta: Theta, x: Float[Array, "n D"], mask: np.ndarray) -> tuple[A
 
 
 accuracy_of_scales = accuracy(
-    "sigma", partial(recentre, geometry=geometry, squares=True), inflation, rounding_of_scales
+    ("sigma",), partial(recentre, geometry=geometry, squares=True), inflation, rounding_of_scales
 )
 
 isotropic = Mixture(
