@@ -221,7 +221,7 @@ def test_a_candidate_of_which_no_start_converged_is_counted_and_never_chosen():
         ({"num_components": 0}, "^num_components: must be an integer ≥ 1"),
         ({"num_components": (1, 2.5)}, "^num_components: must be an integer"),
         ({"models": ()}, "^models: is empty"),
-        ({"models": 3}, "^m: must be a mixture"),
+        ({"models": 3}, "^models: must be mixtures of"),
         ({"models": jaxem.from_numpyro(mixture)}, "^select: is for mixtures"),
         ({"starts": 0}, "^starts: must be an integer ≥ 1"),
     ],

@@ -474,7 +474,7 @@ def test_a_model_is_a_model(m):
         lambda: jaxem.condition(m, THETA, X, [True, False]),
         lambda: jaxem.sample(m, THETA, KEY, 3),
         lambda: gaussian.with_floor(m, 1.0),
-        lambda: jaxem.em_stream(m, THETA, lambda: [X]),
+        *([] if m is PROGRAM else [lambda: jaxem.em_stream(m, THETA, lambda: [X])]),
     ):
         assert "mixture" in refused("", call)
 

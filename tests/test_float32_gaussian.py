@@ -320,7 +320,7 @@ def test_the_two_forms_agree_at_the_edge_of_the_rule(name):
     for factor, inside in [(0.98, True), (1.02, False)]:
         theta, x = at_loss(name, factor * (LIMIT**2 if name == "full" else LIMIT))  # its root: a vector is expanded
         assert not fits_one_chunk(len(x), 16)
-        products = m.products(theta, theta, True)
+        products = m.fast.products(theta, theta, True)
         if name == "full":  # a chunk decides
             assert np.array_equal(products.table(products.features(x)), m.relative_table(theta, x)) == (not inside)
         else:
@@ -345,7 +345,7 @@ def test_an_expanded_square_alone_would_fail_tight_clusters(name):
     """Why there is a rule: 1e4 times tighter, the products are off by more than a nat a point. `full` sees to it."""
     m = getattr(gaussian, name)
     theta, x = at_loss(name, 1e8)
-    products = m.products(theta, theta, True)
+    products = m.fast.products(theta, theta, True)
     assert not products.accurate
     exact = np.asarray(m.relative_table(theta, x))
     own = exact.argmax(axis=0)[None]
@@ -365,7 +365,7 @@ def test_products_of_full_keep_their_digits_where_the_next_scale_is_far_smaller(
     x = (mu[z] + 1e-4 * rng.normal(size=(N, D))).astype(np.float32)
     theta = {"pi": np.full(K, 1 / K), "mu": mu, "Sigma": np.tile(1e-4 * np.eye(D), (K, 1, 1))}
     theta = {key: jnp.asarray(value, jnp.float32) for key, value in theta.items()}
-    products = gaussian.full.products(theta, theta, True)
+    products = gaussian.full.fast.products(theta, theta, True)
     ell = products.table(products.features(jnp.asarray(x)))
     assert not np.array_equal(ell, gaussian.full.relative_table(theta, jnp.asarray(x)))  # by products
     data = Data(jnp.asarray(x), None, jnp.float32(1))

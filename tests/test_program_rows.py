@@ -19,7 +19,7 @@ from jaxem._core.checks import enter
 from jaxem._programs.sums import Product, Repeated, unbroadcast
 from jaxem._rows import chunks
 
-EXACT = 1e-11
+EXACT = 1e-11 if jax.config.jax_enable_x64 else 1e-3  # of sums over as many rows as there are
 WHOLE = {"gaussian_hmm", "categorical_hmm", "switch", "factorial_hmm", "emissions_that_are_mixtures", "disguised"}
 WHOLE |= {"one_step"}
 ROWS = [name for name in CASES if name not in WHOLE]
@@ -84,7 +84,7 @@ def test_a_climb_by_chunks_ends_where_one_on_whole_tables_does(small_chunks):
         found = jax.jit(m.expect)(theta, ready(m, theta, some))
         new = jax.jit(lambda found, some: m.maximize(found.statistics, theta, some).theta)(found, some)
         ends.append((found.free_energy, jax.jit(m.objective)(new, theta, data)))
-    np.testing.assert_allclose(*ends, rtol=1e-9)
+    np.testing.assert_allclose(*ends, rtol=1e-9 if jax.config.jax_enable_x64 else 1e-5)
 
 
 # ---- one program for the rest: a covariate, so that a scale takes a second pass, beside one that is moved; priors
