@@ -109,36 +109,35 @@ def select(
 ) -> Selection:
     """Fit every model at every K, and choose the converged fit of least criterion.
 
-        A candidate none of whose starts converged has no maximum that a criterion could judge; it is in the table, and
-        never chosen. One component needs no more than one start.
+    A candidate none of whose starts converged has no maximum that a criterion could judge; it is in the table, and
+    never chosen. One component needs no more than one start.
 
-        Args:
-            x: the data, (N, D), or (N,) for D = 1.
-            key: a key of `jax.random`; each candidate's starts are drawn with the same.
-            models: mixtures; `gaussian.ALL` are the fourteen covariance models of R's mclust.
-            num_components: the K to try, one or several.
-            starts: how many for each candidate.
-            criterion: "bic", "aic" or "icl", smaller is better.
-            weights: w (N,) ≥ 0, one per row.
-            progress: show a tqdm bar of candidates; Ctrl-C then ends the call at once.
-            options: what else `jaxem.fit` takes: init, temperature, labels, tol, max_steps, mesh.
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+        key: a key of `jax.random`; each candidate's starts are drawn with the same.
+        models: mixtures; `gaussian.ALL` are the fourteen covariance models of R's mclust.
+        num_components: the K to try, one or several.
+        starts: how many for each candidate.
+        criterion: "bic", "aic" or "icl", smaller is better.
+        weights: w (N,) ≥ 0, one per row.
+        progress: show a tqdm bar of candidates; Ctrl-C then ends the call at once.
+        options: what else `jaxem.fit` takes: init, temperature, labels, tol, max_steps, mesh.
 
-        Returns:
-            A `Selection` of `m`, `fit` and `table`; the table is a tuple of candidates whose repr is models by K.
+    Returns:
+        A `Selection` of `m`, `fit` and `table`; the table is a tuple of candidates whose repr is models by K.
 
-        Raises:
-            ValueError: for what `jaxem.fit` refuses.
-            EMError: when no start of any candidate converged.
+    Raises:
+        ValueError: for what `jaxem.fit` refuses.
+        EMError: when no start of any candidate converged.
 
-        >>> import jax, jaxem
-        >>> from jaxem._rows.chunks import fits_one_chunk
-    from jaxem.families import gaussian
-        >>> truth = {"pi": [0.5, 0.5], "mu": [[0.0, 0.0], [9.0, 9.0]], "sigma": 1.0}
-        >>> x, _ = jaxem.sample(gaussian.isotropic, truth, jax.random.key(0), 200)
-        >>> models = (gaussian.isotropic, gaussian.spherical)
-        >>> chosen = jaxem.select(x, jax.random.key(1), models=models, num_components=(1, 2), starts=3)
-        >>> chosen.m, len(chosen.fit.theta["pi"]), len(chosen.table)
-        (gaussian.isotropic, 2, 4)
+    >>> import jax, jaxem
+    >>> from jaxem.families import gaussian
+    >>> truth = {"pi": [0.5, 0.5], "mu": [[0.0, 0.0], [9.0, 9.0]], "sigma": 1.0}
+    >>> x, _ = jaxem.sample(gaussian.isotropic, truth, jax.random.key(0), 200)
+    >>> models = (gaussian.isotropic, gaussian.spherical)
+    >>> chosen = jaxem.select(x, jax.random.key(1), models=models, num_components=(1, 2), starts=3)
+    >>> chosen.m, len(chosen.fit.theta["pi"]), len(chosen.table)
+    (gaussian.isotropic, 2, 4)
     """
     random_key(key)
     static_count("starts", starts, 1)
