@@ -18,6 +18,7 @@ import jaxem
 from jaxem import Status
 from jaxem._core.checks import enter as prepare
 from jaxem._programs import updates
+from jaxem._programs.sums import Outer, Product, Repeated
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(5)
@@ -250,7 +251,7 @@ def test_an_hmm_has_one_em_path_in_every_guise_of_its_covariances(D):
     @jax.jit
     def step(theta, data):
         now = m.expect(theta, data)
-        return m.maximize(now.statistics, theta, data), now.free_energy
+        return m.maximize(now.statistics, theta, data).theta, now.free_energy
 
     for guise in ("covariance_matrix", "precision_matrix", "scale_tril"):
         theta = m.init(KEY, (y, guise))
@@ -268,8 +269,12 @@ def one_entry_wrong(sums):
 
     def wrong(fn, x, gamma):
         above, below = sums(fn, x, gamma)
-        if isinstance(above, updates.Outer):
+        if isinstance(above, Outer):
             return above._replace(u=above.u * jnp.array([1.0, 1.01])), below
+        if isinstance(above, Product):
+            above = above.u * above.v
+        elif isinstance(above, Repeated):
+            above = jnp.broadcast_to(above.u, above.shape)
         return above * jnp.where(jnp.arange(above.shape[-1]) == above.shape[-1] - 1, 1.01, 1), below
 
     return wrong
