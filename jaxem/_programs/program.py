@@ -367,8 +367,9 @@ class Explanation(dict[str, str]):
 @jax.jit
 def _own_values(m: Program, key: Array, arguments: Arguments) -> Theta:
     """θ as the program itself has it."""
-    trace = read.plain_trace(m.program, arguments, key)
-    names = m.structure(arguments).parameters
+    names = m.structure(arguments).parameters  # first: it says in one line what a program cannot do
+    with blamed_on_the_program(arguments):
+        trace = read.plain_trace(m.program, arguments, key)
     return {name: jax.tree.map(arguments.cast, trace[name]["value"]) for name in names}
 
 
