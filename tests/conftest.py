@@ -62,7 +62,6 @@ collect_ignore = (
         "test_extending.py",
         "test_figures.py",
         "test_files.py",
-        "test_first_hour.py",
         "test_float32_gaussian.py",  # casts by itself
         "test_gaussian_families.py",
         "test_general_em.py",

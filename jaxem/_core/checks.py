@@ -30,12 +30,18 @@ def enter(
     batched: bool = False,
 ) -> tuple[Theta, Data]:
     """θ in x's precision and the data, or a ValueError: the one door. `batched`: θ has a leading lane axis."""
+    model = a_model(m)
+    columns.agree(theta, x)
+    return model.enter(theta, x, weights, temperature, labels, batched=batched)
+
+
+def a_model(m: Any) -> Model:
+    """A ValueError where something else stands in for a model."""
     if not isinstance(m, Model):
         raise ValueError(
             f"m: must be a mixture of jaxem.families or jaxem.from_numpyro(program), got {type(m).__name__}"
         )
-    columns.agree(theta, x)
-    return m.enter(theta, x, weights, temperature, labels, batched=batched)
+    return m
 
 
 def prepare_x(x: ArrayLike) -> Array:

@@ -300,8 +300,7 @@ def _constraints(m: Mixture) -> dict[str, constraints.Constraint]:
 
 def mixture_only(what: str, m: Any) -> Mixture:
     """A ValueError where a program, or no model at all, stands in for a mixture."""
-    if isinstance(m, Mixture):
-        return m
-    if isinstance(m, Model):
-        raise ValueError(f"{what}: is for mixtures of jaxem.families; a program has m.init, jaxem.marginals and decode")
-    raise ValueError(f"m: must be a mixture of jaxem.families or jaxem.from_numpyro(program), got {type(m).__name__}")
+    model = checks.a_model(m)
+    if isinstance(model, Mixture):
+        return model
+    raise ValueError(f"{what}: is for mixtures of jaxem.families; a program has m.init, jaxem.marginals and decode")
