@@ -3,10 +3,10 @@
     python experiments/benchmarks/mclust.py [--seed S] [--out DIR] [--quick]
 
 Fits: N = 100,000, D = 8, K = 8, float32 (mclust and scikit-learn: float64, all they have), the same start (hard labels,
-then one M-step) and the same number of iterations, seconds an iteration. mclust's `me` is timed by R's own clock, in an R
-process of its own, on one core, as it comes. Missing cells: a tenth of the cells of the same rows, at random. Choice: 14
-models × K = 1 … 9 × 5 starts on 1,000 rows beside `Mclust`, which starts once, from a hierarchical clustering. Where R
-or its package is absent (Debian: r-cran-mclust) the row says so.
+then one M-step) and the same number of iterations, seconds an iteration. mclust's `me` is timed by R's own clock, in
+an R process of its own, as it comes. Missing cells: a tenth of the cells of the same rows, at random. Choice: 14 models
+× K = 1 … 9 × 5 starts on 1,000 rows beside `Mclust`, which starts once, from a hierarchical clustering. Where R or its
+package is absent (Debian: r-cran-mclust) the row says so.
 """
 
 import subprocess
