@@ -25,6 +25,7 @@ from jaxem.families.gaussian._covariances import full, tied
 from jaxem.families.gaussian._factors import EEI, EEV, EVE, EVI, EVV, VEE, VEI, VEV, VVE
 from jaxem.families.gaussian._floor import with_floor
 from jaxem.families.gaussian._moments import squared_distances
+from jaxem.families.gaussian._noise import with_noise
 from jaxem.families.gaussian._prior import Prior, mclust_prior, with_prior
 from jaxem.families.gaussian._scales import diagonal, isotropic, spherical
 
@@ -56,6 +57,7 @@ __all__ = [
     "squared_distances",
     "tied",
     "with_floor",
+    "with_noise",
     "with_prior",
 ]
 
