@@ -17,7 +17,7 @@ from jaxem._fit.outcome import best
 from jaxem._programs.program import Program
 from jaxem.families._mixture import mixture_only
 
-INITS = ("k-means++", "random")
+INITS = ("k-means++", "random", "hierarchical")
 OF_A_PROGRAM = {"k-means++": "responsibilities", "random": "program"}
 
 
@@ -49,8 +49,10 @@ def fit(
         num_components: K of a mixture; a program has its own, and it is left out.
         starts: how many.
         init: "k-means++" or "random" (rows of x), or any function of (m, key, x, num_components) that returns θ and can
-            be vmapped over keys. For a program "k-means++" is `m.init(key, x, method="responsibilities")`, after a
-            first start from the program's own values; "random" is `m.init(key, x)`, a draw from its priors.
+            be vmapped over keys. "hierarchical" is Ward's clustering (`inits.hierarchical`, of at most 5,000 rows) for
+            the first start, and k-means++ for the others. For a program "k-means++" is
+            `m.init(key, x, method="responsibilities")`, after a first start from the program's own values; "random" is
+            `m.init(key, x)`, a draw from its priors.
         temperature, weights, labels, tol, max_steps, mesh: as for `em_batch`.
         progress: show a tqdm bar of starts; Ctrl-C then ends the call at once.
 
@@ -97,10 +99,21 @@ def several(m: Model, x: Any, key: Array, num_components: Any, starts: int, init
         return jax.vmap(lambda key: init(m, key, x, num_components))(keys)
     if init not in INITS:
         raise ValueError(f'init: {init!r} is for programs; use "k-means++" or "random"')
-    return inits.many(mixture_only("fit", m), keys, x, num_components, init=init, weights=weights)
+    m, drawn = mixture_only("fit", m), "k-means++" if init == "hierarchical" else init
+    thetas = inits.many(m, keys, x, num_components, init=drawn, weights=weights)
+    if init != "hierarchical":
+        return thetas
+    return first_of(thetas, inits.hierarchical(m, x, num_components, weights=weights))
+
+
+def first_of(thetas: Theta, theta: Theta) -> Theta:
+    """The starts, the first of them another."""
+    return jax.tree.map(lambda many, one: many.at[0].set(one), thetas, theta)
 
 
 def _of_program(m: Program, x: Any, keys: Array, num_components: Any, init: Any) -> Theta:
+    if init == "hierarchical":
+        raise ValueError('init: "hierarchical" is for mixtures; use "responsibilities" or "program"')
     if num_components is not None:
         raise ValueError(
             f"num_components: a program says itself how many values its latents have; leave it out, got "
@@ -112,5 +125,4 @@ def _of_program(m: Program, x: Any, keys: Array, num_components: Any, init: Any)
     found = jax.vmap(lambda key: m.init(key, x, method))(keys)
     if method == "program":
         return found
-    own = m.init(keys[0], x)  # its author may know best
-    return jax.tree.map(lambda many, one: many.at[0].set(one), found, own)
+    return first_of(found, m.init(keys[0], x))  # its author may know best

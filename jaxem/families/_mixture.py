@@ -94,8 +94,9 @@ class Mixture(Model):
         fast: the same E-step by matrix products; see `Fast`.
         accuracy: what the family knows of its rounding; see `Accuracy`.
         maximizer: (m, statistics, θ, data) → θ⁺ in place of `update`, as `jaxem.gradient_m_step` puts here.
-        prior: θ → log p(θ), a term of F_T that no temperature divides; None is none. `update` is then the M-step of both.
-        complete: (θ as a dict, x, weights, lanes) → θ with the entries that data can say, where θ has none; None leaves θ.
+        prior: θ → log p(θ), a term of F_T that no temperature divides, and of what `update` maximises; None is none.
+        complete: (θ as a dict, x, weights, are there lanes?) → θ with those entries that data can say where θ does not;
+            None leaves it.
         name: what its repr says, e.g. "gaussian.full"; mixtures that differ by no more are equal.
     """
 
@@ -144,6 +145,11 @@ class Mixture(Model):
     def free(self) -> tuple[str, ...]:
         """The names of θ that EM updates."""
         return tuple(name for name in self.parameters if name not in self.held)
+
+    @property
+    def has_noise(self) -> bool:
+        """Is the last entry of π that of noise, which has no entry of its own in the rest of θ?"""
+        return dict(self.shapes).get("pi") == "K+1"
 
     def hold(self, *names: str) -> "Mixture":
         """The same mixture with these entries of θ never updated.

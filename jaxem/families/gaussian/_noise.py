@@ -72,7 +72,7 @@ def with_noise(m: Mixture, volume: Any = None) -> Mixture:
         given = raw("volume", volume)
         if not (is_concrete(given) and given.shape == () and 0 < float(given) < float("inf")):
             raise ValueError(
-                f"volume: must be a finite number > 0, in the unit of x to the power of its columns, got {shown(volume)}"
+                f"volume: must be a finite number > 0, in the unit of x to the power of D, got {shown(volume)}"
             )
         volume = float(given)
     noisy = Noisy(replace(m, held=frozenset()), volume)
@@ -164,7 +164,9 @@ class Noisy:
         if BOX in theta:
             return theta
         if jax.process_count() > 1:
-            raise ValueError("theta: has no 'box', and each process sees rows of its own; give θ one, or with_noise a V")
+            raise ValueError(
+                "theta: has no 'box', and each process sees rows of its own; give θ one, or with_noise a V"
+            )
         box = bounds(x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float), weights)
         if is_concrete(box):
             flat = np.flatnonzero(~(np.asarray(box[1]) > np.asarray(box[0])))

@@ -8,8 +8,8 @@ so that the M-step is that of the family with n_k + c for n_k and W_k + Λ_k + �
 
     μ_k⁺ = (n_k x̄_k + κm) / (n_k + κ)
 
-π has no prior. Where Σ_k is one for all, Λ = Σ_kΛ_k and C = Kc belong to that one. With dof ν and scale s or Λ, eq:prior
-is the density of μ_k ~ N(m, Σ_k/κ) and, in the variance (not the standard deviation),
+π has no prior. Where Σ_k is one for all, Λ = Σ_kΛ_k and Kc belong to that one. With dof ν and scale s or Λ, eq:prior is
+the density of μ_k ~ N(m, Σ_k/κ) and, in the variance (not the standard deviation),
 
     EII VII   σ² ~ InvGamma(ν/2, s/2)       EEI VVI   the same of every column's       EEE VVV   Σ ~ InvWishart(ν, Λ)
 
@@ -52,7 +52,7 @@ class Prior(NamedTuple):
 class Form(NamedTuple):
     """How a model takes a prior."""
 
-    count: Callable[[float, int, int], float]  # (ν, D, K) → c, of one component
+    unseen: Callable[[float, int, int], float]  # (ν, D, K) → c, of one component
     shared: bool = False  # is Σ one for all, and so its prior?
     law: str = ""  # of Σ: "gamma" a component, "gammas" a column of it, "wishart"; none: up to a constant
 
@@ -127,7 +127,7 @@ def with_prior(m: Mixture, prior: Any) -> Mixture:
     Raises:
         ValueError: for one of the other four models, a model with a held mean or covariance, and a prior that is none.
 
-    >>> import jax.numpy as jnp, jaxem
+    >>> import jax, jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
     >>> x = jnp.array([[0.0], [0.0], [4.0], [5.0]])
     >>> m = gaussian.with_prior(gaussian.spherical, gaussian.mclust_prior(x, 2))
@@ -146,15 +146,14 @@ def with_prior(m: Mixture, prior: Any) -> Mixture:
     held = [name for name in m.parameters if name in m.held and name != "pi"]
     if held:
         raise ValueError(
-            f"m: holds {', '.join(map(repr, held))}, and a prior of what is held decides nothing; give the prior to the "
-            "model without hold, or leave it out"
+            f"m: holds {', '.join(map(repr, held))}, and a prior of what is held decides nothing; leave out "
+            "the hold, or the prior"
         )
     conjugate = checked(bare, prior)
     accuracy, update = m.accuracy, m.update
-    if conjugate.lifts:
-        if m.update is covariances.update:  # the prior lifts it
-            rounding = partial(rounding_of_covariances, inflation=covariances.inflation, scatter=None)
-            accuracy, update = accuracy._replace(rounding=rounding), partial(covariances.update, lifts=False)
+    if conjugate.lifts and m.update is covariances.update:  # the prior lifts it
+        rounding = partial(rounding_of_covariances, inflation=covariances.inflation, scatter=None)
+        accuracy, update = accuracy._replace(rounding=rounding), partial(covariances.update, lifts=False)
     return replace(
         m,
         name=f"gaussian.with_prior({bare!r}, dof={conjugate.dof:g}, shrinkage={conjugate.shrinkage:g})",
@@ -173,7 +172,9 @@ def checked(m: Mixture, prior: Any) -> "Conjugate":
             raise ValueError(f"prior: must have {', '.join(Prior._fields)}, no more and no less; look at {unknown}")
         prior = Prior(**prior)
     if not isinstance(prior, tuple) or len(prior) != len(Prior._fields):
-        raise ValueError(f"prior: must be a Prior of mean, shrinkage, dof and scale, got {shown(prior)}; use mclust_prior")
+        raise ValueError(
+            f"prior: must be a Prior of mean, shrinkage, dof and scale, got {shown(prior)}; use mclust_prior"
+        )
     values = {name: raw(f"prior.{name}", value) for name, value in zip(Prior._fields, prior, strict=True)}
     for name, value in values.items():
         if not is_concrete(value):
@@ -199,7 +200,9 @@ def checked(m: Mixture, prior: Any) -> "Conjugate":
     if diagonal:
         s = np.trace(scale) / D
         scale = np.eye(D) * (s / D if FORMS[m].law == "gamma" else s)
-    return Conjugate(m, tuple(mean.tolist()), float(arrays["shrinkage"]), float(arrays["dof"]), tuple(map(tuple, scale.tolist())))
+    return Conjugate(
+        m, tuple(mean.tolist()), float(arrays["shrinkage"]), float(arrays["dof"]), tuple(map(tuple, scale.tolist()))
+    )
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,7 @@ class Conjugate:
         K, D = mu.shape
         form = FORMS[self.m]
         scale = jnp.asarray(np.array(self.scale), mu.dtype)
-        return form.count(self.dof, D, K), scale / K if form.shared else scale
+        return form.unseen(self.dof, D, K), scale / K if form.shared else scale
 
     def log_density(self, theta: Theta) -> Float[Array, ""]:
         """log p(θ), nats (eq:prior)."""
