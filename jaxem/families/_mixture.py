@@ -129,7 +129,8 @@ class Mixture(Model):
         gaussian.isotropic.hold('pi', 'sigma')
         """
         name = self.name or f"Mixture(program={name_of(self.program)})"
-        held = ", ".join(repr(name) for name in self.parameters if name in self.held)
+        of_data = "2 D"  # a box, which is held whatever one asks for
+        held = ", ".join(repr(name) for name, spec in self.shapes if name in self.held and spec != of_data)
         return f"{name}.hold({held})" if held else name
 
     def __dir__(self) -> list[str]:

@@ -28,7 +28,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxem._core.arrays import raw, shown
-from jaxem._core.checks import prepare_x
+from jaxem._core.checks import rows_and_weights
 from jaxem._core.model import Theta
 from jaxem._core.tracing import is_concrete
 from jaxem._core.values import settle
@@ -94,7 +94,7 @@ def mclust_prior(x: Any, K: int) -> Prior:
     >>> prior.mean.tolist(), prior.shrinkage, prior.dof, prior.scale.tolist()
     ([1.0, 1.0], 0.01, 4, [[0.5, 0.0], [0.0, 1.5]])
     """
-    x = prepare_x(x)
+    x, _ = rows_and_weights(x, None)
     if not is_concrete(x):
         raise ValueError("x: is traced, and a prior is a part of a model, which is none; make it outside of jit")
     rows = np.asarray(x, float)
@@ -220,18 +220,19 @@ class Conjugate:
 
     @property
     def lifts(self) -> bool:
-        """Does it keep covariances off planes?"""
-        return bool(np.linalg.eigvalsh(np.array(self.scale))[0] > 0)
+        """Does it keep covariances off planes? Not where it lies on one itself, as far as its digits say."""
+        values = np.linalg.eigvalsh(np.array(self.scale))
+        return bool(values[0] > 1e-10 * values[-1])
 
     def away(self, mu: Float[Array, "K D"]) -> Float[Array, "K D"]:
         """m − μ_k."""
-        if len(self.mean) != mu.shape[1]:
-            raise ValueError(f"m: its prior is of D = {len(self.mean)} columns, and x has {mu.shape[1]}; make it of x")
         return jnp.asarray(np.array(self.mean), mu.dtype)[None] - mu
 
     def rows(self, mu: Float[Array, "K D"]) -> tuple[float, Float[Array, "D D"]]:
         """c and Λ_k of one component."""
         K, D = mu.shape
+        if len(self.mean) != D:
+            raise ValueError(f"m: its prior is of D = {len(self.mean)} columns, and x has {D}; make it of x")
         form = FORMS[self.m]
         scale = jnp.asarray(np.array(self.scale), mu.dtype)
         return form.unseen(self.dof, D, K), scale / K if form.shared else scale
