@@ -165,10 +165,11 @@ def hierarchical(
 ) -> Theta:
     """One M-step from the K clusters of Ward's hierarchical clustering; no key, since nothing is drawn.
 
-    Distances are in coordinates that the model itself has no say in: of x for `isotropic` and `spherical`, which know
-    one unit; of columns over their standard deviations for diagonal models; else of rows sphered by the covariance of
-    all. So long and narrow clusters, at which k-means++ starts fail, are found, and the unit of a column decides
-    nothing. Where a cluster has too few rows for its own scales, all scales are pooled ones.
+    Distances are of x for `isotropic` and `spherical`, which know one unit; of columns over their standard deviations
+    for diagonal models; else, as in R's mclust, of the principal components of those, each over the root of its own
+    standard deviation. So the unit of a column decides nothing, and clusters that are long and narrow, at which
+    k-means++ starts fail, are found more often. Where a cluster has too few rows for its own scales, all scales are
+    pooled ones.
 
     Args:
         m: a mixture of `jaxem.families`.
@@ -200,7 +201,7 @@ def hierarchical(
     if K > N:
         raise ValueError(f"num_components: {K} exceeds the {N} rows of x; ask for fewer")
     found = np.zeros(len(x), int)
-    found[counted] = ward.labels_of(_equivariant(m, np.asarray(x, float)[counted]), K)
+    found[counted] = ward.labels_of(_coordinates(m, np.asarray(x, float)[counted]), K)
     labels = jnp.asarray(found)
     start = _guess(m, jnp.tile(_mean(x, w)[None], (K, 1)), x, w, num_categories)
     theta = _m_step(m, start, x, w, labels)
@@ -212,17 +213,19 @@ def hierarchical(
     return _with_a_share_for_noise(theta) if m.has_noise and "pi" not in m.held else theta
 
 
-def _equivariant(m: Mixture, x: np.ndarray) -> np.ndarray:
-    """The rows in coordinates in which the model's maximum likelihood is the same whatever they were."""
+def _coordinates(m: Mixture, x: np.ndarray) -> np.ndarray:
+    """The rows as Ward's clustering is to see them: no unit that the model does not know of decides."""
     shapes, centred = dict(m.shapes), x - x.mean(axis=0)
-    if {"Sigma", "rotation", "correlation"} & set(shapes):
-        values, vectors = np.linalg.eigh(centred.T @ centred / len(x))
-        kept = values > 1e-10 * values[-1]
-        return np.ascontiguousarray(centred @ vectors[:, kept] / np.sqrt(values[kept])) if kept.any() else centred
-    if "shape" in shapes or shapes.get("sigma") == "K D":
-        deviation = centred.std(axis=0)
-        return centred / np.where(deviation > 0, deviation, 1)
-    return centred
+    rotates = bool({"Sigma", "rotation", "correlation"} & set(shapes))
+    if not rotates and "shape" not in shapes and shapes.get("sigma") != "K D":
+        return centred
+    deviation = centred.std(axis=0)
+    scaled = centred / np.where(deviation > 0, deviation, 1)
+    if not rotates:
+        return scaled
+    _, values, axes = np.linalg.svd(scaled, full_matrices=False)
+    kept = values > 1e-6 * values[:1]
+    return np.ascontiguousarray(scaled @ axes[kept].T / np.sqrt(values[kept])) if kept.any() else scaled
 
 
 def uniform_over_the_rest(distances: Array) -> Array:

@@ -110,15 +110,12 @@ class Noisy:
 
     # ---- θ, taken apart
 
-    def gaussians(self, theta: Theta) -> Theta:
-        """θ of the family, with π_k as they are: they lack π_0 of 1."""
-        return {name: theta[name] for name in self.m.parameters} | {"pi": theta["pi"][:-1]}
-
     def alone(self, theta: Theta) -> Theta:
-        """θ of the family by itself, where π_k sum to 1."""
-        inner = self.gaussians(theta)
-        total = jnp.sum(inner["pi"])
-        return inner | {"pi": jnp.where(total > 0, inner["pi"] / jnp.where(total > 0, total, 1), 1 / inner["pi"].size)}
+        """θ of the family by itself: π_k / (1 − π_0), or 1/K where noise takes all."""
+        pi = theta["pi"][:-1]
+        total = jnp.sum(pi)
+        share = jnp.where(total > 0, pi / jnp.where(total > 0, total, 1), 1 / pi.size)
+        return {name: theta[name] for name in self.m.parameters} | {"pi": share}
 
     def log_density(self, theta: Theta) -> Float[Array, ""]:
         """−log V."""
@@ -126,23 +123,22 @@ class Noisy:
             return jnp.asarray(-np.log(self.volume), theta["mu"].dtype)
         return -jnp.sum(jnp.log(theta[BOX][1] - theta[BOX][0]))
 
-    def height(self, theta: Theta) -> Float[Array, ""]:
-        """ℓ of noise (eq:noise)."""
-        return log_weights(theta["pi"])[-1] + self.log_density(theta)
-
     # ---- the functions of a mixture
 
-    def table(self, theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K+1 n"]:
-        inner = self.gaussians(theta)
-        noise = self.height(theta) - self.constant(theta)
-        return jnp.concatenate([self.m.relative_table(inner, x), jnp.broadcast_to(noise, (1, x.shape[0]))])
+    def table(self, theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "M n"]:
+        """Of the family by itself, log(1 − π_0) more; and that of noise (eq:noise)."""
+        pi = theta["pi"]
+        others, noise = log_weights(jnp.stack([jnp.sum(pi[:-1]), pi[-1]]))
+        noise = noise + self.log_density(theta) - self.constant(theta)
+        table = self.m.relative_table(self.alone(theta), x) + others
+        return jnp.concatenate([table, jnp.broadcast_to(noise, (1, x.shape[0]))])
 
     def constant(self, theta: Theta) -> Array:
-        return jnp.asarray(self.m.common(self.gaussians(theta)))
+        return jnp.asarray(self.m.common(self.alone(theta)))
 
-    def statistics(self, theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "K+1 n"]) -> Moments:
+    def statistics(self, theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "M n"]) -> Moments:
         """The family's, and Σγ_0 as the last of N_k."""
-        moments = self.m.statistics(self.gaussians(theta), x, gamma[:-1])
+        moments = self.m.statistics(self.alone(theta), x, gamma[:-1])
         return moments._replace(N_k=jnp.append(moments.N_k, jnp.sum(gamma[-1])))
 
     def update(self, moments: Moments, theta: Theta, held: frozenset[str]) -> Theta:
@@ -198,7 +194,7 @@ class Noisy:
     def sizes(self, theta: Theta, moments: Moments) -> Array:
         assert self.m.accuracy.sizes_of_terms is not None
         of_noise = moments.N_k[-1] * jnp.abs(self.log_density(theta))
-        return self.m.accuracy.sizes_of_terms(self.gaussians(theta), self.of_gaussians(moments)) + of_noise
+        return self.m.accuracy.sizes_of_terms(self.alone(theta), self.of_gaussians(moments)) + of_noise
 
     # ---- the program
 
