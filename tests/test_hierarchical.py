@@ -40,7 +40,7 @@ def test_the_start_is_one_M_step_of_clusters_whatever_the_units(name):
     np.testing.assert_allclose(theta["mu"], jaxem.inits.from_labels(m, X, labels)["mu"], rtol=1e-12)
     unit = np.array([7.0, 7.0, 7.0] if name == "isotropic" else [1e3, 1.0, 1e-3])
     other = jaxem.inits.hierarchical(m, X * unit, 3)
-    np.testing.assert_allclose(other["mu"], theta["mu"] * unit, rtol=1e-9)
+    np.testing.assert_allclose(other["mu"], np.asarray(theta["mu"]) * unit, rtol=1e-9)
 
 
 def test_a_cluster_of_one_row_has_pooled_scales_and_weights_count():

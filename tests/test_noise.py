@@ -73,7 +73,7 @@ def test_criteria_count_the_share_of_noise_and_no_volume(fitted):
     m, fit = fitted
     assert jaxem.num_parameters(m, fit.theta) == 2 + 4 + 6
     assert (
-        jaxem.num_parameters(gaussian.with_noise(gaussian.EEI, V), {k: v for k, v in theta_of("EEI").items()})
+        jaxem.num_parameters(gaussian.with_noise(gaussian.EEI, V), theta_of("EEI"))
         == 3 + 9 + 3
     )
     expected = -2 * float(fit.free_energy) + 12 * np.log(len(X))

@@ -16,7 +16,7 @@ from jaxem._core.checks import enter
 from jaxem._core.model import Model, Theta
 from jaxem._core.words import number, table
 from jaxem._fit.em import em_batch
-from jaxem._fit.fit import chosen, first_of, fit
+from jaxem._fit.fit import chosen, first_of, fitted
 from jaxem._fit.loop import Fit, Status
 from jaxem._fit.outcome import EMError
 from jaxem._fit.progress import awaited, bar
@@ -179,7 +179,7 @@ def fits_at(
     few = not isinstance(x, jax.core.Tracer) and fits_one_chunk(len(raw("x", x)), most)
     if callable(init) or not few or len(counts) == 1 or "pi" not in m.parameters or m.prior is not None:
         for K in counts:
-            yield K, fit(m, x, key, K, starts=1 if K == 1 else starts, init=init, weights=weights, **options)
+            yield K, fitted(m, x, key, K, starts=1 if K == 1 else starts, init=init, weights=weights, **options)
         return
     by_tree = init == "hierarchical"
     drawn = "k-means++" if by_tree else init

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array
@@ -15,7 +16,8 @@ from jaxem._fit.em import em_batch
 from jaxem._fit.loop import Fit, Status
 from jaxem._fit.outcome import best
 from jaxem._programs.program import Program
-from jaxem.families._mixture import mixture_only
+from jaxem.families._mixture import Mixture, mixture_only
+from jaxem.families.gaussian._floor import Floored
 
 INITS = ("k-means++", "random", "hierarchical")
 OF_A_PROGRAM = {"k-means++": "responsibilities", "random": "program"}
@@ -71,12 +73,31 @@ def fit(
     ([0.0, 9.0], {'CONVERGED': 5})
     """
     static_count("starts", starts, 1)
-    thetas = several(m, x, random_key(key), num_components, int(starts), init, weights)
-    fits = em_batch(
-        m, thetas, x, temperature=temperature, weights=weights, labels=labels, tol=tol, max_steps=max_steps,
-        mesh=mesh, progress=progress,
+    _not_singular_by_shape(m, x)
+    return fitted(
+        m, x, key, num_components, starts=starts, init=init, temperature=temperature, weights=weights, labels=labels,
+        tol=tol, max_steps=max_steps, mesh=mesh, progress=progress,
     )  # fmt: skip
-    return chosen(fits)
+
+
+def fitted(
+    m: Model, x: Any, key: Array, num_components: Any, *, starts: int, init: Any, weights: Any, **options: Any
+) -> Fit:
+    """The same, of a model that may be singular at these rows: then no start converges."""
+    thetas = several(m, x, random_key(key), num_components, int(starts), init, weights)
+    return chosen(em_batch(m, thetas, x, weights=weights, **options))
+
+
+def _not_singular_by_shape(m: Model, x: Any) -> None:
+    """A ValueError where the rows are too few for any covariance matrix: then no start has a maximum."""
+    if not isinstance(m, Mixture) or m.prior is not None or isinstance(m.update, Floored):
+        return
+    shape = np.shape(x)
+    if {"Sigma", "correlation", "rotation"} & set(m.free) and len(shape) == 2 and shape[0] <= shape[1]:
+        raise ValueError(
+            f"x: has {shape[0]} rows and {shape[1]} columns, so that every covariance of {m!r} is singular; use a "
+            "diagonal model, gaussian.with_prior or gaussian.with_floor, or more rows"
+        )
 
 
 @jax.jit
