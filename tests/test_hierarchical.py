@@ -88,7 +88,11 @@ def test_fit_starts_by_it_and_then_by_k_means():
         (lambda: jaxem.inits.hierarchical(gaussian.full, X, 41), "^num_components: 41 exceeds the 40 rows"),
         (lambda: jaxem.inits.hierarchical(gaussian.full, np.zeros((5001, 1)), 2), "^x: has 5001 rows, of which all"),
         (lambda: jax.jit(lambda x: jaxem.inits.hierarchical(gaussian.full, x, 2))(X), "^x: is traced, and SciPy"),
-        (lambda: jaxem.fit(gaussian.full, X, jax.random.key(0), 2, init="tree"), "^init: .*hierarchical"),
+        (lambda: jaxem.fit(gaussian.full, X, jax.random.key(0), 2, init="tree"), r"^init: .*hierarchical"),
+        (
+            lambda: jaxem.fit(gaussian.VEE, X[:3], jax.random.key(0), 2),
+            "^x: has 3 rows and 3 columns, so that every cov",
+        ),
     ],
 )
 def test_what_is_no_start_says_so_in_one_line(call, match):

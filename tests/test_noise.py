@@ -72,10 +72,7 @@ def test_rows_of_weight_zero_are_in_no_box():
 def test_criteria_count_the_share_of_noise_and_no_volume(fitted):
     m, fit = fitted
     assert jaxem.num_parameters(m, fit.theta) == 2 + 4 + 6
-    assert (
-        jaxem.num_parameters(gaussian.with_noise(gaussian.EEI, V), theta_of("EEI"))
-        == 3 + 9 + 3
-    )
+    assert jaxem.num_parameters(gaussian.with_noise(gaussian.EEI, V), theta_of("EEI")) == 3 + 9 + 3
     expected = -2 * float(fit.free_energy) + 12 * np.log(len(X))
     assert float(jaxem.bic(m, fit.theta, X)) == pytest.approx(expected, rel=1e-12)
 
@@ -137,7 +134,7 @@ def test_noise_beside_a_prior_and_held_factors():
     x = cast(X)
     theta = jaxem.inits.from_labels(m, x, LABELS, 2)
     fit = jaxem.check(jaxem.em(m, theta, x))
-    bare = {name: value for name, value in fit.theta.items()} | {"pi": fit.theta["pi"][:2]}
+    bare = dict(fit.theta) | {"pi": fit.theta["pi"][:2]}
     L = float(jaxem.log_likelihood(m, fit.theta, x))
     assert float(fit.free_energy) - L == pytest.approx(float(gaussian.with_prior(gaussian.full, prior).log_prior(bare)))
     held = gaussian.with_noise(gaussian.EEI.hold("shape"), V)

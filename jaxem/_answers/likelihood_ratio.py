@@ -36,14 +36,14 @@ class LikelihoodRatioTest(NamedTuple):
 
     statistic: Float[Array, ""]  # 2 (L(θ̂₁) − L(θ̂₀)), nats twice
     p_value: Float[Array, ""]
-    samples: Float[Array, " num_samples"]  # the statistic of data drawn from θ̂₀; NaN where a fit did not converge
+    samples: Float[Array, " num_samples"]  # the statistic of data drawn from θ̂₀; NaN where a fit collapsed
 
     def __repr__(self) -> str:
         if not words.readable(self):
             return words.plain(self)
         samples = np.asarray(self.samples)
         good = samples[np.isfinite(samples)]
-        failed = f", {samples.size - good.size} of which did not converge" if good.size < samples.size else ""
+        failed = f", {samples.size - good.size} of which collapsed" if good.size < samples.size else ""
         text = f"LikelihoodRatioTest: statistic {words.number(self.statistic)}, p = {words.number(self.p_value)}"
         return (
             f"{text}, of {samples.size} samples{failed}; their 95 % quantile is {words.number(np.quantile(good, 0.95))}"
@@ -83,7 +83,7 @@ def likelihood_ratio_test(
 
     Raises:
         ValueError: for K₁ ≤ K₀, K₁ > N, a prior, or what `jaxem.fit` refuses.
-        EMError: when no start to x converged, or no fit to the samples.
+        EMError: when no start to x converged, or all fits to samples collapsed.
 
     >>> import jax, jaxem
     >>> from jaxem.families import gaussian
@@ -117,7 +117,9 @@ def likelihood_ratio_test(
     statistic = 2 * (other.free_energy - null.free_energy)
     good = jnp.sum(jnp.isfinite(samples))
     if not int(good):
-        raise EMError(f"likelihood_ratio_test: no fit to the {num_samples} samples converged; use gaussian.with_floor")
+        raise EMError(
+            f"likelihood_ratio_test: every fit to the {num_samples} samples collapsed; use gaussian.with_floor"
+        )
     return LikelihoodRatioTest(statistic, (1 + jnp.sum(samples >= statistic)) / (1 + good), samples)
 
 
@@ -134,7 +136,7 @@ def ended(name: str, one: Fit) -> Fit:
 def _samples(
     m: Mixture, theta0: Theta, theta1: Theta, data: Data, keys: Array, tol: Array, max_steps: Array, slots: int
 ) -> Array:
-    """The statistic of each sample, NaN where a fit of it did not converge."""
+    """The statistic of each sample, NaN where a fit of it collapsed."""
     K1, N = theta1["pi"].shape[0] - m.has_noise, data.x.shape[0]
 
     def sample(key: Array) -> Array:
@@ -143,7 +145,8 @@ def _samples(
         starts = (grown(m, theta0, K1), theta1, nested(m, of_start, x, theta0, K1))
         starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
         fits = lax.map(lambda theta: loop.run(m, theta, data._replace(x=x), tol, max_steps, gain_is_small), starts)
-        F = jnp.where(fits.status == Status.CONVERGED, fits.free_energy, jnp.nan)
+        ended = (fits.status == Status.CONVERGED) | (fits.status == Status.MAX_STEPS)  # all but at rest counts
+        F = jnp.where(ended, fits.free_energy, jnp.nan)
         return 2 * (jnp.fmax(F[1], F[2]) - F[0])
 
     return lax.map(sample, keys, batch_size=slots if slots > 1 else None)
