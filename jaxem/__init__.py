@@ -23,6 +23,7 @@ from jaxem._answers.covariances import covariances
 from jaxem._answers.criteria import aic, bic, icl, num_parameters
 from jaxem._answers.files import load, save
 from jaxem._answers.gain import Gain, gain
+from jaxem._answers.likelihood_ratio import LikelihoodRatioTest, likelihood_ratio_test
 from jaxem._answers.posterior import decode, marginals
 from jaxem._answers.prediction import Prediction, predict
 from jaxem._answers.quantities import (
@@ -69,6 +70,7 @@ __all__ = [
     "Gap",
     "GlobalGap",
     "KMedoids",
+    "LikelihoodRatioTest",
     "Mixture",
     "OnlineFit",
     "Path",
@@ -115,6 +117,7 @@ __all__ = [
     "inits",
     "kmeans",
     "kmedoids",
+    "likelihood_ratio_test",
     "limits",
     "load",
     "log_joint",

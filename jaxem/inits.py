@@ -16,6 +16,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from jaxem._core import ward
 from jaxem._core.arrays import RESCALE, listed, random_key, raw, shown, static_count
 from jaxem._core.checks import as_floating, blame_x, prepare_labels, rows_and_weights
 from jaxem._core.model import Theta
@@ -25,14 +26,14 @@ from jaxem.families._exponential_family import mean_of_rows
 from jaxem.families._mixture import Mixture, mixture_only
 from jaxem.families.gaussian._moments import over_features, unit_of
 
-__all__ = ["from_labels", "kmeans_plus_plus", "many", "random_points"]
+__all__ = ["from_labels", "hierarchical", "kmeans_plus_plus", "many", "random_points"]
 
 
 def __dir__() -> list[str]:
     return __all__
 
 
-POWERS = {"mu": 1, "sigma": 1, "Sigma": 2, "volume": 2}  # of the unit of x
+POWERS = {"mu": 1, "sigma": 1, "Sigma": 2, "volume": 2, "box": 1}  # of the unit of x
 
 
 def random_points(
@@ -124,7 +125,9 @@ def from_labels(
 
     `num_components` defaults to max(labels) + 1 and must be given where labels are traced. Concrete labels
     must give every class a row; with traced ones a class without rows stays at the overall mean. Held
-    parameters keep the start's value (π = 1/K, pooled scales). `num_categories` as in `random_points`.
+    parameters keep the start's value (π = 1/K, pooled scales). `num_categories` as in `random_points`. With noise
+    (`gaussian.with_noise`) label K is noise, and `num_components` must be given; where no row has it, noise starts with
+    the share 1/(K + 1), since EM leaves a share of 0 where it is.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -136,18 +139,93 @@ def from_labels(
     x, w = _rows(x, weights)
     labels = raw("labels", labels)
     if num_components is None:
+        if m.has_noise:
+            raise ValueError("num_components: must be given with noise, whose label it is; the others lie below")
         if not is_concrete(labels):
             raise ValueError("num_components: must be given where labels are traced")
         whole = labels.size and jnp.issubdtype(labels.dtype, jnp.integer)
         num_components = max(int(np.max(labels)) + 1, 1) if whole else 1  # else what follows says what is wrong
     static_count("num_components", num_components, 1)
     num_components = int(num_components)
-    labels = prepare_labels(labels, x, num_components, least=0)
+    labels = prepare_labels(labels, x, num_components + m.has_noise, least=0)
     _every_class_has_rows(labels, w, num_components)
     start = _guess(m, jnp.tile(_mean(x, w)[None], (num_components, 1)), x, w, num_categories)
     theta = _m_step(m, start, x, w, labels)
     _not_singular(m, theta)
-    return theta
+    return _with_a_share_for_noise(theta) if m.has_noise and "pi" not in m.held else theta
+
+
+def hierarchical(
+    m: Mixture,
+    x: Any,
+    num_components: int,
+    *,
+    num_categories: int | None = None,
+    weights: ArrayLike | None = None,
+) -> Theta:
+    """One M-step from the K clusters of Ward's hierarchical clustering; no key, since nothing is drawn.
+
+    Distances are of x for `isotropic` and `spherical`, which know one unit; of columns over their standard deviations
+    for diagonal models; else, as in R's mclust, of the principal components of those, each over the root of its own
+    standard deviation. So the unit of a column decides nothing, and clusters that are long and narrow, at which
+    k-means++ starts fail, are found more often. Where a cluster has too few rows for its own scales, all scales are
+    pooled ones.
+
+    Args:
+        m: a mixture of `jaxem.families`.
+        x: the data, (N, D), or (N,) for D = 1; concrete, of at most 5,000 rows, all distances between which are taken.
+        num_components: K ≤ N.
+        num_categories: C of a categorical family.
+        weights: w (N,) ≥ 0: the M-step's; a row of weight 0 is in no cluster, the others are in one row's right.
+
+    Raises:
+        ValueError: for a traced x, more rows, K > N, or where SciPy is not installed.
+
+    >>> import jax.numpy as jnp, jaxem
+    >>> from jaxem.families import gaussian
+    >>> x = jnp.array([[0.0, 0.0], [900.0, 0.1], [0.0, 5.0], [900.0, 5.1]])     # two rows, seen by their second column
+    >>> theta = jaxem.inits.hierarchical(gaussian.isotropic, x / jnp.array([900.0, 1.0]), 2)
+    >>> sorted(theta["mu"][:, 1].round(2).tolist())
+    [0.05, 5.05]
+    """
+    m = mixture_only("inits.hierarchical", m)
+    x, w = _rows(x, weights)
+    static_count("num_components", num_components, 1)
+    K = int(num_components)
+    if not is_concrete(x, w):
+        raise ValueError("x: is traced, and SciPy clusters concrete rows; call inits.hierarchical outside of jit")
+    counted = np.ones(len(x), bool) if w is None else np.asarray(w) > 0
+    N = int(counted.sum())
+    if N > ward.MOST_ROWS:
+        raise ValueError(f"x: has {N} rows, of which all distances would be taken; pass {ward.MOST_ROWS}, or k-means++")
+    if K > N:
+        raise ValueError(f"num_components: {K} exceeds the {N} rows of x; ask for fewer")
+    found = np.zeros(len(x), int)
+    found[counted] = ward.labels_of(_coordinates(m, np.asarray(x, float)[counted]), K)
+    labels = jnp.asarray(found)
+    start = _guess(m, jnp.tile(_mean(x, w)[None], (K, 1)), x, w, num_categories)
+    theta = _m_step(m, start, x, w, labels)
+    try:
+        _not_singular(m, theta)
+    except ValueError:
+        share = jax.nn.one_hot(labels, K, axis=0, dtype=x.dtype) * (1 if w is None else w[None])
+        theta = _guess(m, share @ x / jnp.sum(share, axis=1, keepdims=True), x, w, num_categories)
+    return _with_a_share_for_noise(theta) if m.has_noise and "pi" not in m.held else theta
+
+
+def _coordinates(m: Mixture, x: np.ndarray) -> np.ndarray:
+    """The rows as Ward's clustering is to see them: no unit that the model does not know of decides."""
+    shapes, centred = dict(m.shapes), x - x.mean(axis=0)
+    rotates = bool({"Sigma", "rotation", "correlation"} & set(shapes))
+    if not rotates and "shape" not in shapes and shapes.get("sigma") != "K D":
+        return centred
+    deviation = centred.std(axis=0)
+    scaled = centred / np.where(deviation > 0, deviation, 1)
+    if not rotates:
+        return scaled
+    _, values, axes = np.linalg.svd(scaled, full_matrices=False)
+    kept = values > 1e-6 * values[:1]
+    return np.ascontiguousarray(scaled @ axes[kept].T / np.sqrt(values[kept])) if kept.any() else scaled
 
 
 def uniform_over_the_rest(distances: Array) -> Array:
@@ -248,6 +326,13 @@ def _is_scale(name: str, value: np.ndarray) -> bool:
     """Is it finite, and above 0 where it has to be?"""
     positive = np.diagonal(value, axis1=-2, axis2=-1) if name in ("Sigma", "correlation") else value
     return bool(np.isfinite(value).all() and (name == "rotation" or (positive > 0).all()))
+
+
+def _with_a_share_for_noise(theta: Theta) -> Theta:
+    """π_0 = 1/(K + 1) where no row is noise."""
+    pi = theta["pi"]
+    share = 1 / pi.shape[0]
+    return theta | {"pi": jnp.where(pi[-1] > 0, pi, ((1 - share) * pi).at[-1].set(share))}
 
 
 def _every_class_has_rows(labels: Array, w: Array | None, num_components: int) -> None:

@@ -203,7 +203,7 @@ def _relative(residual: Array, scale: Array) -> Array:
 
 
 def _stationarity(m: Mixture, new: Theta, gamma: Array, data: Data) -> Array:
-    """C3: ∇Q = 0 at θ⁺, γ fixed."""
+    """C3: ∇(Q + log p(θ)) = 0 at θ⁺, γ fixed."""
     if not m.free:
         return jnp.full((), jnp.nan, gamma.dtype)
 
@@ -214,9 +214,12 @@ def _stationarity(m: Mixture, new: Theta, gamma: Array, data: Data) -> Array:
 
     def expected(free: Array) -> Array:
         everything = rows(m.constrain(unravel(free), new), data.x, jnp.arange(data.x.shape[0]))
-        return jnp.sum(weighted(everything, data.weights))
+        return jnp.sum(weighted(everything, data.weights)) + m.log_prior(m.constrain(unravel(free), new))
 
     residual, scale = _gradients(m, new, rows, data)
+    if m.prior is not None:
+        of_prior = jax.grad(lambda u: m.log_prior(_at_exactly(new, m.constrain(unravel(u), new))))(free)
+        residual, scale = residual + of_prior, scale + jnp.abs(of_prior)
     # θ⁺ itself is rounded: eps·|θ| moves the gradient by the curvature times it, except at ±∞, where Q is flat
     rounding = jnp.where(jnp.isfinite(free), jnp.abs(free), 0)
     _, curvature = jax.jvp(jax.grad(expected), (free,), (rounding,))

@@ -16,7 +16,7 @@ from jaxem._core.checks import enter
 from jaxem._core.model import Model, Theta
 from jaxem._core.words import number, table
 from jaxem._fit.em import em_batch
-from jaxem._fit.fit import chosen, fit
+from jaxem._fit.fit import chosen, first_of, fitted
 from jaxem._fit.loop import Fit, Status
 from jaxem._fit.outcome import EMError
 from jaxem._fit.progress import awaited, bar
@@ -177,12 +177,17 @@ def fits_at(
     """
     most = max(counts)
     few = not isinstance(x, jax.core.Tracer) and fits_one_chunk(len(raw("x", x)), most)
-    if callable(init) or not few or len(counts) == 1 or "pi" not in m.parameters:
+    if callable(init) or not few or len(counts) == 1 or "pi" not in m.parameters or m.prior is not None:
         for K in counts:
-            yield K, fit(m, x, key, K, starts=1 if K == 1 else starts, init=init, weights=weights, **options)
+            yield K, fitted(m, x, key, K, starts=1 if K == 1 else starts, init=init, weights=weights, **options)
         return
-    first = inits.many(m, jax.random.split(key, starts), x, most, init=init, weights=weights)
-    padded = [padding(first, K, 1 if K == 1 else starts) for K in counts]
+    by_tree = init == "hierarchical"
+    drawn = "k-means++" if by_tree else init
+    first = inits.many(m, jax.random.split(key, starts), x, most, init=drawn, weights=weights)
+    padded = [padding(m, first, K, 1 if K == 1 else starts) for K in counts]
+    if by_tree:
+        trees = [grown(m, inits.hierarchical(m, x, K, weights=weights), most) for K in counts]
+        padded = [first_of(thetas, tree) for thetas, tree in zip(padded, trees, strict=True)]
     thetas = jax.tree.map(lambda *lanes: jnp.concatenate(lanes), *padded)
     lanes, start = em_batch(m, thetas, x, weights=weights, **options), 0
     for K in counts:
@@ -191,17 +196,40 @@ def fits_at(
         start = stop
 
 
-def padding(theta: Theta, K: int, starts: int) -> Theta:
-    """The first of several starts, with π = 1/K for K components and 0 for the others."""
+def padding(m: Mixture, theta: Theta, K: int, starts: int) -> Theta:
+    """The first of several starts, with π = 1/K for K components (and noise its share) and 0 for the others."""
     theta = jax.tree.map(lambda leaf: leaf[:starts], theta)
-    pi = jnp.where(jnp.arange(theta["pi"].shape[1]) < K, 1 / K, 0)
-    return theta | {"pi": jnp.broadcast_to(pi.astype(theta["pi"].dtype), theta["pi"].shape)}
+    entries, share = np.arange(theta["pi"].shape[1]), 1 / (K + m.has_noise)
+    taken = (entries < K) | (m.has_noise & (entries == entries[-1]))
+    pi = jnp.asarray(np.where(taken, share, 0), theta["pi"].dtype)
+    return theta | {"pi": jnp.broadcast_to(pi, theta["pi"].shape)}
+
+
+def grown(m: Mixture, theta: Theta, K: int) -> Theta:
+    """θ with K components: copies of its first, of π = 0, are the new ones."""
+    pi, had = theta["pi"], theta["pi"].shape[0] - m.has_noise
+    none = jnp.zeros(K - had, pi.dtype)
+
+    def padded(spec: str, value: Array) -> Array:
+        if not spec.startswith("K"):
+            return value
+        return jnp.concatenate([value, jnp.broadcast_to(value[:1], (K - had, *value.shape[1:]))])
+
+    others = {name: padded(spec, theta[name]) for name, spec in m.shapes if name != "pi"}
+    return others | {"pi": jnp.concatenate([pi[:had], none, pi[had:]])}
 
 
 def trimmed(m: Mixture, K: int, one: Fit) -> Fit:
     """Without the components that were padding."""
-    theta = {name: one.theta[name][:K] if spec.startswith("K") else one.theta[name] for name, spec in m.shapes}
+    theta = {name: of_first(K, spec, one.theta[name]) for name, spec in m.shapes}
     return one._replace(theta=one.theta | theta)
+
+
+def of_first(K: int, spec: str, value: Array) -> Array:
+    """An entry of θ of the first K components, and of noise."""
+    if spec == "K+1":
+        return jnp.concatenate([value[:K], value[-1:]])
+    return value[:K] if spec.startswith("K") else value
 
 
 def judged(m: Mixture, K: int, one: Fit, x: Any, name: str, weights: ArrayLike | None) -> Candidate:

@@ -64,7 +64,10 @@ class Summary(NamedTuple):
         theta.pop("pi", None)
         head = ["component", "share", "rows"]
         cells = [[str(k), f"{share[k]:.4f}", str(size[k])] for k in range(len(share))]
-        for name in [name for name, value in theta.items() if np.shape(value)[:1] == share.shape]:
+        shapes = dict(getattr(self.m, "shapes", ()))
+        if shapes.get("pi") == "K+1":
+            cells[-1][0] = "noise"
+        for name in [name for name in theta if shapes.get(name, "").startswith("K")]:
             value = np.asarray(theta[name])
             if value.ndim == 1:
                 head.append(name)
@@ -74,9 +77,9 @@ class Summary(NamedTuple):
             else:
                 continue
             theta.pop(name)
-            for line, row in zip(cells, value, strict=True):
+            for line, row in zip(cells, value, strict=False):  # noise has none
                 line += [number(v, 5) for v in row]
-        return table([head, *cells])
+        return table([head, *([*line, *[""] * (len(head) - len(line))] for line in cells)])
 
 
 def summary(m: Model, fit: Any, x: Any, *, weights: ArrayLike | None = None) -> Summary:

@@ -68,6 +68,8 @@ class Reader:
         self.opened: Iterable[Any] | None = itertools.chain([first], opened)
         x, weights = rows_and_weights(first, self.place_of(0))
         anything = replace(m, check_support=None)  # `checked` looks at the rows
+        if missing := [name for name in m.parameters if m.complete is not None and name not in theta]:
+            raise ValueError(f"theta: has no {missing[0]!r}, which em reads off all rows; a stream has to be told")
         start, data = enter(anything, theta, np.zeros_like(x[:1]), None, temperature)
         self.dtype, self.placed_as = x.dtype, np.dtype(data.x.dtype)  # float64 becomes float32 without x64
         self.num_features = x.shape[1]

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array
@@ -15,9 +16,10 @@ from jaxem._fit.em import em_batch
 from jaxem._fit.loop import Fit, Status
 from jaxem._fit.outcome import best
 from jaxem._programs.program import Program
-from jaxem.families._mixture import mixture_only
+from jaxem.families._mixture import Mixture, mixture_only
+from jaxem.families.gaussian._floor import Floored
 
-INITS = ("k-means++", "random")
+INITS = ("k-means++", "random", "hierarchical")
 OF_A_PROGRAM = {"k-means++": "responsibilities", "random": "program"}
 
 
@@ -49,8 +51,10 @@ def fit(
         num_components: K of a mixture; a program has its own, and it is left out.
         starts: how many.
         init: "k-means++" or "random" (rows of x), or any function of (m, key, x, num_components) that returns θ and can
-            be vmapped over keys. For a program "k-means++" is `m.init(key, x, method="responsibilities")`, after a
-            first start from the program's own values; "random" is `m.init(key, x)`, a draw from its priors.
+            be vmapped over keys. "hierarchical" is Ward's clustering (`inits.hierarchical`, of at most 5,000 rows) for
+            the first start, and k-means++ for the others. For a program "k-means++" is
+            `m.init(key, x, method="responsibilities")`, after a first start from the program's own values; "random" is
+            `m.init(key, x)`, a draw from its priors.
         temperature, weights, labels, tol, max_steps, mesh: as for `em_batch`.
         progress: show a tqdm bar of starts; Ctrl-C then ends the call at once.
 
@@ -69,12 +73,31 @@ def fit(
     ([0.0, 9.0], {'CONVERGED': 5})
     """
     static_count("starts", starts, 1)
-    thetas = several(m, x, random_key(key), num_components, int(starts), init, weights)
-    fits = em_batch(
-        m, thetas, x, temperature=temperature, weights=weights, labels=labels, tol=tol, max_steps=max_steps,
-        mesh=mesh, progress=progress,
+    _not_singular_by_shape(m, x)
+    return fitted(
+        m, x, key, num_components, starts=starts, init=init, temperature=temperature, weights=weights, labels=labels,
+        tol=tol, max_steps=max_steps, mesh=mesh, progress=progress,
     )  # fmt: skip
-    return chosen(fits)
+
+
+def fitted(
+    m: Model, x: Any, key: Array, num_components: Any, *, starts: int, init: Any, weights: Any, **options: Any
+) -> Fit:
+    """The same, of a model that may be singular at these rows: then no start converges."""
+    thetas = several(m, x, random_key(key), num_components, int(starts), init, weights)
+    return chosen(em_batch(m, thetas, x, weights=weights, **options))
+
+
+def _not_singular_by_shape(m: Model, x: Any) -> None:
+    """A ValueError where the rows are too few for any covariance matrix: then no start has a maximum."""
+    if not isinstance(m, Mixture) or m.prior is not None or isinstance(m.update, Floored):
+        return
+    shape = np.shape(x)
+    if {"Sigma", "correlation", "rotation"} & set(m.free) and len(shape) == 2 and shape[0] <= shape[1]:
+        raise ValueError(
+            f"x: has {shape[0]} rows and {shape[1]} columns, so that every covariance of {m!r} is singular; use a "
+            "diagonal model, gaussian.with_prior or gaussian.with_floor, or more rows"
+        )
 
 
 @jax.jit
@@ -97,10 +120,21 @@ def several(m: Model, x: Any, key: Array, num_components: Any, starts: int, init
         return jax.vmap(lambda key: init(m, key, x, num_components))(keys)
     if init not in INITS:
         raise ValueError(f'init: {init!r} is for programs; use "k-means++" or "random"')
-    return inits.many(mixture_only("fit", m), keys, x, num_components, init=init, weights=weights)
+    m, drawn = mixture_only("fit", m), "k-means++" if init == "hierarchical" else init
+    thetas = inits.many(m, keys, x, num_components, init=drawn, weights=weights)
+    if init != "hierarchical":
+        return thetas
+    return first_of(thetas, inits.hierarchical(m, x, num_components, weights=weights))
+
+
+def first_of(thetas: Theta, theta: Theta) -> Theta:
+    """The starts, the first of them another."""
+    return jax.tree.map(lambda many, one: many.at[0].set(one), thetas, theta)
 
 
 def _of_program(m: Program, x: Any, keys: Array, num_components: Any, init: Any) -> Theta:
+    if init == "hierarchical":
+        raise ValueError('init: "hierarchical" is for mixtures; use "responsibilities" or "program"')
     if num_components is not None:
         raise ValueError(
             f"num_components: a program says itself how many values its latents have; leave it out, got "
@@ -112,5 +146,4 @@ def _of_program(m: Program, x: Any, keys: Array, num_components: Any, init: Any)
     found = jax.vmap(lambda key: m.init(key, x, method))(keys)
     if method == "program":
         return found
-    own = m.init(keys[0], x)  # its author may know best
-    return jax.tree.map(lambda many, one: many.at[0].set(one), found, own)
+    return first_of(found, m.init(keys[0], x))  # its author may know best

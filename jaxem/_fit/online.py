@@ -22,6 +22,7 @@ from jaxem._fit.argument_batches import ArgumentsReader
 from jaxem._programs import rows
 from jaxem._programs.program import Program
 from jaxem._rows import devices
+from jaxem.families._mixture import Mixture
 
 
 class OnlineFit(NamedTuple):
@@ -97,6 +98,8 @@ def em_online(
     static_count("warm_up", warm_up, 0)
     _batches.check("em_online", m, batches, prefetch)
     is_program = isinstance(m, Program)
+    if isinstance(m, Mixture) and m.prior is not None:
+        raise ValueError("m: its prior has a weight against all rows, and em_online averages some; use em_stream")
     reader = (ArgumentsReader if is_program else _batches.Reader)(m, theta, batches, temperature, mesh, prefetch)
     if reader.processes > 1:
         raise ValueError("mesh: em_online is for one process; em_stream adds up the sums of several")

@@ -33,6 +33,7 @@ from jaxem._programs import rows
 from jaxem._programs.program import Program
 from jaxem._rows import devices
 from jaxem._rows.chunks import compensated
+from jaxem.families._mixture import Mixture
 
 
 class Sums(NamedTuple):
@@ -49,11 +50,12 @@ class Sums(NamedTuple):
 
 
 @compiled
-def _add(m: Model, proposal: Proposal, data: Data, sums: Sums) -> Sums:
+def _add(m: Mixture, proposal: Proposal, data: Data, sums: Sums) -> Sums:
     """The sums so far and those of one batch."""
-    return Sums(*compensated(*sums, m.expect(proposal.theta, data, proposal.centre, proposal.again)))
+    return Sums(*compensated(*sums, m.sums(proposal.theta, data, proposal.centre, proposal.again)))
 
 
+_with_log_prior = jax.jit(lambda m, theta, total: m.with_log_prior(theta, total))
 _begin = jax.jit(begin)
 _propose = jax.jit(propose)
 _advance = jax.jit(partial(advance, stop=gain_is_small))
@@ -62,7 +64,7 @@ _advance = jax.jit(partial(advance, stop=gain_is_small))
 class Passes:
     """E-steps over the batches of a reader, and what one found for the next: every pass must see the same rows."""
 
-    def __init__(self, m: Model, reader: _batches.Reader):
+    def __init__(self, m: Any, reader: _batches.Reader):
         self.m, self.reader = m, reader
         self.rows = 0  # of a whole pass; 0 before the first
         self.weight = 0.0  # of a whole pass, in all processes
@@ -71,8 +73,9 @@ class Passes:
         self.nothing = Sums.nothing(jax.eval_shape(type(m).expect, m, reader.theta, self.few), reader.mesh)
 
     def expect(self, proposal: Proposal) -> Expectation:
-        """The E-step at a proposal."""
-        return self.sum(lambda data, sums: _add(self.m, proposal, data, sums), self.nothing)
+        """The E-step at a proposal; a prior counts once."""
+        total = self.sum(lambda data, sums: _add(self.m, proposal, data, sums), self.nothing)
+        return _with_log_prior(self.m, proposal.theta, total)
 
     def sum(self, add: Callable[[Data, Sums], Sums], nothing: Sums) -> Any:
         """A pass: (data of a batch, sums so far) → sums, over all batches of all processes."""

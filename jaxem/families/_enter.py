@@ -47,6 +47,13 @@ def check_support(m: "Mixture", theta: Theta, x: Array) -> None:
             raise ValueError(f"x: {fault}")
 
 
+def length(axis: str, sizes: dict[str, int]) -> int:
+    """Of an axis by its name: K, D or C, a number, or K + 1, of which the last is of no component."""
+    if axis.isdigit():
+        return int(axis)
+    return sizes["K"] + 1 if axis == "K+1" else sizes[axis]
+
+
 def _check_shapes(m: "Mixture", theta: Theta, x: Array | jax.ShapeDtypeStruct, batched: bool) -> None:
     sizes: dict[str, tuple[int, str]] = {"D": (x.shape[1], "x")}
     for name, spec in m.shapes:
@@ -56,6 +63,11 @@ def _check_shapes(m: "Mixture", theta: Theta, x: Array | jax.ShapeDtypeStruct, b
             wanted = f"({', '.join(axes)})"
             raise ValueError(f"theta[{name!r}]: must have shape {wanted}, got {shape}; see the family's table of θ")
         for axis, size in zip(axes, shape, strict=True):
+            if axis.isdigit():
+                if size != int(axis):
+                    raise ValueError(f"theta[{name!r}]: must have shape ({', '.join(axes)}), got {shape}")
+                continue
+            axis, size = ("K", size - 1) if axis == "K+1" else (axis, size)
             expected, source = sizes.setdefault(axis, (size, f"theta[{name!r}]"))
             if size != expected:
                 raise ValueError(

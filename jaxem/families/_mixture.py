@@ -8,7 +8,7 @@ and the closed-form M-step.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -94,6 +94,9 @@ class Mixture(Model):
         fast: the same E-step by matrix products; see `Fast`.
         accuracy: what the family knows of its rounding; see `Accuracy`.
         maximizer: (m, statistics, θ, data) → θ⁺ in place of `update`, as `jaxem.gradient_m_step` puts here.
+        prior: θ → log p(θ), a term of F_T that no temperature divides, and of what `update` maximises; None is none.
+        complete: (θ as a dict, x, weights, are there lanes?) → θ with those entries that data can say where θ does not;
+            None leaves it.
         name: what its repr says, e.g. "gaussian.full"; mixtures that differ by no more are equal.
     """
 
@@ -111,6 +114,8 @@ class Mixture(Model):
     fast: Fast = Fast()  # noqa: RUF009 (a NamedTuple does not change)
     accuracy: Accuracy = Accuracy()  # noqa: RUF009
     maximizer: Callable[["Mixture", Any, Theta, Data], Theta] | None = None
+    prior: Callable[[Theta], Array] | None = None
+    complete: Callable[[dict[str, Any], Array, Array | None, bool], dict[str, Any]] | None = None
     name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -124,7 +129,8 @@ class Mixture(Model):
         gaussian.isotropic.hold('pi', 'sigma')
         """
         name = self.name or f"Mixture(program={name_of(self.program)})"
-        held = ", ".join(repr(name) for name in self.parameters if name in self.held)
+        of_data = "2 D"  # a box, which is held whatever one asks for
+        held = ", ".join(repr(name) for name, spec in self.shapes if name in self.held and spec != of_data)
         return f"{name}.hold({held})" if held else name
 
     def __dir__(self) -> list[str]:
@@ -140,6 +146,11 @@ class Mixture(Model):
     def free(self) -> tuple[str, ...]:
         """The names of θ that EM updates."""
         return tuple(name for name in self.parameters if name not in self.held)
+
+    @property
+    def has_noise(self) -> bool:
+        """Is the last entry of π that of noise, which has no entry of its own in the rest of θ?"""
+        return dict(self.shapes).get("pi") == "K+1"
 
     def hold(self, *names: str) -> "Mixture":
         """The same mixture with these entries of θ never updated.
@@ -161,6 +172,8 @@ class Mixture(Model):
     ) -> tuple[Theta, Data]:
         """θ in x's precision and the data, checked against what the program declares."""
         x, weights = checks.rows_and_weights(x, weights)
+        if self.complete is not None and isinstance(theta, Mapping):
+            theta = self.complete(dict(theta), x, weights, batched)
         theta = _enter.prepare_theta(self, theta, x, batched=batched)
         _enter.check_support(self, theta, x)
         temperature = checks.prepare_temperature(temperature, theta, batched)
@@ -248,7 +261,18 @@ class Mixture(Model):
 
     def expect(self, theta: Theta, data: Data, centre: Theta | None = None, again: Array | bool = True) -> Expectation:
         """The E-step (eq:E): statistics of γ(θ) and F_T at θ, in one pass over the rows."""
+        return self.with_log_prior(theta, self.sums(theta, data, centre, again))
+
+    def sums(self, theta: Theta, data: Data, centre: Theta | None = None, again: Array | bool = True) -> Expectation:
+        """Its sums over rows alone: those of batches add."""
         return engine.expect(self, theta, data, centre, again)
+
+    def with_log_prior(self, theta: Theta, total: Expectation) -> Expectation:
+        """The sums over all rows, and log p(θ)."""
+        if self.prior is None:
+            return total
+        value = self.prior(theta)
+        return total._replace(free_energy=total.free_energy + value, scale=total.scale + jnp.abs(value))
 
     def maximize(self, statistics: Any, theta: Theta, data: Data) -> Step:
         """The M-step (eq:M): θ⁺ = argmax_θ Σ γ ℓ(θ), held entries as they are."""
@@ -269,11 +293,11 @@ class Mixture(Model):
 
     def objective(self, theta: Theta, old: Theta, data: Data) -> Array:
         """F_T(θ, γ(θ_old)): the surface that the M-step climbs."""
-        return engine.objective(self, theta, old, data)
+        return engine.objective(self, theta, old, data) + self.log_prior(theta, data)
 
-    def log_prior(self, theta: Theta, data: Data) -> float:
-        """A mixture's parameters have no prior."""
-        return 0.0
+    def log_prior(self, theta: Theta, data: Data | None = None) -> Array | float:
+        """log p(θ), the part of F_T that no temperature divides."""
+        return 0.0 if self.prior is None else self.prior(theta)
 
     def size(self, data: Data) -> Array | int:
         """W: how much data there is, the unit in which a tolerance is stated."""
@@ -287,7 +311,7 @@ def _constraints(m: Mixture) -> dict[str, constraints.Constraint]:
     sizes = {"K": 2, "D": 2, "C": 2}
 
     def visit() -> None:
-        theta = {name: jnp.ones([sizes[axis] for axis in spec.split()]) for name, spec in m.shapes}
+        theta = {name: jnp.ones([_enter.length(axis, sizes) for axis in spec.split()]) for name, spec in m.shapes}
         model = handlers.seed(handlers.substitute(m.program, data=theta), jax.random.key(0))
         with alone():
             sites = handlers.trace(model).get_trace(None, num_points=2)

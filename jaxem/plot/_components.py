@@ -59,13 +59,20 @@ def normal_laws(s: Shown) -> tuple[np.ndarray, np.ndarray] | None:
 def log_density(theta: dict[str, np.ndarray], means: np.ndarray, covariances: np.ndarray, at: np.ndarray) -> np.ndarray:
     """log Σ_k π_k N(at | μ_k, Σ_k) in the plane, over the last axis of `at`."""
     terms = []
-    for weight, mean, covariance in zip(theta["pi"], means, covariances, strict=True):
+    for weight, mean, covariance in zip(theta["pi"], means, covariances, strict=False):  # noise has no law in a plane
         difference = at - mean
         square = np.einsum("...i,ij,...j->...", difference, np.linalg.inv(covariance), difference)
         log_norm = len(mean) / 2 * np.log(2 * np.pi) + np.linalg.slogdet(covariance)[1] / 2
         with np.errstate(divide="ignore"):
             terms.append(np.log(weight) - log_norm - square / 2)
     return np.logaddexp.reduce(terms)
+
+
+def component_names(s: Shown) -> list[str]:
+    """1 … K, and noise."""
+    count = len(s.theta["pi"])
+    noise = getattr(s.m, "has_noise", False)
+    return [*(str(k + 1) for k in range(count - noise)), *["noise"] * noise]
 
 
 def limits(points: np.ndarray, part: float = 0.08) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxem._answers.quantities import log_joint, responsibilities
-from jaxem.plot._components import HALF, MOST, POINTS, Shown, limits, log_density, normal_laws, shown
+from jaxem.plot._components import HALF, MOST, POINTS, Shown, component_names, limits, log_density, normal_laws, shown
 from jaxem.plot._style import BLACK, COLOURS, GREY, PALE, colour, drawing, marker
 
 MASSES = (0.95, 0.75, 0.5, 0.25)  # of the density's regions, from the outermost
@@ -43,7 +43,7 @@ def classification(
     """
     s = shown(m, theta, x, columns, names)
     component = np.asarray(responsibilities(s.m, s.theta, s.x)).argmax(axis=1)
-    labels = [str(k + 1) for k in range(len(s.theta["pi"]))] if labels is None else list(labels)
+    labels = component_names(s) if labels is None else list(labels)
     if len(s.columns) == 1:
         curves(ax, s, labels)
         bottom = -0.06 * ax.get_ylim()[1]
@@ -155,7 +155,7 @@ def density(m: Any, theta: Any, x: Any, *, columns: Any = None, names: Any = Non
     """
     s = shown(m, theta, x, columns, names)
     if len(s.columns) == 1:
-        at = curves(ax, s, [f"component {k + 1}" for k in range(len(s.theta["pi"]))], filled=False)
+        at = curves(ax, s, [f"component {name}" for name in component_names(s)], filled=False)
         if not counts(s):
             bins = int(np.clip(np.sqrt(len(s.x)), 5, 60))
             ax.hist(s.points[:, 0], bins, density=True, color=PALE, alpha=0.5, zorder=0)

@@ -25,6 +25,8 @@ from jaxem.families.gaussian._covariances import full, tied
 from jaxem.families.gaussian._factors import EEI, EEV, EVE, EVI, EVV, VEE, VEI, VEV, VVE
 from jaxem.families.gaussian._floor import with_floor
 from jaxem.families.gaussian._moments import squared_distances
+from jaxem.families.gaussian._noise import with_noise
+from jaxem.families.gaussian._prior import Prior, mclust_prior, with_prior
 from jaxem.families.gaussian._scales import diagonal, isotropic, spherical
 
 EII, VII, VVI, EEE, VVV = isotropic, spherical, diagonal, tied, full  # by mclust's names
@@ -46,13 +48,17 @@ __all__ = [
     "VVE",
     "VVI",
     "VVV",
+    "Prior",
     "diagonal",
     "full",
     "isotropic",
+    "mclust_prior",
     "spherical",
     "squared_distances",
     "tied",
     "with_floor",
+    "with_noise",
+    "with_prior",
 ]
 
 
