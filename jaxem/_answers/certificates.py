@@ -107,7 +107,7 @@ def _certify(m: Mixture, theta: Theta, data: Data) -> Certificate:
     return Certificate(
         C1=_bound_residual(table, gamma, rows, data),
         C2=_fall(m, theta, new, data),
-        C3=_stationarity(m, new, gamma, data),
+        C3=_stationarity(m, theta, new, gamma, data),
         C4=C4,
         C5=_fisher_residual(m, theta, data),
         C6=_gradient_form_residual(m, theta, new, gamma, data),
@@ -203,13 +203,13 @@ def _relative(residual: Array, scale: Array) -> Array:
     return jnp.max(jnp.abs(residual) / (1 + scale)) if residual.size else jnp.full((), jnp.nan, residual.dtype)
 
 
-def _stationarity(m: Mixture, new: Theta, gamma: Array, data: Data) -> Array:
-    """C3: ∇Q = 0 at θ⁺, γ fixed."""
+def _stationarity(m: Mixture, old: Theta, new: Theta, gamma: Array, data: Data) -> Array:
+    """C3: ∇Q = 0 at θ⁺, γ fixed, and what is expected of missing cells with it."""
     if not m.free:
         return jnp.full((), jnp.nan, gamma.dtype)
 
     def rows(theta: Theta, x: Array, index: Array) -> Array:
-        return row_free_energy(m.table(theta, x), gamma[index].T, 0.0, axis=0)
+        return row_free_energy(m.climbed(theta, old, x), gamma[index].T, 0.0, axis=0)
 
     free, unravel = ravel_pytree(m.unconstrain(new))
 

@@ -94,6 +94,7 @@ class Mixture(Model):
         fast: the same E-step by matrix products; see `Fast`.
         accuracy: what the family knows of its rounding; see `Accuracy`.
         maximizer: (m, statistics, θ, data) → θ⁺ in place of `update`, as `jaxem.gradient_m_step` puts here.
+        missing: m → the same mixture for rows with missing cells; None where the family cannot have any.
         name: what its repr says, e.g. "gaussian.full"; mixtures that differ by no more are equal.
     """
 
@@ -111,6 +112,7 @@ class Mixture(Model):
     fast: Fast = Fast()  # noqa: RUF009 (a NamedTuple does not change)
     accuracy: Accuracy = Accuracy()  # noqa: RUF009
     maximizer: Callable[["Mixture", Any, Theta, Data], Theta] | None = None
+    missing: Callable[["Mixture"], "Mixture"] | None = None
     name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -129,7 +131,7 @@ class Mixture(Model):
 
     def __dir__(self) -> list[str]:
         """What its users use; all else there is, is how it is fitted fast."""
-        return ["free", "held", "hold", "name", "parameters", "program", "shapes"]
+        return ["free", "held", "hold", "name", "parameters", "program", "shapes", "with_missing"]
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -155,6 +157,22 @@ class Mixture(Model):
                 f"choose from {', '.join(map(repr, self.parameters))}"
             )
         return replace(self, held=self.held | set(names))
+
+    def with_missing(self) -> "Mixture":
+        """The same mixture for rows with missing cells: NaN is missing at random, and F the observed-data free energy.
+
+        `jaxem.em(m, theta, x, missing=True)` is `jaxem.em(m.with_missing(), theta, x)` wherever x has a NaN. What takes
+        a mixture and has no `missing=` of its own, like `jaxem.bic`, takes this.
+
+        >>> import jax.numpy as jnp, jaxem
+        >>> from jaxem.families import gaussian
+        >>> m, theta = gaussian.isotropic.with_missing(), {"pi": [1.0], "mu": [[0.0, 0.0]], "sigma": 1.0}
+        >>> m, f"{jaxem.bic(m, theta, jnp.array([[0.0, jnp.nan], [0.0, 0.0]])):.3f}"          # −2 · 3 · −½ log 2π + 3 log 2
+        (gaussian.isotropic.with_missing(), '7.593')
+        """
+        if self.missing is None:
+            raise ValueError(f"missing: {self!r} does not say what its rows with missing cells are; drop or impute them")
+        return self.missing(self)
 
     def enter(
         self, theta: ThetaLike, x: Any, weights: Any, temperature: Any, labels: Any, *, batched: bool
@@ -201,6 +219,10 @@ class Mixture(Model):
     def relative_table(self, theta: Theta, x: Array) -> Float[Array, "K n"]:
         """ℓ less what is common to all its entries: what assignments are made of."""
         return (self.kernel or self.traced_table)(theta, x)
+
+    def climbed(self, theta: Theta, old: Theta, x: Array) -> Float[Array, "K n"]:
+        """The table whose expectation under γ(θ_old) the M-step climbs from θ_old: ℓ, unless it has latents of its own."""
+        return self.table(theta, x)
 
     def common(self, theta: Theta) -> Array | float:
         """What that leaves out."""
