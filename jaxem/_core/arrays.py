@@ -19,6 +19,7 @@ from jaxtyping import Array
 
 from jaxem._core.tracing import is_concrete, is_traced
 
+GAPS = "drop or impute them, or pass missing=True to the fit of a mixture"
 LARGEST_STEPS = np.iinfo(np.int32).max  # more steps than anyone makes
 ENABLE_X64 = "jax.config.update('jax_enable_x64', True)"
 PACKAGE = str(Path(__file__).parents[1])  # where the files of jaxem are
@@ -182,12 +183,11 @@ def _whole(name: str, array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def blame_rows(
-    name: str, bad: np.ndarray, what: str, counts: np.ndarray | None = None, remedy: str = "drop or impute them"
-) -> None:
+def blame_rows(name: str, bad: np.ndarray, what: str, counts: np.ndarray | None = None, remedy: str = "") -> None:
     """A ValueError that names the rows, of those that count, in which an entry is bad."""
     if not bad.any():
         return
+    remedy = remedy or (GAPS if name == "x" else "drop or impute them")
     if not bad.ndim:
         raise ValueError(f"{name}: has {what}; {remedy}")
     by_row = bad.reshape(bad.shape[0], -1).any(axis=1)

@@ -48,6 +48,11 @@ class Missing(Mixture):
     law: Callable[[Theta, Array], Distribution] | None = None
     surface: Callable[[Theta, Theta, Array], Array] | None = None
 
+    @property
+    def takes_whole_rows(self) -> bool:
+        """They may have missing cells."""
+        return False
+
     def with_missing(self) -> "Missing":
         """Itself."""
         return self
@@ -57,12 +62,16 @@ class Missing(Mixture):
     ) -> tuple[Theta, Data]:
         """θ and the rows as they are summed; a row with nothing observed has weight 0."""
         x, weights = checks.rows_and_weights(gaps_as_nan("x", x), weights)
-        x = checks.as_floating(x)
+        x = self.rows(x)
         seen = ~jnp.isnan(x)
         weights = _without_blank_rows(x, seen, weights)
         filled = jnp.where(seen, x, 0)
         theta, data = super().enter(theta, filled, weights, temperature, labels, batched=batched)
         return theta, data._replace(x=jnp.concatenate([filled, seen.astype(x.dtype)], axis=1))
+
+    def rows(self, x: Any) -> Array:
+        """x (N, D), floating, NaN where it is missing."""
+        return checks.as_floating(checks.prepare_x(gaps_as_nan("x", x)))
 
     def climbed(self, theta: Theta, old: Theta, x: Array) -> Array:
         """ℓ̂, component-major."""
@@ -200,7 +209,9 @@ def update(m: Mixture, sums: ByColumn, theta: Theta, held: frozenset[str]) -> Th
     update = partial(m.update, held=held | {"pi"})
     new = jax.vmap(lambda sums_d, theta_d: update(sums_d, theta_d))(sums.columns, columns_of(m, theta))
     joined = {
-        name: jnp.moveaxis(jnp.squeeze(new[name], axis + 1), 0, axis) for name, axis in axes(m).items() if name not in held
+        name: jnp.moveaxis(jnp.squeeze(new[name], axis + 1), 0, axis)
+        for name, axis in axes(m).items()
+        if name not in held
     }
     if "pi" not in held:
         joined["pi"] = ef.possible(sums.N_k / jnp.sum(sums.N_k), sums.N_k)

@@ -171,7 +171,9 @@ class Mixture(Model):
         (gaussian.isotropic.with_missing(), '7.593')
         """
         if self.missing is None:
-            raise ValueError(f"missing: {self!r} does not say what its rows with missing cells are; drop or impute them")
+            raise ValueError(
+                f"missing: {self!r} does not say what its rows with missing cells are; drop or impute them"
+            )
         return self.missing(self)
 
     def enter(
@@ -190,6 +192,11 @@ class Mixture(Model):
 
     def divides(self, data: Data) -> bool:
         """Its rows are independent."""
+        return True
+
+    @property
+    def takes_whole_rows(self) -> bool:
+        """Is every cell of its rows observed?"""
         return True
 
     # ---- the program, read
@@ -326,3 +333,13 @@ def mixture_only(what: str, m: Any) -> Mixture:
     if isinstance(model, Mixture):
         return model
     raise ValueError(f"{what}: is for mixtures of jaxem.families; a program has m.init, jaxem.marginals and decode")
+
+
+def whole_rows_only(what: str, m: Any) -> Mixture:
+    """The same, and where its rows may have missing cells."""
+    mixture = mixture_only(what, m)
+    if mixture.takes_whole_rows:
+        return mixture
+    raise ValueError(
+        f"m: {what} is for rows without missing cells, got {mixture!r}; drop or impute them (jaxem.impute)"
+    )

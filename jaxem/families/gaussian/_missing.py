@@ -40,7 +40,9 @@ class Completed(NamedTuple):
     """Rows as each component would have them."""
 
     difference: Float[Array, "K D n"]  # E[x | observed, k] − μ_k
-    covariance: Float[Array, "K D ..."]  # Cov[x | observed, k], (K, D, D, n), or (K, D, n) its diagonal: there is no more
+    covariance: Float[
+        Array, "K D ..."
+    ]  # Cov[x | observed, k], (K, D, D, n), or (K, D, n) its diagonal: there is no more
     squares: Float[Array, "K n"]  # (x_o − μ_o)ᵀ Σ_oo⁻¹ (x_o − μ_o)
     log_det: Float[Array, "K n"]  # log det Σ_oo
 
@@ -95,9 +97,7 @@ def by_covariances(Sigma: Float[Array, "K D D"], difference: Float[Array, "K D n
         ), None
 
     nothing = jnp.zeros_like(difference, shape=(K, n))
-    start = Completed(
-        jnp.zeros_like(difference), jnp.broadcast_to(Sigma[..., None], (K, D, D, n)), nothing, nothing
-    )
+    start = Completed(jnp.zeros_like(difference), jnp.broadcast_to(Sigma[..., None], (K, D, D, n)), nothing, nothing)
     mean, S, squares, log_det = lax.scan(observe, start, jnp.arange(D))[0]
     both = ~seen[:, :, None] & ~seen[:, None]
     return Completed(jnp.where(seen, difference, mean), jnp.where(both, S, 0), squares, log_det)
