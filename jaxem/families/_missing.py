@@ -88,8 +88,8 @@ def for_rows(m: Model, x: Any, missing: Any) -> Model:
     model = checks.a_model(m)
     if not isinstance(model, Mixture):
         raise ValueError(
-            "missing: is for mixtures of jaxem.families; in a program, pass x with any numbers in its gaps and a mask, and "
-            "observe it inside numpyro.handlers.mask(mask=mask)"
+            "missing: is for mixtures of jaxem.families; in a program, pass x with any numbers in its gaps and a mask "
+            "beside it, and observe it inside numpyro.handlers.mask(mask=mask)"
         )
     return model if _is_complete(x) else model.with_missing()
 
@@ -206,13 +206,13 @@ def statistics(m: Mixture, theta: Theta, rows: Float[Array, "n 2*D"], gamma: Flo
 
 def update(m: Mixture, sums: ByColumn, theta: Theta, held: frozenset[str]) -> Theta:
     """π_k = N_k / N, and the family's own M-step of each column, which keeps what no row tells of."""
-    update = partial(m.update, held=held | {"pi"})
-    new = jax.vmap(lambda sums_d, theta_d: update(sums_d, theta_d))(sums.columns, columns_of(m, theta))
-    joined = {
-        name: jnp.moveaxis(jnp.squeeze(new[name], axis + 1), 0, axis)
-        for name, axis in axes(m).items()
-        if name not in held
-    }
+
+    def of_column(sums: Any, theta: Theta) -> Theta:
+        return m.update(sums, theta, held | {"pi"})
+
+    new = jax.vmap(of_column)(sums.columns, columns_of(m, theta))
+    free = {name: axis for name, axis in axes(m).items() if name not in held}
+    joined = {name: jnp.moveaxis(jnp.squeeze(new[name], axis + 1), 0, axis) for name, axis in free.items()}
     if "pi" not in held:
         joined["pi"] = ef.possible(sums.N_k / jnp.sum(sums.N_k), sums.N_k)
     return theta | joined
@@ -221,7 +221,8 @@ def update(m: Mixture, sums: ByColumn, theta: Theta, held: frozenset[str]) -> Th
 def sizes_of_terms(m: Mixture, theta: Theta, sums: ByColumn) -> Array:
     """Those of each column, and of log π."""
     log_pi = jnp.abs(jnp.log(jnp.where(theta["pi"] > 0, theta["pi"], 1)))
-    of_columns = jax.vmap(m.accuracy.sizes_of_terms)(columns_of(m, theta), sums.columns)  # type: ignore[arg-type]
+    assert m.accuracy.sizes_of_terms is not None
+    of_columns = jax.vmap(m.accuracy.sizes_of_terms)(columns_of(m, theta), sums.columns)
     return jnp.sum(of_columns) + jnp.sum(sums.N_k * log_pi)
 
 

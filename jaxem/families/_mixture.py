@@ -167,7 +167,7 @@ class Mixture(Model):
         >>> import jax.numpy as jnp, jaxem
         >>> from jaxem.families import gaussian
         >>> m, theta = gaussian.isotropic.with_missing(), {"pi": [1.0], "mu": [[0.0, 0.0]], "sigma": 1.0}
-        >>> m, f"{jaxem.bic(m, theta, jnp.array([[0.0, jnp.nan], [0.0, 0.0]])):.3f}"          # −2 · 3 · −½ log 2π + 3 log 2
+        >>> m, f"{jaxem.bic(m, theta, jnp.array([[0.0, jnp.nan], [0.0, 0.0]])):.3f}"  # 3 log 2π + 3 log 2
         (gaussian.isotropic.with_missing(), '7.593')
         """
         if self.missing is None:
@@ -228,7 +228,7 @@ class Mixture(Model):
         return (self.kernel or self.traced_table)(theta, x)
 
     def climbed(self, theta: Theta, old: Theta, x: Array) -> Float[Array, "K n"]:
-        """The table whose expectation under γ(θ_old) the M-step climbs from θ_old: ℓ, unless it has latents of its own."""
+        """The table that the M-step climbs from θ_old, under γ(θ_old): ℓ, unless it has latents of its own."""
         return self.table(theta, x)
 
     def common(self, theta: Theta) -> Array | float:
