@@ -170,7 +170,7 @@ def em(
     >>> jaxem.check(fit).theta["mu"].round(1).tolist()
     [[-1.0], [1.0]]
     """
-    m = for_rows(m, x, missing)
+    m = for_rows(m, x, missing, of_a_fit=True)
     run = _prepare_run(
         m, theta, x, temperature=temperature, weights=weights, labels=labels, tol=tol, max_steps=max_steps
     )
@@ -207,7 +207,7 @@ def em_batch(
     >>> jaxem.best(fits).theta["mu"].shape
     (3, 2)
     """
-    m = for_rows(m, x, missing)
+    m = for_rows(m, x, missing, of_a_fit=True)
     run = _prepare_run(
         m,
         thetas,

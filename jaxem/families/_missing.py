@@ -78,7 +78,7 @@ class Missing(Mixture):
         return self.table(theta, x) if self.surface is None else self.surface(theta, old, x)
 
 
-def for_rows(m: Model, x: Any, missing: Any) -> Model:
+def for_rows(m: Model, x: Any, missing: Any, *, of_a_fit: bool = False) -> Model:
     """m; or where `missing` is asked for, and x may have missing cells, m for such rows.
 
     So an x that is known to have none is fitted by m itself, to the bit.
@@ -91,32 +91,32 @@ def for_rows(m: Model, x: Any, missing: Any) -> Model:
             "missing: is for mixtures of jaxem.families; in a program, pass x with any numbers in its gaps and a mask "
             "beside it, and observe it inside numpyro.handlers.mask(mask=mask)"
         )
-    return model if _is_complete(x) else model.with_missing()
-
-
-def _is_complete(x: Any) -> bool:
     x = gaps_as_nan("x", x)
-    return is_concrete(x) and not (jnp.issubdtype(x.dtype, jnp.floating) and np.isnan(np.asarray(x)).any())
+    if is_concrete(x):
+        seen = ~np.isnan(np.asarray(x)) if jnp.issubdtype(x.dtype, jnp.floating) else np.ones(x.shape, bool)
+        if seen.all():
+            return model
+        never = np.flatnonzero(~seen.any(axis=0)) if of_a_fit and seen.ndim == 2 and seen.any() else np.empty(0, int)
+        if never.size:
+            warn(f"x: nothing is observed in column(s) {listed(never)}; their parameters stay as they start")
+    return model.with_missing()
 
 
 def _without_blank_rows(x: Array, seen: Bool[Array, "N D"], weights: Array | None) -> Array | None:
-    """Weight 0 for rows with nothing observed. Concrete: ∞ and a frame of only NaN are errors, as is a column's end."""
+    """Weight 0 for rows with nothing observed; a ValueError for ∞, and where nothing is observed at all."""
     some = jnp.any(seen, axis=1)
     if is_concrete(x):
         here = np.asarray(seen)
         blame_rows("x", np.isinf(np.asarray(x)), "infinity", None, "NaN is what is missing; drop or impute the rest")
         if not here.any():
             raise ValueError("x: every cell is NaN, so that nothing is observed; pass rows with some numbers")
-        never = np.flatnonzero(~here.any(axis=0))
-        if never.size:
-            warn(f"x: nothing is observed in column(s) {listed(never)}; their parameters stay as they start")
         if here.any(axis=1).all():
             return weights
     ones = jnp.ones(x.shape[:1], x.dtype)
     return jnp.where(some, ones if weights is None else weights, 0)
 
 
-def halves(rows: Shaped[Array, "n 2*D"]) -> tuple[Shaped[Array, "n D"], Bool[Array, "n D"]]:
+def halves(rows: Shaped[Array, "n both"]) -> tuple[Shaped[Array, "n D"], Bool[Array, "n D"]]:
     """x, 0 where it is missing, and where it is observed."""
     x, seen = jnp.split(rows, 2, axis=1)
     return x, seen > 0
@@ -179,7 +179,7 @@ def columns_of(m: Mixture, theta: Theta) -> Theta:
     return split | {"pi": jnp.ones((num_features, *theta["pi"].shape), theta["pi"].dtype)}
 
 
-def table(m: Mixture, theta: Theta, rows: Float[Array, "n 2*D"]) -> Float[Array, "K n"]:
+def table(m: Mixture, theta: Theta, rows: Float[Array, "n both"]) -> Float[Array, "K n"]:
     """ℓ_nk = log π_k + Σ_d log p(x_nd | θ_kd) over what is observed."""
     x, seen = halves(rows)
 
@@ -193,7 +193,7 @@ def table(m: Mixture, theta: Theta, rows: Float[Array, "n 2*D"]) -> Float[Array,
     return lax.scan(add, start, (columns_of(m, theta), x.T, seen.T))[0]
 
 
-def statistics(m: Mixture, theta: Theta, rows: Float[Array, "n 2*D"], gamma: Float[Array, "K n"]) -> ByColumn:
+def statistics(m: Mixture, theta: Theta, rows: Float[Array, "n both"], gamma: Float[Array, "K n"]) -> ByColumn:
     """N_k, and the family's own statistics of each column, where a missing cell has γ = 0."""
     x, seen = halves(rows)
 
@@ -226,7 +226,7 @@ def sizes_of_terms(m: Mixture, theta: Theta, sums: ByColumn) -> Array:
     return jnp.sum(of_columns) + jnp.sum(sums.N_k * log_pi)
 
 
-def law(m: Mixture, theta: Theta, rows: Float[Array, "n 2*D"]) -> Distribution:
+def law(m: Mixture, theta: Theta, rows: Float[Array, "n both"]) -> Distribution:
     """Of x given z: the program's own, since the observed cells tell of the others through z alone."""
     x, _ = halves(rows)
     z = jnp.arange(len(theta["pi"]))[:, None]

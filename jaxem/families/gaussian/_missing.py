@@ -60,7 +60,7 @@ def completed(m: Mixture) -> Missing:
     )
 
 
-def complete(theta: Theta, rows: Float[Array, "n 2*D"]) -> Completed:
+def complete(theta: Theta, rows: Float[Array, "n both"]) -> Completed:
     """Of plain θ."""
     x, seen = halves(rows)
     difference, seen = differences(x, theta["mu"]), seen.T[None]
@@ -103,7 +103,7 @@ def by_covariances(Sigma: Float[Array, "K D D"], difference: Float[Array, "K D n
     return Completed(jnp.where(seen, difference, mean), jnp.where(both, S, 0), squares, log_det)
 
 
-def log_joint(theta: Theta, done: Completed, rows: Float[Array, "n 2*D"]) -> Float[Array, "K n"]:
+def log_joint(theta: Theta, done: Completed, rows: Float[Array, "n both"]) -> Float[Array, "K n"]:
     """ℓ_nk = log π_k − ½[(x_o − μ_o)ᵀ Σ_oo⁻¹ (x_o − μ_o) + log det 2πΣ_oo]."""
     count = jnp.sum(halves(rows)[1], axis=1, dtype=rows.dtype)[None]
     return log_weights(theta["pi"])[:, None] - (done.squares + done.log_det + count * LOG_2PI) / 2
@@ -121,12 +121,12 @@ def moments(theta: Theta, done: Completed, gamma: Float[Array, "K n"]) -> Moment
     return Moments(N_k, shift, covariances.pooled(spread, theta["Sigma"]))
 
 
-def table(theta: Theta, rows: Float[Array, "n 2*D"]) -> Float[Array, "K n"]:
+def table(theta: Theta, rows: Float[Array, "n both"]) -> Float[Array, "K n"]:
     """ℓ of the observed cells."""
     return log_joint(theta, complete(plain(theta), rows), rows)
 
 
-def statistics(theta: Theta, rows: Float[Array, "n 2*D"], gamma: Float[Array, "K n"]) -> Moments:
+def statistics(theta: Theta, rows: Float[Array, "n both"], gamma: Float[Array, "K n"]) -> Moments:
     """Of the completed rows."""
     theta = plain(theta)
     return moments(theta, complete(theta, rows), gamma)
@@ -137,7 +137,7 @@ def products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
     theta = plain(theta)
     K, D = theta["mu"].shape
 
-    def features(rows: Float[Array, "n 2*D"], squares: Array | None = None) -> tuple[Completed, Array]:
+    def features(rows: Float[Array, "n both"], squares: Array | None = None) -> tuple[Completed, Array]:
         return complete(theta, rows), rows
 
     return Products(
@@ -153,7 +153,7 @@ def products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
     )
 
 
-def law(theta: Theta, rows: Float[Array, "n 2*D"]) -> dist.Distribution:
+def law(theta: Theta, rows: Float[Array, "n both"]) -> dist.Distribution:
     """N(E[x | observed, k], Cov[x | observed, k]), with variance 1 where x is observed."""
     theta = plain(theta)
     done, (_, seen) = complete(theta, rows), halves(rows)
@@ -165,7 +165,7 @@ def law(theta: Theta, rows: Float[Array, "n 2*D"]) -> dist.Distribution:
     return dist.MultivariateNormal(mean, scale_tril=jnp.linalg.cholesky(covariance))
 
 
-def surface(theta: Theta, old: Theta, rows: Float[Array, "n 2*D"]) -> Float[Array, "K n"]:
+def surface(theta: Theta, old: Theta, rows: Float[Array, "n both"]) -> Float[Array, "K n"]:
     """ℓ̂ = E_old[log p(x, z = k | θ) | observed, k] + the entropy of what is missing there, what the M-step climbs."""
     theta, old = plain(theta), plain(old)
     done = complete(old, rows)
