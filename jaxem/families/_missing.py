@@ -189,7 +189,7 @@ def table(m: Mixture, theta: Theta, rows: Float[Array, "n both"]) -> Float[Array
 
     pi = theta["pi"]
     log_pi = jnp.where(pi > 0, jnp.log(jnp.where(pi > 0, pi, 1)), -jnp.inf)
-    start = jnp.broadcast_to(log_pi[:, None], (len(pi), len(x)))
+    start = log_pi[:, None] + 0 * x.T[:1]  # which lies where the rows do
     return lax.scan(add, start, (columns_of(m, theta), x.T, seen.T))[0]
 
 

@@ -83,7 +83,6 @@ def by_scales(sigma: Float[Array, "K D"], difference: Float[Array, "K D n"], see
 
 def by_covariances(Sigma: Float[Array, "K D D"], difference: Float[Array, "K D n"], seen: Array) -> Completed:
     """The recursion above."""
-    K, D, n = difference.shape
     Sigma = (Sigma + jnp.swapaxes(Sigma, 1, 2)) / 2  # as its gradient then is
 
     def observe(state: Completed, j: Array) -> tuple[Completed, None]:
@@ -96,9 +95,10 @@ def by_covariances(Sigma: Float[Array, "K D D"], difference: Float[Array, "K D n
             mean + gain * e[:, None], S - gain[:, :, None] * column[:, None], squares + e**2 / v, log_det + jnp.log(v)
         ), None
 
-    nothing = jnp.zeros_like(difference, shape=(K, n))
-    start = Completed(jnp.zeros_like(difference), jnp.broadcast_to(Sigma[..., None], (K, D, D, n)), nothing, nothing)
-    mean, S, squares, log_det = lax.scan(observe, start, jnp.arange(D))[0]
+    nothing = 0 * difference[:, 0]  # that lies where the rows do
+    S = Sigma[..., None] + nothing[:, None, None]
+    start = Completed(0 * difference, S, nothing, nothing)
+    mean, S, squares, log_det = lax.scan(observe, start, jnp.arange(Sigma.shape[1]))[0]
     both = ~seen[:, :, None] & ~seen[:, None]
     return Completed(jnp.where(seen, difference, mean), jnp.where(both, S, 0), squares, log_det)
 
