@@ -19,7 +19,7 @@ from numpyro.distributions import Distribution
 
 from jaxem._core.arrays import random_key, raw, static_count
 from jaxem._core.checks import blame_x, enter, prepare_x
-from jaxem._core.model import Theta
+from jaxem._core.model import Model, Theta, ThetaLike
 from jaxem._core.objective import assign
 from jaxem._core.tracing import is_concrete
 from jaxem.families._missing import Missing, halves
@@ -52,7 +52,7 @@ def kept(observed: Array | None, completed: Array) -> Array:
     return completed if observed is None else jnp.where(jnp.isnan(observed), completed, observed)
 
 
-def condition(m: Mixture, theta: Theta, x: Any, mask: ArrayLike | Sequence[bool] | None = None) -> Conditional:
+def condition(m: Model, theta: ThetaLike, x: Any, mask: ArrayLike | Sequence[bool] | None = None) -> Conditional:
     """The law of the hidden columns of each row given its observed ones (eq:conditional).
 
     Args:
@@ -96,7 +96,7 @@ def condition(m: Mixture, theta: Theta, x: Any, mask: ArrayLike | Sequence[bool]
     return conditional
 
 
-def impute(m: Mixture, theta: Theta, x: Any, key: Array, num_samples: int) -> Float[Array, "S N D"]:
+def impute(m: Model, theta: ThetaLike, x: Any, key: Any, num_samples: int) -> Float[Array, "S N D"]:
     """Draws of the rows with their missing cells filled in, from p(missing | observed, θ): multiple imputation.
 
     The cells of a row are drawn together, z_n first; θ is taken as known.
