@@ -16,9 +16,10 @@ observed in a component keeps its law given the others (without correlations: it
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax import lax
 from jaxtyping import Array, Float
@@ -31,7 +32,7 @@ from jaxem.families.gaussian import _covariances as covariances
 from jaxem.families.gaussian import _scales as scales
 from jaxem.families.gaussian._accuracy import EXACT
 from jaxem.families.gaussian._factors import plain
-from jaxem.families.gaussian._moments import Moments, differences, log_weights
+from jaxem.families.gaussian._moments import SPELLED_OUT, Moments, differences, log_weights
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -85,7 +86,7 @@ def by_covariances(Sigma: Float[Array, "K D D"], difference: Float[Array, "K D n
     """The recursion above."""
     Sigma = (Sigma + jnp.swapaxes(Sigma, 1, 2)) / 2  # as its gradient then is
 
-    def observe(state: Completed, j: Array) -> tuple[Completed, None]:
+    def observe(state: Completed, j: Any) -> tuple[Completed, None]:
         mean, S, squares, log_det = state
         column, here = S[:, :, j], seen[:, j]
         v = jnp.where(here, column[:, j], 1)
@@ -98,7 +99,14 @@ def by_covariances(Sigma: Float[Array, "K D D"], difference: Float[Array, "K D n
     nothing = 0 * difference[:, 0]  # that lies where the rows do
     S = Sigma[..., None] + nothing[:, None, None]
     start = Completed(0 * difference, S, nothing, nothing)
-    mean, S, squares, log_det = lax.scan(observe, start, jnp.arange(Sigma.shape[1]))[0]
+    features = np.arange(Sigma.shape[1])
+    if len(features) <= SPELLED_OUT:  # three times as fast
+        end = start
+        for j in features:
+            end, _ = observe(end, j)
+    else:
+        end, _ = lax.scan(observe, start, features)
+    mean, S, squares, log_det = end
     both = ~seen[:, :, None] & ~seen[:, None]
     return Completed(jnp.where(seen, difference, mean), jnp.where(both, S, 0), squares, log_det)
 
