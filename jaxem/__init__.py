@@ -18,7 +18,7 @@ from jaxem import inits as inits
 from jaxem import limits as limits
 from jaxem import plot as plot
 from jaxem._answers.certificates import Certificate, certify, e_step_residual
-from jaxem._answers.condition import Conditional, condition
+from jaxem._answers.condition import Conditional, condition, impute
 from jaxem._answers.covariances import covariances
 from jaxem._answers.criteria import aic, bic, icl, num_parameters
 from jaxem._answers.files import load, save
@@ -114,6 +114,7 @@ __all__ = [
     "gradient_m_step",
     "grow",
     "icl",
+    "impute",
     "inits",
     "kmeans",
     "kmedoids",

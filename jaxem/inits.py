@@ -23,7 +23,7 @@ from jaxem._core.model import Theta
 from jaxem._core.tracing import is_concrete
 from jaxem.families._enter import check_support
 from jaxem.families._exponential_family import mean_of_rows
-from jaxem.families._mixture import Mixture, mixture_only
+from jaxem.families._mixture import Mixture, mixture_only, whole_rows_only
 from jaxem.families.gaussian._moments import over_features, unit_of
 
 __all__ = ["from_labels", "hierarchical", "kmeans_plus_plus", "many", "random_points"]
@@ -135,7 +135,7 @@ def from_labels(
     >>> theta["mu"].ravel().tolist(), [f"{share:.2f}" for share in theta["pi"]]
     ([1.0, 9.0], ['0.67', '0.33'])
     """
-    m = mixture_only("inits.from_labels", m)
+    m = whole_rows_only("inits.from_labels", m)
     x, w = _rows(x, weights)
     labels = raw("labels", labels)
     if num_components is None:

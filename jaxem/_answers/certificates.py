@@ -21,6 +21,7 @@ from jaxem._core.model import Data, Expectation, Model, Theta, ThetaLike, maximi
 from jaxem._core.objective import assign, prepare_tables, row_free_energy, weighted
 from jaxem._programs.m_step import stages
 from jaxem._programs.program import Program
+from jaxem.families._missing import for_rows
 from jaxem.families._mixture import Mixture
 
 
@@ -74,7 +75,13 @@ STATEMENTS = {
 
 
 def certify(
-    m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0, *, weights: ArrayLike | None = None
+    m: Model,
+    theta: ThetaLike,
+    x: Any,
+    temperature: ArrayLike = 1.0,
+    *,
+    weights: ArrayLike | None = None,
+    missing: bool = False,
 ) -> Certificate:
     """Certify E-step, M-step and likelihood at any θ, by `jax.grad` (C1–C6). Stores the (N, K) table.
 
@@ -83,6 +90,9 @@ def certify(
     the others as they were when it was updated (ECM), and says nothing about those that climb a gradient; C4 is
     asked of the table where `log_joint` exists, else that every marginal sums to one; C6 is NaN.
 
+    `missing` as for `em`: ℓ is of what is observed. Gaussians complete their rows, and in C2 and C3 the F between the
+    half-steps is that with what is missing as a latent too, E[log p(x, z | θ⁺)] plus its entropy: below F, equal at θ.
+
     >>> import jax, jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
     >>> x = jax.random.normal(jax.random.key(0), (50, 2))
@@ -90,6 +100,7 @@ def certify(
     >>> bool(jaxem.certify(gaussian.isotropic, theta, x).holds(1e-5))
     True
     """
+    m = for_rows(m, x, missing)
     theta, data = enter(m, theta, x, weights, temperature)
     m.get_ready(theta, data)
     certificate = _certify_program(m, theta, data) if isinstance(m, Program) else _certify(m, theta, data)
@@ -107,7 +118,7 @@ def _certify(m: Mixture, theta: Theta, data: Data) -> Certificate:
     return Certificate(
         C1=_bound_residual(table, gamma, rows, data),
         C2=_fall(m, expectation, theta, new, data),
-        C3=_stationarity(m, new, gamma, data),
+        C3=_stationarity(m, theta, new, gamma, data),
         C4=C4,
         C5=_fisher_residual(m, theta, data),
         C6=_gradient_form_residual(m, theta, new, gamma, data),
@@ -202,13 +213,13 @@ def _relative(residual: Array, scale: Array) -> Array:
     return jnp.max(jnp.abs(residual) / (1 + scale)) if residual.size else jnp.full((), jnp.nan, residual.dtype)
 
 
-def _stationarity(m: Mixture, new: Theta, gamma: Array, data: Data) -> Array:
-    """C3: ∇(Q + log p(θ)) = 0 at θ⁺, γ fixed."""
+def _stationarity(m: Mixture, old: Theta, new: Theta, gamma: Array, data: Data) -> Array:
+    """C3: ∇(Q + log p(θ)) = 0 at θ⁺, γ fixed, and what is expected of missing cells with it."""
     if not m.free:
         return jnp.full((), jnp.nan, gamma.dtype)
 
     def rows(theta: Theta, x: Array, index: Array) -> Array:
-        return row_free_energy(m.table(theta, x), gamma[index].T, 0.0, axis=0)
+        return row_free_energy(m.climbed(theta, old, x), gamma[index].T, 0.0, axis=0)
 
     free, unravel = ravel_pytree(m.unconstrain(new))
 

@@ -2,12 +2,13 @@
 
     p(x_h | x_o) = Σ_k π_k(x_o) p(x_h | x_o, z = k),   π_k(x_o) = softmax_k log p(x_o, z = k | θ)    (eq:conditional)
 
-The conditional of a mixture is a mixture. A family supplies its two ingredients (`Mixture.condition`).
+The conditional of a mixture is a mixture. A family supplies its two ingredients: for a mask of columns
+`Mixture.condition`, and for cells that are missing row by row the table and law of `m.with_missing()`.
 """
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,42 +17,54 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 from numpyro.distributions import Distribution
 
-from jaxem._core.arrays import random_key, raw
+from jaxem._core.arrays import random_key, raw, static_count
 from jaxem._core.checks import blame_x, enter, prepare_x
-from jaxem._core.model import Theta
+from jaxem._core.model import Model, Theta, ThetaLike
 from jaxem._core.objective import assign
 from jaxem._core.tracing import is_concrete
+from jaxem.families._missing import Missing, halves
 from jaxem.families._mixture import Mixture, mixture_only
 
 
 class Conditional(NamedTuple):
-    """A mixture for each row's H hidden columns, in the order of x's columns. A pytree."""
+    """A mixture for each row's H hidden columns, in the order of x's columns, or for whole rows. A pytree.
+
+    Without a mask the rows are whole, H = D: what is observed stays as it is in `mean` and in samples.
+    """
 
     pi: Float[Array, "N K"]  # p(z_n = k | observed columns)
     mean: Float[Array, "N H"]  # E[hidden columns | observed columns]
     law: Distribution  # of the hidden columns given the observed and z; batch shape (K, N) or (K, 1)
+    observed: Float[Array, "N D"] | None = None  # without a mask: x, NaN where `law` counts
 
     def sample(self, key: Array) -> Array:
-        """One draw of the hidden columns of every row, (N, H): z_n from pi, then the row from the law at z_n."""
+        """One draw of every row, (N, H): z_n from pi, then the row from the law at z_n."""
         for_z, for_x = jax.random.split(random_key(key))
         num_rows, num_components = self.pi.shape
         z = jax.random.categorical(for_z, jnp.log(self.pi), axis=-1)
         with jax.numpy_rank_promotion("allow"):  # NumPyro's distributions broadcast freely
             draws = self.law.expand((num_components, num_rows)).sample(for_x)
-        return draws[z, jnp.arange(num_rows)]
+        return kept(self.observed, draws[z, jnp.arange(num_rows)])
 
 
-def condition(m: Mixture, theta: Theta, x: ArrayLike, mask: ArrayLike | Sequence[bool]) -> Conditional:
+def kept(observed: Array | None, completed: Array) -> Array:
+    """What is observed, and where that is NaN what completes it."""
+    return completed if observed is None else jnp.where(jnp.isnan(observed), completed, observed)
+
+
+def condition(m: Model, theta: ThetaLike, x: Any, mask: ArrayLike | Sequence[bool] | None = None) -> Conditional:
     """The law of the hidden columns of each row given its observed ones (eq:conditional).
 
     Args:
-        m: a Gaussian mixture, or any whose family supplies a conditional.
+        m: a mixture of `jaxem.families`; with a mask a Gaussian or Bernoulli one.
         theta: its parameters.
         x: the rows, (N, D), or (N,) for D = 1. Hidden columns are ignored, and may be NaN.
         mask: (D,) bool, True where observed, the same for every row. Fixes a shape: concrete, also inside `jit`.
+            Without one, what is NaN is hidden, row by row.
 
     Returns:
-        A `Conditional`: `pi` (N, K), `mean` (N, H), and `sample(key)` -> (N, H), with H the number hidden.
+        A `Conditional`: `pi` (N, K), `mean` (N, H), and `sample(key)` -> (N, H), with H the number hidden. Without a
+        mask H = D, and `mean` and samples are x but where that is NaN. A categorical column has no mean: NaN.
 
     Raises:
         ValueError: for a mask of wrong length or type, or with all or none observed.
@@ -64,8 +77,14 @@ def condition(m: Mixture, theta: Theta, x: ArrayLike, mask: ArrayLike | Sequence
     >>> x = jnp.array([[4.0, jnp.nan]])
     >>> jaxem.condition(gaussian.tied, theta, x, mask=[True, False]).mean.round(3).tolist()      # Σ_ho/Σ_oo · 4
     [[2.0]]
+    >>> jaxem.condition(gaussian.tied, theta, x).mean.round(3).tolist()
+    [[4.0, 2.0]]
     """
     m = mixture_only("condition", m)
+    if mask is None:
+        m = m.with_missing()
+        theta, data = enter(m, theta, x)
+        return _complete(m, theta, data.x)
     if m.condition is None:
         raise ValueError("m: its family supplies no conditional; use a Gaussian or Bernoulli family")
     x = prepare_x(x)
@@ -75,6 +94,55 @@ def condition(m: Mixture, theta: Theta, x: ArrayLike, mask: ArrayLike | Sequence
     conditional, total = _condition(m, theta, data.x, tuple(observed.tolist()))
     blame_x(data.x, total)
     return conditional
+
+
+def impute(m: Model, theta: ThetaLike, x: Any, key: Any, num_samples: int) -> Float[Array, "S N D"]:
+    """Draws of the rows with their missing cells filled in, from p(missing | observed, θ): multiple imputation.
+
+    The cells of a row are drawn together, z_n first; θ is taken as known.
+
+    Args:
+        m: a mixture of `jaxem.families`.
+        theta: its parameters, e.g. of a fit with `missing=True`.
+        x: the rows, (N, D), or (N,) for D = 1, NaN where a cell is missing.
+        key: a key of `jax.random`.
+        num_samples: S.
+
+    Returns:
+        (S, N, D), equal to x where that is observed.
+
+    Raises:
+        ValueError: for a program, infinity in x, and an x of NaN alone.
+
+    >>> import jax, jax.numpy as jnp, jaxem
+    >>> from jaxem.families import bernoulli
+    >>> theta = {"pi": [0.5, 0.5], "probs": [[0.0, 0.0], [1.0, 1.0]]}
+    >>> jaxem.impute(bernoulli.mixture, theta, jnp.array([[1.0, jnp.nan]]), jax.random.key(0), 2).tolist()
+    [[[1.0, 1.0]], [[1.0, 1.0]]]
+    """
+    static_count("num_samples", num_samples, 1)
+    keys = jax.random.split(random_key(key), int(num_samples))
+    return _draws(condition(mixture_only("impute", m), theta, x), keys)
+
+
+@jax.jit
+def _draws(conditional: Conditional, keys: Array) -> Array:
+    return jax.vmap(conditional.sample)(keys)
+
+
+@jax.jit
+def _complete(m: Missing, theta: Theta, rows: Array) -> Conditional:
+    """Of whole rows, whose law says what is missing."""
+    x, seen = halves(rows)
+    observed = jnp.where(seen, x, jnp.nan)
+    assert m.law is not None
+    with jax.numpy_rank_promotion("allow"):  # NumPyro's distributions broadcast freely
+        law = m.law(theta, rows)
+        given_z = jnp.asarray(law.mean)
+    gamma, _ = assign(m.table(theta, rows), 1.0, axis=0)
+    given_z = jnp.broadcast_to(given_z, (*gamma.shape, x.shape[1]))
+    mean = jnp.einsum("kn,knd->nd", gamma, given_z, precision=jax.lax.Precision.HIGHEST)
+    return Conditional(gamma.T, kept(observed, mean), law, observed)
 
 
 @partial(jax.jit, static_argnames="mask")

@@ -26,7 +26,7 @@ from jaxem._core.objective import assign, product, weighted
 from jaxem._core.tracing import compiled
 from jaxem.bregman import i_divergence_terms
 from jaxem.families import bernoulli, categorical, exponential, gaussian, poisson
-from jaxem.families._mixture import Mixture, mixture_only
+from jaxem.families._mixture import Mixture, whole_rows_only
 from jaxem.families.gaussian._covariances import by_component
 from jaxem.families.gaussian._floor import Floored
 from jaxem.families.gaussian._moments import in_small_batches
@@ -161,7 +161,7 @@ def is_floored(m: Mixture) -> bool:
 
 def flat_family(m: Model) -> Callable[[Theta, Theta], Array]:
     """Its KL(p_k⁺‖p_k), or a ValueError where C16 is not proved of it."""
-    mixture = mixture_only("gain", m)
+    mixture = whole_rows_only("gain", m)
     update = mixture.update.function if isinstance(mixture.update, Floored) else mixture.update
     if mixture.maximizer is None:
         for family, divergence in FLAT:

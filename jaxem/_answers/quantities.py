@@ -15,15 +15,17 @@ from jaxem._core.objective import assign, row_free_energy, weighted
 from jaxem._core.tracing import compiled, is_concrete
 from jaxem._rows.chunks import sum_over_rows
 from jaxem.families._enter import theta_alone
+from jaxem.families._missing import for_rows
 from jaxem.families._mixture import mixture_only
 from jaxem.families.gaussian import squared_distances
 
 
-def log_joint(m: Model, theta: ThetaLike, x: Any) -> Float[Array, "N K"]:
+def log_joint(m: Model, theta: ThetaLike, x: Any, *, missing: bool = False) -> Float[Array, "N K"]:
     """ℓ_nk = log p(x_n, z_n = k | θ), in nats (eq:joint).
 
     The table of the NumPyro program's trace; a family's kernel is held equal to it by the tests. For a program of
-    `from_numpyro` only where it has one discrete latent in one plate; `jaxem.marginals` serves every program.
+    `from_numpyro` only where it has one discrete latent in one plate; `jaxem.marginals` serves every program. `missing`
+    as for `em`: then x_n is what is observed of the row.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -31,16 +33,20 @@ def log_joint(m: Model, theta: ThetaLike, x: Any) -> Float[Array, "N K"]:
     >>> print(jaxem.log_joint(gaussian.isotropic, theta, jnp.array([[1.0]])).round(3))
     [[-2.112 -2.112]]
     """
+    m = for_rows(m, x, missing)
     theta, data = enter(m, theta, x)
     table, total = _table(m, theta, data.x)
     blame_x(data.x, total)
     return table
 
 
-def responsibilities(m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0) -> Float[Array, "N K"]:
+def responsibilities(
+    m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0, *, missing: bool = False
+) -> Float[Array, "N K"]:
     """γ = softmax_k(ℓ_nk / T), the maximiser of F_T (eq:E); one-hot, lowest index at ties, at T = 0.
 
     At T = 1 the posterior p(z_n = k | x_n, θ). A row that is impossible under every component gets 1/K, and a warning.
+    `missing` as for `em`: a row with nothing observed gets π.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -50,6 +56,7 @@ def responsibilities(m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike 
     >>> jaxem.responsibilities(gaussian.isotropic, theta, jnp.array([[1.0]]), temperature=0.0).tolist()
     [[1.0, 0.0]]
     """
+    m = for_rows(m, x, missing)
     theta, data = enter(m, theta, x, temperature=temperature)
     gamma, peaks = _gamma(m, theta, data)
     if is_concrete(peaks) and not np.isfinite(total := np.sum(peaks)):
@@ -63,8 +70,12 @@ def responsibilities(m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike 
     return gamma
 
 
-def log_likelihood(m: Model, theta: ThetaLike, x: Any, *, weights: ArrayLike | None = None) -> Float[Array, ""]:
+def log_likelihood(
+    m: Model, theta: ThetaLike, x: Any, *, weights: ArrayLike | None = None, missing: bool = False
+) -> Float[Array, ""]:
     """L(θ) = Σ_n w_n log Σ_k p(x_n, z_n = k | θ), in nats, priors excluded; memory does not grow with N·K.
+
+    `missing` as for `em`.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -72,6 +83,7 @@ def log_likelihood(m: Model, theta: ThetaLike, x: Any, *, weights: ArrayLike | N
     >>> f"{jaxem.log_likelihood(gaussian.isotropic, theta, jnp.array([0.0])):.4f}"
     '-0.9189'
     """
+    m = for_rows(m, x, missing)
     theta, data = enter(m, theta, x, weights)
     value = _log_likelihood(m, theta, data)
     blame_x(data.x, value)
@@ -79,9 +91,17 @@ def log_likelihood(m: Model, theta: ThetaLike, x: Any, *, weights: ArrayLike | N
 
 
 def expected_log_joint(
-    m: Model, theta: ThetaLike, gamma: ArrayLike, x: Any, *, weights: ArrayLike | None = None
+    m: Model,
+    theta: ThetaLike,
+    gamma: ArrayLike,
+    x: Any,
+    *,
+    weights: ArrayLike | None = None,
+    missing: bool = False,
 ) -> Float[Array, ""]:
     """Q(θ; γ) = Σ_n w_n Σ_k γ_nk ℓ_nk(θ), the expected complete-data log-likelihood, with 0·(−∞) = 0.
+
+    `missing` as for `em`: then ℓ is of what is observed.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -91,6 +111,7 @@ def expected_log_joint(
     >>> print(jaxem.expected_log_joint(gaussian.isotropic, theta, gamma, x).round(3))
     -2.112
     """
+    m = for_rows(m, x, missing)
     theta, data = enter(m, theta, x, weights)
     gamma = numbers("gamma", gamma, data.temperature.dtype)
     wanted = jax.eval_shape(_table, m, theta, data.x)[0].shape

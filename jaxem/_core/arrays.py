@@ -19,6 +19,7 @@ from jaxtyping import Array
 
 from jaxem._core.tracing import is_concrete, is_traced
 
+GAPS = "drop or impute them, or pass missing=True to the fit of a mixture"
 LARGEST_STEPS = np.iinfo(np.int32).max  # more steps than anyone makes
 ENABLE_X64 = "jax.config.update('jax_enable_x64', True)"
 PACKAGE = str(Path(__file__).parents[1])  # where the files of jaxem are
@@ -117,13 +118,33 @@ def _standard(name: str, value: Any, dtype: np.dtype) -> np.dtype:
 def _of_objects(name: str, array: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
     """The numbers of a table with columns of several kinds, as data frames give it."""
     entries = array.ravel().tolist()
-    gaps = np.array([type(entry).__name__ in ("NoneType", "NAType", "NaTType") for entry in entries], bool)
+    gaps = np.array([_is_gap(entry) for entry in entries], bool)
     blame_rows(name, gaps.reshape(array.shape), "gaps", counts)
     for entry, gap in zip(entries, gaps, strict=True):
         if not (gap or isinstance(entry, Real | np.bool_)):
             raise ValueError(f"{name}: must be numeric, got {type(entry).__name__} {entry!r:.40}; convert or drop it")
     entries = [np.nan if gap else entry for entry, gap in zip(entries, gaps, strict=True)]
     return np.array(entries, float).reshape(array.shape)
+
+
+def gaps_as_nan(name: str, value: Any) -> Any:
+    """The same as an array whose gaps are NaN: masked entries, None, and what a data frame has for them."""
+    if isinstance(value, np.ma.MaskedArray):
+        masked = np.ma.getmaskarray(value)
+        return np.where(masked, np.nan, np.ma.getdata(value)) if masked.any() else np.ma.getdata(value)
+    if isinstance(value, jax.Array | np.ndarray) and value.dtype != object:
+        return value
+    if isinstance(value, list | tuple):
+        value = joined(name, value)
+    array = value if isinstance(value, jax.Array) else _as_numpy(name, value)
+    if array.dtype != object:
+        return array
+    entries = [np.nan if _is_gap(entry) else entry for entry in array.ravel().tolist()]
+    return raw(name, np.array(entries, object).reshape(array.shape).tolist())
+
+
+def _is_gap(entry: Any) -> bool:
+    return type(entry).__name__ in ("NoneType", "NAType", "NaTType")
 
 
 # ---- into the precision that JAX has
@@ -162,12 +183,11 @@ def _whole(name: str, array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def blame_rows(
-    name: str, bad: np.ndarray, what: str, counts: np.ndarray | None = None, remedy: str = "drop or impute them"
-) -> None:
+def blame_rows(name: str, bad: np.ndarray, what: str, counts: np.ndarray | None = None, remedy: str = "") -> None:
     """A ValueError that names the rows, of those that count, in which an entry is bad."""
     if not bad.any():
         return
+    remedy = remedy or (GAPS if name == "x" else "drop or impute them")
     if not bad.ndim:
         raise ValueError(f"{name}: has {what}; {remedy}")
     by_row = bad.reshape(bad.shape[0], -1).any(axis=1)

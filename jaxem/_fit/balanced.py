@@ -26,7 +26,7 @@ from jaxem._core.model import Data, Model, Theta, ThetaLike
 from jaxem._core.objective import assign_soft, row_free_energy
 from jaxem._core.tracing import is_concrete
 from jaxem._fit.loop import Status
-from jaxem.families._mixture import Mixture, mixture_only
+from jaxem.families._mixture import Mixture, whole_rows_only
 
 MOST = 300  # steps of one E-step, each the better of Newton's and Sinkhorn's
 CLEAR = 64  # a share is met when it is off by no more than so many eps
@@ -85,7 +85,7 @@ def balanced_em(
     >>> fit.responsibilities.sum(axis=0).round(3).tolist(), fit.responsibilities[:, 1].round(2).tolist()
     ([3.0, 3.0], [0.0, 0.0, 0.0, 1.0, 1.0, 1.0])
     """
-    m = mixture_only("balanced_em", m)
+    m = whole_rows_only("balanced_em", m)
     if m.prior is not None:
         raise ValueError("m: has a prior, and balanced_em's duality gap knows none; use em, or leave the prior out")
     theta, data = enter(m, theta, x, weights, temperature)

@@ -23,7 +23,7 @@ from jaxem._core.checks import blame_x, enter
 from jaxem._core.model import Data, ThetaLike
 from jaxem._programs.program import Program
 from jaxem._rows import devices
-from jaxem.families._mixture import mixture_only
+from jaxem.families._mixture import whole_rows_only
 
 Batches = Callable[[], Iterable[Any]]
 END = object()  # no more batches
@@ -215,7 +215,7 @@ class Reader:
 
 def check(name: str, m: Any, batches: Any, prefetch: Any) -> None:
     """What both functions ask of their arguments."""
-    if not isinstance(m, Program) and mixture_only(name, m).maximizer is not None:
+    if not isinstance(m, Program) and whole_rows_only(name, m).maximizer is not None:
         raise ValueError(f"m: {name} needs a closed-form M-step, which a gradient's is not; use em on data in memory")
     if not callable(batches):
         raise ValueError(

@@ -26,6 +26,7 @@ from jaxem._fit.loop import Fit, State, Stop, gain_is_small
 from jaxem._fit.relocate import relocate
 from jaxem._rows import devices
 from jaxem.families import gaussian
+from jaxem.families._missing import for_rows
 from jaxem.families.gaussian._moments import unit_of
 
 MOST_STEPS = 10**8  # of a path, all of whose θ are kept
@@ -126,6 +127,7 @@ def em(
     labels: ArrayLike | None = None,
     tol: ArrayLike = 1e-10,
     max_steps: ArrayLike = 1000,
+    missing: bool = False,
     mesh: Mesh | None = None,
     progress: bool = False,
 ) -> Fit:
@@ -146,6 +148,8 @@ def em(
         labels: (N,) the component of a row where it is known, −1 where not: γ is fixed to it (semi-supervised).
         tol: smallest gain worth a step, in nats per unit of weight.
         max_steps: most M-steps to do; 0 only evaluates.
+        missing: NaN in x is a missing cell, at random, of a mixture: F is the observed-data free energy, and a row with
+            nothing observed counts 0. So are masked entries, and None or NA of a data frame. By default an error.
         mesh: devices to spread the rows over, all axes of a `jax.sharding.Mesh` (Auto); one `psum` a pass adds their
             sums. An x that is already sharded is used as it lies, and `jaxem.use_all_cores` sets a default. Over
             several processes, x is this process's rows.
@@ -166,6 +170,7 @@ def em(
     >>> jaxem.check(fit).theta["mu"].round(1).tolist()
     [[-1.0], [1.0]]
     """
+    m = for_rows(m, x, missing, of_a_fit=True)
     run = _prepare_run(
         m, theta, x, temperature=temperature, weights=weights, labels=labels, tol=tol, max_steps=max_steps
     )
@@ -182,6 +187,7 @@ def em_batch(
     labels: ArrayLike | None = None,
     tol: ArrayLike = 1e-10,
     max_steps: ArrayLike = 1000,
+    missing: bool = False,
     mesh: Mesh | None = None,
     progress: bool = False,
 ) -> Fit:
@@ -201,6 +207,7 @@ def em_batch(
     >>> jaxem.best(fits).theta["mu"].shape
     (3, 2)
     """
+    m = for_rows(m, x, missing, of_a_fit=True)
     run = _prepare_run(
         m,
         thetas,

@@ -16,6 +16,7 @@ from jaxem._fit.em import em_batch
 from jaxem._fit.loop import Fit, Status
 from jaxem._fit.outcome import best
 from jaxem._programs.program import Program
+from jaxem.families._missing import Missing, filled_for_a_start, for_rows
 from jaxem.families._mixture import Mixture, mixture_only
 from jaxem.families.gaussian._floor import Floored
 
@@ -36,6 +37,7 @@ def fit(
     labels: ArrayLike | None = None,
     tol: ArrayLike = 1e-10,
     max_steps: ArrayLike = 1000,
+    missing: bool = False,
     mesh: Mesh | None = None,
     progress: bool = False,
 ) -> Fit:
@@ -56,6 +58,7 @@ def fit(
             `m.init(key, x, method="responsibilities")`, after a first start from the program's own values; "random" is
             `m.init(key, x)`, a draw from its priors.
         temperature, weights, labels, tol, max_steps, mesh: as for `em_batch`.
+        missing: NaN in x is a missing cell, as for `em`; starts see it as a draw of the observed ones of its column.
         progress: show a tqdm bar of starts; Ctrl-C then ends the call at once.
 
     Returns:
@@ -73,6 +76,7 @@ def fit(
     ([0.0, 9.0], {'CONVERGED': 5})
     """
     static_count("starts", starts, 1)
+    m = for_rows(m, x, missing)
     _not_singular_by_shape(m, x)
     return fitted(
         m, x, key, num_components, starts=starts, init=init, temperature=temperature, weights=weights, labels=labels,
@@ -114,6 +118,8 @@ def several(m: Model, x: Any, key: Array, num_components: Any, starts: int, init
     keys = jax.random.split(key, starts)
     if isinstance(m, Program):
         return _of_program(m, x, keys, num_components, init)
+    if isinstance(m, Missing):
+        x = filled_for_a_start(jax.random.fold_in(key, starts), m.rows(x))
     if num_components is None:
         raise ValueError("num_components: how many components has this mixture? Pass K, or use jaxem.select")
     if callable(init):

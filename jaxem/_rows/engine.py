@@ -32,6 +32,7 @@ class Family(Protocol):
     def statistics(self) -> Callable[[Theta, Array, Array], Any]: ...
     def table(self, theta: Theta, x: Array) -> Array: ...
     def relative_table(self, theta: Theta, x: Array) -> Array: ...
+    def climbed(self, theta: Theta, old: Theta, x: Array) -> Array: ...
     def common(self, theta: Theta) -> Array | float: ...
 
 
@@ -145,7 +146,7 @@ def objective(m: Family, theta: Theta, old: Theta, data: Data) -> Array:
     def chunk(rows: Rows, weights: Array) -> Array:
         new, before = seen_here((theta, old))
         gamma, _ = assign(exclude(m.relative_table(before, rows.x), rows.labels), data.temperature, axis=0)
-        table = exclude(m.table(new, rows.x), rows.labels)
+        table = exclude(m.climbed(new, before, rows.x), rows.labels)
         value = row_free_energy(table, gamma, data.temperature, axis=0)
         return jnp.sum(weighted(value, weights))
 

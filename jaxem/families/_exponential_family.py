@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Shaped
 
+from jaxem._core.arrays import GAPS
 from jaxem._core.model import Theta
 from jaxem._core.values import settle
 
@@ -180,6 +181,6 @@ def first_outside(x: np.ndarray, inside: Array | np.ndarray, advice: str) -> str
         return None
     if x.dtype.kind not in "biu" and not np.isfinite(x).all():
         bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
-        return f"has NaN or infinity in {bad.size} row(s), first in row {bad[0]}; drop or impute them"
+        return f"has NaN or infinity in {bad.size} row(s), first in row {bad[0]}; {GAPS}"
     row, column = np.argwhere(~inside)[0]
     return f"has {x[row, column]} in row {row}, column {column}; {advice}"

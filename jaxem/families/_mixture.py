@@ -97,6 +97,7 @@ class Mixture(Model):
         prior: θ → log p(θ), a term of F_T that no temperature divides, and of what `update` maximises; None is none.
         complete: (θ as a dict, x, weights, are there lanes?) → θ with those entries that data can say where θ does not;
             None leaves it.
+        missing: m → the same mixture for rows with missing cells; None where the family cannot have any.
         name: what its repr says, e.g. "gaussian.full"; mixtures that differ by no more are equal.
     """
 
@@ -116,6 +117,7 @@ class Mixture(Model):
     maximizer: Callable[["Mixture", Any, Theta, Data], Theta] | None = None
     prior: Callable[[Theta], Array] | None = None
     complete: Callable[[dict[str, Any], Array, Array | None, bool], dict[str, Any]] | None = None
+    missing: Callable[["Mixture"], "Mixture"] | None = None
     name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -135,7 +137,7 @@ class Mixture(Model):
 
     def __dir__(self) -> list[str]:
         """What its users use; all else there is, is how it is fitted fast."""
-        return ["free", "held", "hold", "name", "parameters", "program", "shapes"]
+        return ["free", "held", "hold", "name", "parameters", "program", "shapes", "with_missing"]
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -167,6 +169,24 @@ class Mixture(Model):
             )
         return replace(self, held=self.held | set(names))
 
+    def with_missing(self) -> "Mixture":
+        """The same mixture for rows with missing cells: NaN is missing at random, and F the observed-data free energy.
+
+        `jaxem.em(m, theta, x, missing=True)` is `jaxem.em(m.with_missing(), theta, x)` wherever x has a NaN. What takes
+        a mixture and has no `missing=` of its own, like `jaxem.bic`, takes this.
+
+        >>> import jax.numpy as jnp, jaxem
+        >>> from jaxem.families import gaussian
+        >>> m, theta = gaussian.isotropic.with_missing(), {"pi": [1.0], "mu": [[0.0, 0.0]], "sigma": 1.0}
+        >>> m, f"{jaxem.bic(m, theta, jnp.array([[0.0, jnp.nan], [0.0, 0.0]])):.3f}"  # 3 log 2π + 3 log 2
+        (gaussian.isotropic.with_missing(), '7.593')
+        """
+        if self.missing is None:
+            raise ValueError(
+                f"missing: {self!r} does not say what its rows with missing cells are; drop or impute them"
+            )
+        return self.missing(self)
+
     def enter(
         self, theta: ThetaLike, x: Any, weights: Any, temperature: Any, labels: Any, *, batched: bool
     ) -> tuple[Theta, Data]:
@@ -185,6 +205,11 @@ class Mixture(Model):
 
     def divides(self, data: Data) -> bool:
         """Its rows are independent."""
+        return True
+
+    @property
+    def takes_whole_rows(self) -> bool:
+        """Is every cell of its rows observed?"""
         return True
 
     # ---- the program, read
@@ -214,6 +239,10 @@ class Mixture(Model):
     def relative_table(self, theta: Theta, x: Array) -> Float[Array, "K n"]:
         """ℓ less what is common to all its entries: what assignments are made of."""
         return (self.kernel or self.traced_table)(theta, x)
+
+    def climbed(self, theta: Theta, old: Theta, x: Array) -> Float[Array, "K n"]:
+        """The table that the M-step climbs from θ_old, under γ(θ_old): ℓ, unless it has latents of its own."""
+        return self.table(theta, x)
 
     def common(self, theta: Theta) -> Array | float:
         """What that leaves out."""
@@ -328,3 +357,13 @@ def mixture_only(what: str, m: Any) -> Mixture:
     if isinstance(model, Mixture):
         return model
     raise ValueError(f"{what}: is for mixtures of jaxem.families; a program has m.init, jaxem.marginals and decode")
+
+
+def whole_rows_only(what: str, m: Any) -> Mixture:
+    """The same, and where its rows may have missing cells."""
+    mixture = mixture_only(what, m)
+    if mixture.takes_whole_rows:
+        return mixture
+    raise ValueError(
+        f"m: {what} is for rows without missing cells, got {mixture!r}; drop or impute them (jaxem.impute)"
+    )

@@ -12,6 +12,7 @@ from numpyro.distributions import constraints
 
 from jaxem._core.model import Theta
 from jaxem.families import _exponential_family as ef
+from jaxem.families._missing import by_column
 from jaxem.families._mixture import Accuracy, Mixture
 
 __all__ = ["mixture"]
@@ -101,4 +102,5 @@ mixture = Mixture(
     gradient_form=family.gradient_form,
     check_support=check_support,
     accuracy=Accuracy(sizes_of_terms=family.sizes_of_terms),
+    missing=by_column,
 )

@@ -13,6 +13,7 @@ from numpyro.distributions import constraints
 
 from jaxem._core.model import Theta
 from jaxem.families import _exponential_family as ef
+from jaxem.families._missing import by_column
 from jaxem.families._mixture import Accuracy, Mixture
 
 __all__ = ["mixture"]
@@ -85,4 +86,5 @@ mixture = Mixture(
     gradient_form=family.gradient_form,
     check_support=check_support,
     accuracy=Accuracy(sizes_of_terms=family.sizes_of_terms),
+    missing=by_column,
 )

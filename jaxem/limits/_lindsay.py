@@ -28,7 +28,7 @@ from jaxem._core.checks import enter
 from jaxem._core.model import Model, Theta, ThetaLike
 from jaxem._core.objective import assign
 from jaxem._core.tracing import is_concrete
-from jaxem.families._mixture import Mixture, mixture_only
+from jaxem.families._mixture import Mixture, whole_rows_only
 from jaxem.families.gaussian import isotropic, squared_distances
 
 RIGOROUS = 3  # features, at most, in which the supremum is searched with proof
@@ -48,7 +48,7 @@ class GlobalGap(NamedTuple):
 
 def isotropic_only(what: str, m: Model) -> Mixture:
     """A ValueError for a model whose components are not N(μ_k, σ²I) with one σ."""
-    mixture = mixture_only(what, m)
+    mixture = whole_rows_only(what, m)
     if (mixture.program, mixture.shapes) != (isotropic.program, isotropic.shapes):
         raise ValueError(f"m: {what} is for gaussian.isotropic, whose components share one σ; got another family")
     return mixture

@@ -21,14 +21,23 @@ data sit far from the origin or a cluster is tight, while differences keep their
 faster, one rule says when it may be used (`_accuracy.py`).
 """
 
-from jaxem.families.gaussian._covariances import full, tied
-from jaxem.families.gaussian._factors import EEI, EEV, EVE, EVI, EVV, VEE, VEI, VEV, VVE
+from dataclasses import replace
+
+from jaxem.families.gaussian import _covariances, _factors, _scales
 from jaxem.families.gaussian._floor import with_floor
+from jaxem.families.gaussian._missing import completed
 from jaxem.families.gaussian._moments import squared_distances
 from jaxem.families.gaussian._noise import with_noise
 from jaxem.families.gaussian._prior import Prior, mclust_prior, with_prior
-from jaxem.families.gaussian._scales import diagonal, isotropic, spherical
 
+isotropic, spherical, diagonal, tied, full, EEI, VEI, EVI, VEE, EVE, VVE, EEV, VEV, EVV = (
+    replace(m, missing=completed)
+    for m in (
+        *(_scales.isotropic, _scales.spherical, _scales.diagonal, _covariances.tied, _covariances.full),
+        *(_factors.EEI, _factors.VEI, _factors.EVI, _factors.VEE, _factors.EVE),
+        *(_factors.VVE, _factors.EEV, _factors.VEV, _factors.EVV),
+    )
+)
 EII, VII, VVI, EEE, VVV = isotropic, spherical, diagonal, tied, full  # by mclust's names
 ALL = EII, VII, EEI, VEI, EVI, VVI, EEE, VEE, EVE, VVE, EEV, VEV, EVV, VVV
 

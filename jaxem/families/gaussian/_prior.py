@@ -136,7 +136,7 @@ def with_prior(m: Mixture, prior: Any) -> Mixture:
     ([0.41, 0.44], True)
     """
     m = mixture_only("with_prior", m)
-    bare = replace(m, held=frozenset())
+    bare = replace(m, held=frozenset(), missing=None)  # as FORMS has them
     if bare not in FORMS or bare.prior is not None:
         names = " ".join(form.name.removeprefix("gaussian.") for form in FORMS)
         raise ValueError(

@@ -1,0 +1,235 @@
+"""Rows with missing cells: NaN is missing at random, and F is the observed-data free energy.
+
+    ℓ_nk = log p(x_n,observed, z_n = k | θ)          (eq:observed)
+
+A mixture for such rows is a mixture itself, `Missing`: another table, other statistics and M-step for the same θ, so
+that every algorithm and answer runs on it unchanged. Its rows are (x, 1 where observed), x being 0 where it is not.
+
+Where columns are independent given z, ℓ_nk = log π_k + Σ_d log p(x_nd | θ_kd) over the observed d: the mixture is D
+mixtures of one column, and a missing cell is a row of weight 0 in its column (`by_column`). A column never observed in
+a component is then an empty component of its mixture, and keeps its parameters. Gaussians: `gaussian/_missing.py`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Shaped
+from numpyro import handlers
+from numpyro.distributions import Distribution
+
+from jaxem._core import checks
+from jaxem._core.arrays import blame_rows, gaps_as_nan, listed, switch, warn
+from jaxem._core.handlers import alone
+from jaxem._core.model import Data, Model, Theta, ThetaLike
+from jaxem._core.tracing import is_concrete
+from jaxem.families import _exponential_family as ef
+from jaxem.families._mixture import Fast, Mixture
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True, repr=False)
+class Missing(Mixture):
+    """A mixture of the same θ whose rows may have missing cells.
+
+    Attributes:
+        law: (θ, rows) → the law of whole rows given the observed cells and z, batch shape (K, n) or (K, 1); of what it
+            says only the missing cells count.
+        surface: (θ, θ_old, rows) → the ℓ̂ (K, n) that the M-step climbs from θ_old, if not ℓ itself: ℓ̂ ≤ ℓ, and equal
+            at θ_old. Of a family that completes its rows, E[log p(x, z = k | θ)] plus the entropy of what is missing.
+    """
+
+    law: Callable[[Theta, Array], Distribution] | None = None
+    surface: Callable[[Theta, Theta, Array], Array] | None = None
+
+    @property
+    def takes_whole_rows(self) -> bool:
+        """They may have missing cells."""
+        return False
+
+    def with_missing(self) -> "Missing":
+        """Itself."""
+        return self
+
+    def enter(
+        self, theta: ThetaLike, x: Any, weights: Any, temperature: Any, labels: Any, *, batched: bool
+    ) -> tuple[Theta, Data]:
+        """θ and the rows as they are summed; a row with nothing observed has weight 0."""
+        x, weights = checks.rows_and_weights(gaps_as_nan("x", x), weights)
+        x = self.rows(x)
+        seen = ~jnp.isnan(x)
+        weights = _without_blank_rows(x, seen, weights)
+        filled = jnp.where(seen, x, 0)
+        theta, data = super().enter(theta, filled, weights, temperature, labels, batched=batched)
+        return theta, data._replace(x=jnp.concatenate([filled, seen.astype(x.dtype)], axis=1))
+
+    def rows(self, x: Any) -> Array:
+        """x (N, D), floating, NaN where it is missing."""
+        return checks.as_floating(checks.prepare_x(gaps_as_nan("x", x)))
+
+    def climbed(self, theta: Theta, old: Theta, x: Array) -> Array:
+        """ℓ̂, component-major."""
+        return self.table(theta, x) if self.surface is None else self.surface(theta, old, x)
+
+
+def for_rows(m: Model, x: Any, missing: Any, *, of_a_fit: bool = False) -> Model:
+    """m; or where `missing` is asked for, and x may have missing cells, m for such rows.
+
+    So an x that is known to have none is fitted by m itself, to the bit.
+    """
+    if not switch("missing", missing):
+        return m
+    model = checks.a_model(m)
+    if not isinstance(model, Mixture):
+        raise ValueError(
+            "missing: is for mixtures of jaxem.families; in a program, pass x with any numbers in its gaps and a mask "
+            "beside it, and observe it inside numpyro.handlers.mask(mask=mask)"
+        )
+    x = gaps_as_nan("x", x)
+    if is_concrete(x):
+        seen = ~np.isnan(np.asarray(x)) if jnp.issubdtype(x.dtype, jnp.floating) else np.ones(x.shape, bool)
+        if seen.all():
+            return model
+        never = np.flatnonzero(~seen.any(axis=0)) if of_a_fit and seen.ndim == 2 and seen.any() else np.empty(0, int)
+        if never.size:
+            warn(f"x: nothing is observed in column(s) {listed(never)}; their parameters stay as they start")
+    return model.with_missing()
+
+
+def _without_blank_rows(x: Array, seen: Bool[Array, "N D"], weights: Array | None) -> Array | None:
+    """Weight 0 for rows with nothing observed; a ValueError for ∞, and where nothing is observed at all."""
+    some = jnp.any(seen, axis=1)
+    if is_concrete(x):
+        here = np.asarray(seen)
+        blame_rows("x", np.isinf(np.asarray(x)), "infinity", None, "NaN is what is missing; drop or impute the rest")
+        if not here.any():
+            raise ValueError("x: every cell is NaN, so that nothing is observed; pass rows with some numbers")
+        if here.any(axis=1).all():
+            return weights
+    ones = jnp.ones(x.shape[:1], x.dtype)
+    return jnp.where(some, ones if weights is None else weights, 0)
+
+
+def halves(rows: Shaped[Array, "n both"]) -> tuple[Shaped[Array, "n D"], Bool[Array, "n D"]]:
+    """x, 0 where it is missing, and where it is observed."""
+    x, seen = jnp.split(rows, 2, axis=1)
+    return x, seen > 0
+
+
+def missing_of(m: Mixture, **changes: Any) -> Missing:
+    """The `Missing` of a mixture: all that it has, but for these."""
+    own = {field.name: getattr(m, field.name) for field in dataclasses.fields(Mixture)}
+    name = f"{dataclasses.replace(m, held=frozenset())!r}.with_missing()"
+    return Missing(**(own | {"name": name, "constant": None, "condition": None, "fast": Fast()} | changes))
+
+
+@jax.jit
+def filled_for_a_start(key: Array, x: Float[Array, "N D"]) -> Float[Array, "N D"]:
+    """x with each missing cell drawn from the observed ones of its column, where starts need whole rows.
+
+    A value that a column has is one that its family knows, which a mean is not. 0 in a column without any.
+    """
+    seen = ~jnp.isnan(x)
+    observed_first = jnp.argsort(~seen, axis=0)
+    count = jnp.sum(seen, axis=0, keepdims=True)
+    drawn = jax.random.randint(key, x.shape, 0, jnp.maximum(jnp.broadcast_to(count, x.shape), 1))
+    others = jnp.take_along_axis(x, jnp.take_along_axis(observed_first, drawn, axis=0), axis=0)
+    return jnp.where(seen, x, jnp.where(count > 0, others, 0))
+
+
+# ---- columns that are independent given z
+
+
+class ByColumn(NamedTuple):
+    """Additive statistics."""
+
+    N_k: Float[Array, " K"]  # Σ_n γ_nk
+    columns: Any  # the family's own of each column, over the rows that are observed there, leading axis D
+
+
+def by_column(m: Mixture) -> Missing:
+    """For a family whose columns are independent given z, all its parameters but π having an axis D."""
+    sizes = m.accuracy.sizes_of_terms
+    return missing_of(
+        m,
+        kernel=partial(table, m),
+        statistics=partial(statistics, m),
+        update=partial(update, m),
+        gradient_form=None,
+        accuracy=m.accuracy._replace(sizes_of_terms=sizes and partial(sizes_of_terms, m)),
+        law=partial(law, m),
+    )
+
+
+def axes(m: Mixture) -> dict[str, int]:
+    """Where each parameter but π has its axis of columns."""
+    return {name: spec.split().index("D") for name, spec in m.shapes if name != "pi"}
+
+
+def columns_of(m: Mixture, theta: Theta) -> Theta:
+    """The parameters of mixtures of one column each, leading axis D; their π is 1, of which log p(x | z) is all."""
+    split = {name: jnp.expand_dims(jnp.moveaxis(theta[name], axis, 0), axis + 1) for name, axis in axes(m).items()}
+    num_features = len(next(iter(split.values())))
+    return split | {"pi": jnp.ones((num_features, *theta["pi"].shape), theta["pi"].dtype)}
+
+
+def table(m: Mixture, theta: Theta, rows: Float[Array, "n both"]) -> Float[Array, "K n"]:
+    """ℓ_nk = log π_k + Σ_d log p(x_nd | θ_kd) over what is observed."""
+    x, seen = halves(rows)
+
+    def add(total: Array, column: tuple[Theta, Array, Array]) -> tuple[Array, None]:
+        theta_d, x_d, seen_d = column
+        return total + jnp.where(seen_d[None], m.table(theta_d, x_d[:, None]), 0), None
+
+    pi = theta["pi"]
+    log_pi = jnp.where(pi > 0, jnp.log(jnp.where(pi > 0, pi, 1)), -jnp.inf)
+    start = log_pi[:, None] + 0 * x.T[:1]  # which lies where the rows do
+    return lax.scan(add, start, (columns_of(m, theta), x.T, seen.T))[0]
+
+
+def statistics(m: Mixture, theta: Theta, rows: Float[Array, "n both"], gamma: Float[Array, "K n"]) -> ByColumn:
+    """N_k, and the family's own statistics of each column, where a missing cell has γ = 0."""
+    x, seen = halves(rows)
+
+    def of_column(_: None, column: tuple[Theta, Array, Array]) -> tuple[None, Any]:
+        theta_d, x_d, seen_d = column
+        return None, m.statistics(theta_d, x_d[:, None], jnp.where(seen_d[None], gamma, 0))
+
+    return ByColumn(jnp.sum(gamma, axis=1), lax.scan(of_column, None, (columns_of(m, theta), x.T, seen.T))[1])
+
+
+def update(m: Mixture, sums: ByColumn, theta: Theta, held: frozenset[str]) -> Theta:
+    """π_k = N_k / N, and the family's own M-step of each column, which keeps what no row tells of."""
+
+    def of_column(sums: Any, theta: Theta) -> Theta:
+        return m.update(sums, theta, held | {"pi"})
+
+    new = jax.vmap(of_column)(sums.columns, columns_of(m, theta))
+    free = {name: axis for name, axis in axes(m).items() if name not in held}
+    joined = {name: jnp.moveaxis(jnp.squeeze(new[name], axis + 1), 0, axis) for name, axis in free.items()}
+    if "pi" not in held:
+        joined["pi"] = ef.possible(sums.N_k / jnp.sum(sums.N_k), sums.N_k)
+    return theta | joined
+
+
+def sizes_of_terms(m: Mixture, theta: Theta, sums: ByColumn) -> Array:
+    """Those of each column, and of log π."""
+    log_pi = jnp.abs(jnp.log(jnp.where(theta["pi"] > 0, theta["pi"], 1)))
+    assert m.accuracy.sizes_of_terms is not None
+    of_columns = jax.vmap(m.accuracy.sizes_of_terms)(columns_of(m, theta), sums.columns)
+    return jnp.sum(of_columns) + jnp.sum(sums.N_k * log_pi)
+
+
+def law(m: Mixture, theta: Theta, rows: Float[Array, "n both"]) -> Distribution:
+    """Of x given z: the program's own, since the observed cells tell of the others through z alone."""
+    x, _ = halves(rows)
+    z = jnp.arange(len(theta["pi"]))[:, None]
+    with alone():
+        sites = handlers.trace(handlers.substitute(m.program, data=theta | {"z": z})).get_trace(x)
+    return sites["x"]["fn"]
