@@ -193,5 +193,5 @@ def test_what_is_no_noise_says_so_in_one_line(call, match):
 
 def test_a_stream_needs_the_box():
     m = gaussian.with_noise(gaussian.isotropic)
-    with pytest.raises(ValueError, match="^theta: has no 'box'"):
+    with pytest.raises(ValueError, match=r"^theta: has no 'box'"):
         jaxem.em_stream(m, THETA, lambda: iter([np.arange(3.0), np.arange(9.0)]), max_steps=1)

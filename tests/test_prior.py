@@ -157,7 +157,7 @@ def test_with_a_prior_nothing_collapses():
     m = gaussian.with_prior(gaussian.full, gaussian.mclust_prior(x, 2))
     theta = jaxem.inits.from_labels(m, x, np.array([0, 0, 0, 1, 1, 1]))
     fit = jaxem.check(jaxem.em(m, theta, x))
-    assert (np.linalg.eigvalsh(fit.theta["Sigma"]) > 0.01).all()
+    assert (np.linalg.eigvalsh(fit.theta["Sigma"]) > 1e-4).all()
     empty = jaxem.em(m, theta | {"pi": cast(np.array([1.0, 0.0]))}, x)
     assert empty.status == Status.CONVERGED
     np.testing.assert_allclose(empty.theta["mu"][1], x.mean(0), atol=1e-12)  # the prior's mode
@@ -177,7 +177,7 @@ def test_models_with_priors_are_values(tmp_path):
     jaxem.save(tmp_path / "fit.npz", one, fit)
     again, _ = jaxem.load(tmp_path / "fit.npz", other)
     assert again == one
-    with pytest.raises(ValueError, match="another|not of"):
+    with pytest.raises(ValueError, match=r"another|not of"):
         jaxem.load(tmp_path / "fit.npz", gaussian.VEV)
 
 
