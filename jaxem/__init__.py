@@ -36,6 +36,7 @@ from jaxem._answers.quantities import (
 from jaxem._answers.rate import Rate, convergence_rate
 from jaxem._answers.selection import Selection, select
 from jaxem._answers.summary import Summary, summary
+from jaxem._answers.uncertainty import Uncertainty, standard_errors
 from jaxem._core.objective import free_energy
 from jaxem._fit.balanced import BalancedFit, balanced_em
 from jaxem._fit.batches import StreamError
@@ -80,6 +81,7 @@ __all__ = [
     "Status",
     "StreamError",
     "Summary",
+    "Uncertainty",
     "aic",
     "anneal",
     "arguments",
@@ -128,6 +130,7 @@ __all__ = [
     "sample",
     "save",
     "select",
+    "standard_errors",
     "summary",
     "use_all_cores",
 ]
