@@ -40,6 +40,7 @@ from jaxem._answers.uncertainty import Uncertainty, standard_errors
 from jaxem._core.objective import free_energy
 from jaxem._fit.balanced import BalancedFit, balanced_em
 from jaxem._fit.batches import StreamError
+from jaxem._fit.bootstrap import bootstrap
 from jaxem._fit.dpmeans import dpmeans
 from jaxem._fit.em import Path, em, em_batch, em_path, kmeans
 from jaxem._fit.fit import fit
@@ -88,6 +89,7 @@ __all__ = [
     "balanced_em",
     "best",
     "bic",
+    "bootstrap",
     "bregman",
     "certify",
     "check",

@@ -84,7 +84,7 @@ def minimal(name):
 
 @pytest.mark.parametrize("name", ["spherical", "full", "bernoulli"])
 def test_they_are_those_of_a_numerical_hessian_in_any_coordinates(name, spherical):
-    """At a maximum the inverse Hessian is a tensor: SciPy's likelihood in coordinates of the test's own, differenced."""
+    """At a maximum the inverse Hessian is a tensor: SciPy's likelihood in the test's own coordinates, differenced."""
     case = BY_NAME[name]
     x = X if name != "bernoulli" else ANSWERS
     theta = spherical[0] if name == "spherical" else fitted(case.m, x)
@@ -177,7 +177,7 @@ def test_a_program_has_those_of_its_family_and_the_sandwich_is_its_formula(spher
         return jaxem.log_likelihood(gaussian.spherical, theta, x[None])
 
     per_row = jax.vmap(jax.grad(row), in_axes=(None, 0))(theta, X)  # in θ itself, off the simplex too
-    scores = np.stack([np.asarray(ravel_pytree(jax.tree.map(lambda s: s[n], per_row))[0]) for n in range(len(X))])
+    scores = np.asarray(jax.vmap(lambda s: ravel_pytree(s)[0])(per_row))
     bread = np.asarray(found.covariance)  # G I⁻¹ Gᵀ: it projects what is off the simplex
     expected = bread @ (scores.T @ scores) @ bread
     np.testing.assert_allclose(robust.covariance, expected, rtol=tolerance(1e-7, 2e-2), atol=1e-6)

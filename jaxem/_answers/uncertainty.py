@@ -2,9 +2,9 @@
 
     I = −∇²F(θ),   Cov(u) ≈ I⁻¹  or  I⁻¹ (Σ_n w_n s_n s_nᵀ) I⁻¹,   Cov(θ) ≈ G Cov(u) Gᵀ            (eq:errors)
 
-u are NumPyro's unconstrained coordinates of what is free, as many as there are free parameters; s_n = ∇_u log p(x_n | θ)
-is a row's score, and G = ∂θ/∂u the delta method's. F at T = 1 is the log-likelihood, with log p(θ) where there is a
-prior: then the mode's curvature is that of the posterior (Laplace).
+u are NumPyro's unconstrained coordinates of what is free, as many as there are free parameters; a row's score is
+s_n = ∇_u log p(x_n | θ), and G = ∂θ/∂u is the delta method's. F at T = 1 is the log-likelihood, with log p(θ) where
+there is a prior: then the mode's curvature is that of the posterior (Laplace).
 
 I_c = −∇²Q(θ; γ), what the information would be if the latents were seen, is the unit in which I is judged: the
 eigenvalues of I_c⁻¹ I are 1 − those of EM's Jacobian (eq:missing), lie in [0, 1] at a maximum, and know neither the
@@ -56,10 +56,9 @@ def standard_errors(
 ) -> Uncertainty:
     """Standard errors of a fit, in the coordinates of θ: from the curvature of the log-likelihood (eq:errors).
 
-    Everything is NaN-free only where it means something. At a point where I is singular or no maximum is (two equal
-    components; centres that are about to part; a saddle) no direction's error exists, so that all are NaN, with a
-    warning where that can be given: `least_eigenvalue` ≤ 1e-6 (in float32 3e-4) tells it inside `jit`. A π on the edge of its simplex, or
-    another parameter on a bound, has no coordinate, and makes all NaN too.
+    Where I is singular, or θ no maximum (two equal components, centres about to part, a saddle), there are none: all
+    are NaN, with a warning where one can be given; inside `jit` a `least_eigenvalue` ≤ 1e-6 (in float32 3e-4) tells
+    it. A π on the edge of its simplex, or another parameter on a bound, has no coordinate, and makes all NaN too.
 
     Args:
         m: the model, possibly with parameters held; those count as known, and have error 0.
@@ -71,8 +70,8 @@ def standard_errors(
         weights: w (N,) ≥ 0, as in the fit; w_n rows are counted where there is one.
 
     Returns:
-        An `Uncertainty`. `standard_errors` is a dict like θ; `covariance` is of all of its entries; those of a simplex sum
-        to 0 in it, and of Σ both triangles are there.
+        An `Uncertainty`. `standard_errors` is a dict like θ; `covariance` is of all of its entries: those of a simplex
+        sum to 0 in it, and of Σ both triangles are there.
 
     Raises:
         ValueError: for what `em` refuses, an unknown kind, nothing free, and for a concrete θ that is no maximum: it
@@ -113,8 +112,8 @@ def _judge(found: Uncertainty) -> None:
     if not least > floor_of(found.least_eigenvalue.dtype):
         what = "no maximum, or on the edge of what it may be" if least != least else f"least eigenvalue {least:.1e}"
         warn(
-            f"theta: the information is singular there ({what}), so that standard errors are NaN: components are equal, "
-            "empty or about to part, or a parameter is on its bound; use fewer components, or hold what is not known"
+            f"theta: the information is singular there ({what}), so that standard errors are NaN: components are "
+            "equal, empty or about to part, or a parameter is on its bound; use fewer, or hold what is not known"
         )
 
 
