@@ -23,6 +23,7 @@ from jaxem._answers.covariances import covariances
 from jaxem._answers.criteria import aic, bic, icl, num_parameters
 from jaxem._answers.files import load, save
 from jaxem._answers.gain import Gain, gain
+from jaxem._answers.latents import recover, sample_latents
 from jaxem._answers.posterior import decode, marginals
 from jaxem._answers.prediction import Prediction, predict
 from jaxem._answers.quantities import (
@@ -128,8 +129,10 @@ __all__ = [
     "optimality_gap",
     "plot",
     "predict",
+    "recover",
     "responsibilities",
     "sample",
+    "sample_latents",
     "save",
     "select",
     "standard_errors",

@@ -122,7 +122,8 @@ def _at_rest(m: Model, theta: Theta, data: Data) -> None:
     if gain > max(FAR, float(fit.rounding)) or not np.isfinite(fit.free_energy):
         blame_x(data.x, fit.free_energy)
         raise ValueError(
-            f"theta: is no fixed point of EM on these data, a step gains {gain:.2g} nats; pass jaxem.em(m, theta, x).theta"
+            f"theta: is no fixed point of EM on these data, a step gains {gain:.2g} nats; pass "
+            "jaxem.em(m, theta, x).theta"
         )
 
 
