@@ -6,13 +6,13 @@ import numpy as np
 import numpyro
 import pytest
 from numpyro import distributions as dist
+from programs import CASES, brute_force
 
 import jaxem
 from jaxem.families import gaussian
 
 from cases import CASES as FAMILIES
 from cases import cast
-from programs import CASES, brute_force
 
 DRAWS = 4_000
 # a plate, two latents in one, one above a plate, a chain, chains with masked ends, two chains, a latent in each step
