@@ -91,3 +91,30 @@ def test_bad_input_is_one_line(key):
 
     with pytest.raises(ValueError, match=r"^sample_latents: log p\(x \| theta\) is "):
         jaxem.sample_latents(jaxem.from_numpyro(impossible), {}, jnp.array(5.0), key, 3)
+
+
+def test_a_programs_own_draws_are_from_its_density(key):
+    """Σ_S log p(x, z) over draws of the program has the mean that enumeration gives it; and each site its shape."""
+    case = CASES["gaussian_hmm"]
+    m = jaxem.from_numpyro(case.program)
+    theta = m.init(key, case.x)
+    draws = jaxem.sample(m, theta, key, 2000, case.x)
+    assert {name: value.shape for name, value in draws.items()} == {"z_0": (2000,), "z": (2000, 6), "y": (2000, 6)}
+    z = np.concatenate([draws["z_0"][:, None], draws["z"]], axis=1)
+    frequencies_agree(np.bincount(z[:, 0], minlength=2), np.asarray(theta["pi"]))
+    for i in range(2):
+        after = z[:, 1:][z[:, :-1] == i]
+        frequencies_agree(np.bincount(after, minlength=2), np.asarray(theta["A"])[i])
+        mine = np.asarray(draws["y"])[np.asarray(draws["z"]) == i]
+        mu, sigma = float(theta["mu"][i]), float(theta["sigma"][i])
+        assert abs(mine.mean() - mu) < 5 * sigma / np.sqrt(len(mine))
+        assert abs(mine.std() / sigma - 1) < 5 / np.sqrt(2 * len(mine))
+    case = CASES["regressions"]  # covariates are used as they are
+    m = jaxem.from_numpyro(case.program)
+    theta = m.init(key, case.x)
+    draws = jaxem.sample(m, theta, key, 500, case.x)
+    mean = jnp.sum(case.x[0][None] * theta["beta"][draws["z"]], axis=-1)
+    residual = (draws["y"] - mean) / theta["sigma"][draws["z"]]
+    assert abs(float(jnp.std(residual)) - 1) < 5 / np.sqrt(2 * residual.size)
+    with pytest.raises(ValueError, match=r"^x: a program's arguments say how many rows"):
+        jaxem.sample(m, theta, key, 5)
