@@ -127,3 +127,20 @@ def test_bad_input_is_one_line(theta):
 
     with pytest.raises(ValueError, match=r'^kind: "nonparametric": needs a plate of rows'):
         jaxem.bootstrap(jaxem.from_numpyro(coupled), {"a": 0.0}, X[:4, 0], KEY, 5)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_em_batch_takes_weights_with_a_lane_axis(theta, slots, monkeypatch):
+    """As fits of their own; in slots, as on an accelerator, too."""
+    monkeypatch.setattr("jaxem._fit.lanes.slots_here", lambda x: slots)
+    w = cast(np.random.default_rng(1).integers(0, 3, (3, 60)).astype(float))
+    thetas = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), theta)
+    fits = jaxem.em_batch(M, thetas, X, weights=w)
+    for lane in range(3):
+        alone = jaxem.em(M, theta, X, weights=w[lane])
+        np.testing.assert_allclose(fits.theta["mu"][lane], alone.theta["mu"], rtol=tolerance(1e-9, 1e-4))
+        assert float(fits.free_energy[lane]) == pytest.approx(float(alone.free_energy), rel=tolerance(1e-12, 1e-5))
+    with pytest.raises(ValueError, match=r"^weights: must have shape \(60,\), or \(3, 60\)"):
+        jaxem.em_batch(M, thetas, X, weights=w[:2])
+    with pytest.raises(ValueError, match=r"^weights: of lane 1 sum to 0"):
+        jaxem.em_batch(M, thetas, X, weights=w * cast(np.array([[1.0], [0.0], [1.0]])))
