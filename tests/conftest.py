@@ -66,6 +66,7 @@ collect_ignore = (
         "test_gaussian_families.py",
         "test_general_em.py",
         "test_kmedoids.py",
+        "test_latents.py",
         "test_lecture_experiments.py",
         "test_mclust.py",  # casts by itself
         "test_numpyro.py",

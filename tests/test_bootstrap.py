@@ -83,6 +83,14 @@ def test_components_are_in_thetas_order_however_a_lane_names_them():
         assert (p[order] == np.arange(K)).all()
         assert not clear
         assert unclear  # two that have nothing to do with each other
+    gamma = rng.dirichlet(np.full(2, 0.3), size=50)
+    for share, expected in (
+        (0.40, False),
+        (0.43, True),
+    ):  # of the other order: ambiguous from √2 − 1, where (1 − s)² = 2s²
+        near = (1 - share) * gamma + share * gamma[:, ::-1]
+        order, unclear = in_order(Shared(gamma.T @ near, (gamma**2).sum(0), (near**2).sum(0)))
+        assert (order.tolist(), unclear) == ([0, 1], expected)
     half = np.full((50, 2), 0.5)
     assert in_order(Shared(half.T @ half, (half**2).sum(0), (half**2).sum(0)))[1]
     one = np.ones((50, 1))
