@@ -24,6 +24,7 @@ from jaxem._answers.criteria import aic, bic, icl, num_parameters
 from jaxem._answers.files import load, save
 from jaxem._answers.gain import Gain, gain
 from jaxem._answers.likelihood_ratio import LikelihoodRatioTest, likelihood_ratio_test
+from jaxem._answers.latents import recover, sample_latents
 from jaxem._answers.posterior import decode, marginals
 from jaxem._answers.prediction import Prediction, predict
 from jaxem._answers.quantities import (
@@ -37,9 +38,11 @@ from jaxem._answers.quantities import (
 from jaxem._answers.rate import Rate, convergence_rate
 from jaxem._answers.selection import Selection, select
 from jaxem._answers.summary import Summary, summary
+from jaxem._answers.uncertainty import Uncertainty, standard_errors
 from jaxem._core.objective import free_energy
 from jaxem._fit.balanced import BalancedFit, balanced_em
 from jaxem._fit.batches import StreamError
+from jaxem._fit.bootstrap import bootstrap
 from jaxem._fit.dpmeans import dpmeans
 from jaxem._fit.em import Path, em, em_batch, em_path, kmeans
 from jaxem._fit.fit import fit
@@ -82,12 +85,14 @@ __all__ = [
     "Status",
     "StreamError",
     "Summary",
+    "Uncertainty",
     "aic",
     "anneal",
     "arguments",
     "balanced_em",
     "best",
     "bic",
+    "bootstrap",
     "bregman",
     "certify",
     "check",
@@ -128,10 +133,13 @@ __all__ = [
     "optimality_gap",
     "plot",
     "predict",
+    "recover",
     "responsibilities",
     "sample",
+    "sample_latents",
     "save",
     "select",
+    "standard_errors",
     "summary",
     "use_all_cores",
 ]

@@ -68,6 +68,7 @@ collect_ignore = (
         "test_general_em.py",
         "test_hierarchical.py",
         "test_kmedoids.py",
+        "test_latents.py",
         "test_lecture_experiments.py",
         "test_likelihood_ratio.py",
         "test_mclust.py",  # casts by itself

@@ -9,9 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from jaxem._core.arrays import shown
 from jaxem._core.checks import blame_x, enter
 from jaxem._core.model import Data, Model, Theta, ThetaLike
 from jaxem._core.tracing import is_concrete
@@ -70,28 +72,45 @@ def decode(m: Model, theta: ThetaLike, x: Any) -> dict[str, Array]:
 def possible(what: str, m: Program, theta: Theta, data: Data) -> dict[str, Array]:
     """The marginals, or a ValueError where no assignment is possible: a maximum over nothing has an argmax, too."""
     found, free_energy = _marginals(m, theta, data)
+    refuse_impossible(what, data, free_energy)
+    return found
+
+
+def refuse_impossible(what: str, data: Data, free_energy: Array) -> None:
+    """A ValueError where log p(x | θ), or one of several, is not finite."""
     blame_x(data.x, free_energy)
-    if is_concrete(free_energy) and not bool(jnp.isfinite(free_energy)):
+    if is_concrete(free_energy) and not np.isfinite(value := np.asarray(free_energy)).all():
         raise ValueError(
-            f"{what}: log p(x | theta) is {float(free_energy)}, so the posterior of the latents is undefined; look for "
+            f"{what}: log p(x | theta) is {shown(value)}, so the posterior of the latents is undefined; look for "
             "data outside of a distribution's support, and for probabilities of 0 in theta or the program"
         )
-    return found
 
 
 @jax.jit
 def _marginals(m: Program, theta: Theta, data: Data) -> tuple[dict[str, Array], Array]:
     tables, _, free_energy = weighted_marginals(m, theta, data)
-    found = {name: table / jnp.sum(table, axis=-1, keepdims=True) for name, table in tables.items()}
+    return with_first_steps(
+        {name: table / jnp.sum(table, axis=-1, keepdims=True) for name, table in tables.items()}
+    ), free_energy
+
+
+def with_first_steps(found: dict[str, Array]) -> dict[str, Array]:
+    """A scan's sites in one, the step that NumPyro unrolls before the others."""
+    found = dict(found)
     for name in [name for name in found if name.startswith(PREVIOUS)]:
         first = found.pop(name)[None]
         rest = found.get(root(name))
         found[root(name)] = first if rest is None else jnp.concatenate([first, rest])
-    return found, free_energy
+    return found
 
 
-def weighted_marginals(m: Program, theta: Theta, data: Data) -> tuple[dict[str, Array], dict[str, Array], Array]:
-    """(eq:marginal times the weight of its row, that weight) of every latent, and F; a scan's first step apart."""
+def weighted_marginals(
+    m: Program, theta: Theta, data: Data, key: Array | None = None
+) -> tuple[dict[str, Array], dict[str, Array], Array]:
+    """(eq:marginal times the weight of its row, that weight) of every latent, and F; a scan's first step apart.
+
+    With a key the tables are one-hot, one draw from the joint posterior.
+    """
     terms, tables, _ = m.tables(theta, data.x)
     enumerated = m.structure(data.x).enumerated
     tiny = jnp.finfo(data.temperature.dtype).tiny ** 0.75  # a row of weight 0 has a posterior too
@@ -109,7 +128,7 @@ def weighted_marginals(m: Program, theta: Theta, data: Data) -> tuple[dict[str, 
             axes = zip((*places[name], name), epsilon[name].shape, strict=True)
             table = Named(tuple(label for label, size in axes if size > 1), jnp.squeeze(epsilon[name]))
             extra.append(Factor(table, frozenset(term.plates), factors[term.name].scale))
-        return log_partition([*factors.values(), *extra], graph, data.temperature)
+        return log_partition([*factors.values(), *extra], graph, data.temperature, key=key)
 
     scales = {name: factors[term.name].scale.along(places[name]) for name, term in laws.items()}
     weights = {name: jnp.broadcast_to(scale, rows[name]) for name, scale in scales.items()}

@@ -1,23 +1,29 @@
 """What a model says about data at a given θ: ℓ, γ, L, Q, J, and draws. Public tables are (N, K)."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float
 
 from jaxem._core.arrays import listed, numbers, random_key, static_count, warn
 from jaxem._core.checks import blame_x, enter, prepare_centres, rows_and_weights
 from jaxem._core.model import Data, Model, Theta, ThetaLike
 from jaxem._core.objective import assign, row_free_energy, weighted
 from jaxem._core.tracing import compiled, is_concrete
+from jaxem._programs.program import Program
+from jaxem._programs.structure import simulated
 from jaxem._rows.chunks import sum_over_rows
 from jaxem.families._enter import theta_alone
 from jaxem.families._missing import for_rows
 from jaxem.families._mixture import mixture_only
 from jaxem.families.gaussian import squared_distances
+
+AT_A_TIME = 2**22  # entries of a program's draws that are made side by side
 
 
 def log_joint(m: Model, theta: ThetaLike, x: Any, *, missing: bool = False) -> Float[Array, "N K"]:
@@ -136,10 +142,25 @@ def distortion(x: Any, mu: ArrayLike, weights: ArrayLike | None = None) -> Float
     return value
 
 
-def sample(
-    m: Model, theta: ThetaLike, key: Array, num_samples: int
-) -> tuple[Num[Array, "num_samples D"], Int[Array, " num_samples"]]:
-    """(x, z): `num_samples` draws from the mixture's program, with the component of each.
+def sample(m: Model, theta: ThetaLike, key: Array, num_samples: int, x: Any = None) -> Any:
+    """`num_samples` draws from the model at θ: of a mixture (x, z), rows with the component of each.
+
+    Of a program a dict, site → draws (num_samples, …), of what it observes and of its latents: each is a whole data
+    set, of as many rows and steps as the arguments have.
+
+    Args:
+        m: a mixture or a program.
+        theta: its parameters.
+        key: a key of `jax.random`.
+        num_samples: how many rows of a mixture, how many data sets of a program.
+        x: a program's arguments, as to `em`. Of what is observed only the shape counts; covariates, lengths and masks
+            are used as they are. A mixture needs none.
+
+    Returns:
+        (x (num_samples, D), z (num_samples,)), or of a program a dict. A scan's sites have their time first.
+
+    Raises:
+        ValueError: for a program without x, and for what `em` refuses.
 
     >>> import jax, jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -148,11 +169,27 @@ def sample(
     >>> x.shape, bool(jnp.all((x[:, 0] > 4.5) == (z == 1)))
     ((500, 2), True)
     """
-    mixture = mixture_only("sample", m)
     static_count("num_samples", num_samples, 1)
     key = random_key(key)
+    if isinstance(m, Program):
+        if x is None:
+            raise ValueError("x: a program's arguments say how many rows to draw; pass the data, as to em")
+        theta, data = enter(m, theta, x)
+        return _simulate(m, theta, data.x, jax.random.split(key, int(num_samples)))
+    mixture = mixture_only("sample", m)
     theta = theta_alone(mixture, theta)
     return mixture.sample(theta, key, int(num_samples))
+
+
+@jax.jit
+def _simulate(m: Program, theta: Theta, x: Any, keys: Array) -> dict[str, Array]:
+    """A data set for each key, some side by side."""
+
+    def one(key: Array) -> dict[str, Array]:
+        return simulated(m.program, x, theta, key)
+
+    entries = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(one, keys[0])))
+    return lax.map(one, keys, batch_size=max(1, min(len(keys), AT_A_TIME // max(entries, 1))))
 
 
 @jax.jit

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxem._core import columns
-from jaxem._core.arrays import RESCALE, one_of, static_count, steps, switch, tolerance
+from jaxem._core.arrays import RESCALE, non_negative, one_of, raw, static_count, steps, switch, tolerance
 from jaxem._core.checks import blame_x, enter, prepare_centres, rows_and_weights
 from jaxem._core.model import Data, Model, Theta, ThetaLike, maximize
 from jaxem._core.tracing import compiled, is_concrete
@@ -177,6 +177,24 @@ def em(
     return _remembered(_fit(m, run, gain_is_small, mesh, progress), x, theta)
 
 
+def _of_lanes(weights: Any, run: Run) -> Array:
+    """A row of weights for each lane."""
+    assert run.data.weights is not None
+    wanted = (jax.tree.leaves(run.theta)[0].shape[0], *run.data.weights.shape)
+    if weights.shape != wanted:
+        raise ValueError(
+            f"weights: must have shape {wanted[1:]}, or {wanted} with a row for each lane, got {weights.shape}"
+        )
+    non_negative("weights", weights, "drop rows by giving them weight 0")
+    w = jnp.asarray(weights, run.data.temperature.dtype)
+    if run.data.weights is not None:  # 0 for a row that counts in no lane, or in which nothing is observed
+        w = jnp.where(run.data.weights[None] == 0, 0, w)
+    allowed = jnp.all(w >= 0, axis=1) & (jnp.sum(w, axis=1) > 0)
+    if is_concrete(w) and not np.asarray(allowed).all():
+        raise ValueError(f"weights: of lane {int(np.argmin(np.asarray(allowed)))} sum to 0; give it at least one row")
+    return jnp.where(allowed[:, None], w, jnp.nan)
+
+
 def em_batch(
     m: Model,
     thetas: ThetaLike,
@@ -194,8 +212,9 @@ def em_batch(
     """Many fits of the same data: every entry of `thetas` has a leading lane axis. Equals `vmap(em)`.
 
     Each lane costs its own iterations only, while `vmap` of the loop runs all lanes until the slowest is
-    done. `temperature` may have one value per lane. With a `mesh` the lanes are spread over its devices, unless there
-    are fewer lanes than devices, or x is sharded already: then its rows are. `progress` shows a tqdm bar of lanes.
+    done. `temperature` may have one value per lane, and `weights` a row of them, (lanes, N): many data sets that are
+    the same rows, each counted otherwise. With a `mesh` the lanes are spread over its devices, unless there are fewer
+    lanes than devices, or x is sharded already: then its rows are. `progress` shows a tqdm bar of lanes.
     Arguments otherwise as `em`.
 
     >>> import jax, jaxem
@@ -208,18 +227,26 @@ def em_batch(
     (3, 2)
     """
     m = for_rows(m, x, missing, of_a_fit=True)
+    each = None if weights is None else raw("weights", weights)
+    of_lanes = each is not None and each.ndim == 2
     run = _prepare_run(
         m,
         thetas,
         x,
         temperature=temperature,
-        weights=weights,
+        weights=each.sum(axis=0) if each is not None and of_lanes else weights,  # a row counts if it does in any lane
         labels=labels,
         tol=tol,
         max_steps=max_steps,
         batched=True,
     )
+    if each is not None and of_lanes:
+        run = run._replace(data=run.data._replace(weights=_of_lanes(each, run)))
     rows, lanes = devices.meshes_for_lanes(m, run.data, len(jax.tree.leaves(run.theta)[0]), mesh)
+    if rows and of_lanes:
+        raise ValueError(
+            "weights: of each lane, they cannot be spread over a mesh by rows; use fewer devices than lanes"
+        )
     rest = devices.replicated((run.theta, run.tol, run.max_steps), rows or lanes)
     data = devices.spread_rows(run.data, rows) if rows else devices.replicated(run.data, lanes)
     args = (m, rest[0], data, *rest[1:], gain_is_small, lanes, _lanes.slots_here(run.data.x))

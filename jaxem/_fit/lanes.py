@@ -32,6 +32,27 @@ def slots_here(x: Any) -> int:
     return SLOTS.get(jax.default_backend(), max(1, min(MANY, ROWS // rows)))
 
 
+class Lanes(NamedTuple):
+    """What each lane has of its own, along a leading axis."""
+
+    theta: Theta
+    temperature: Array
+    weights: Array | None  # (lanes, N), or None where the data's are all lanes'
+
+    def to(self, data: Data) -> Data:
+        """The data of one lane."""
+        data = data._replace(temperature=self.temperature)
+        return data if self.weights is None else data._replace(weights=self.weights)
+
+
+def dealt_out(thetas: Theta, data: Data) -> tuple[Lanes, Data]:
+    """(the lanes, the data that they share)."""
+    temperatures = jnp.broadcast_to(data.temperature, jax.tree.leaves(thetas)[0].shape[:1])
+    if data.weights is None or data.weights.ndim == 1:
+        return Lanes(thetas, temperatures, None), data
+    return Lanes(thetas, temperatures, data.weights), data._replace(weights=None)
+
+
 @partial(compiled, static_argnames=("stop", "mesh", "slots"))
 def run_lanes(
     m: Model,
@@ -47,25 +68,24 @@ def run_lanes(
 
     With a mesh every device takes every n-th lane, since neighbours in a sweep tend to need as many steps.
     """
-    lanes = jax.tree.leaves(thetas)[0].shape[0]
-    temperatures = jnp.broadcast_to(data.temperature, (lanes,))
+    args, data = dealt_out(thetas, data)
+    lanes = args.temperature.shape[0]
 
-    def here(args: tuple[Theta, Array], data: Data, tol: Array, max_steps: Array) -> Fit:
-        data = m.once(jax.tree.map(lambda leaf: leaf[0], args[0]), data)
+    def here(args: Lanes, data: Data, tol: Array, max_steps: Array) -> Fit:
+        data = m.once(jax.tree.map(lambda leaf: leaf[0], args.theta), data)
         if slots > 1:
             return _in_slots(m, args, data, tol, max_steps, stop, slots)
 
-        def lane(args: tuple[Theta, Array]) -> Fit:
-            theta, temperature = args
-            return run(m, theta, data._replace(temperature=temperature), tol, max_steps, stop)
+        def lane(args: Lanes) -> Fit:
+            return run(m, args.theta, args.to(data), tol, max_steps, stop)
 
         return lax.map(lane, args)
 
     if mesh is None:
-        return here((thetas, temperatures), data, tol, max_steps)
+        return here(args, data, tol, max_steps)
     share = -(-lanes // mesh.size)
     dealt = np.arange(share * mesh.size).reshape(share, mesh.size).T.ravel()  # the lane at each place
-    args = jax.tree.map(lambda leaf: leaf[np.minimum(dealt, lanes - 1)], (thetas, temperatures))
+    args = jax.tree.map(lambda leaf: leaf[np.minimum(dealt, lanes - 1)], args)
     whole, each = PartitionSpec(), PartitionSpec(mesh.axis_names)
     spread = jax.shard_map(here, mesh=mesh, in_specs=(each, whole, whole, whole), out_specs=each, check_vma=False)
     fits = spread(args, data, tol, max_steps)
@@ -83,15 +103,15 @@ def run_in_groups(
     slots: int = 1,
 ) -> Fit:
     """The same with a tqdm bar: some lanes after others, each group awaited so that Ctrl-C is heard."""
-    lanes = jax.tree.leaves(thetas)[0].shape[0]
+    args, data = dealt_out(thetas, data)
+    lanes = args.temperature.shape[0]
     size = max(-(-lanes // GROUPS), slots, 1 if mesh is None else mesh.size)
-    temperatures = jnp.broadcast_to(data.temperature, (lanes,))
     found: list[Fit] = []
     with bar(True, lanes, "fit") as show:
         for first in range(0, lanes, size):
             index = np.minimum(np.arange(first, first + size), lanes - 1)  # groups of one size compile once
-            some, temperature = jax.tree.map(lambda leaf, index=index: leaf[index], (thetas, temperatures))
-            fits = run_lanes(m, some, data._replace(temperature=temperature), tol, max_steps, stop, mesh, slots)
+            some = jax.tree.map(lambda leaf, index=index: leaf[index], args)
+            fits = run_lanes(m, some.theta, some.to(data), tol, max_steps, stop, mesh, slots)
             count = min(size, lanes - first)
             found.append(jax.tree.map(lambda leaf, count=count: leaf[:count], awaited(fits)))
             show(f"F={float(np.max(np.asarray(found[-1].free_energy))):.8g}", count)
@@ -102,44 +122,39 @@ class Slots(NamedTuple):
     """The carry: a climb per slot, which lane it is, and the lanes that are done."""
 
     climbs: Climb
-    temperature: Array
     lane: Int[Array, " slots"]  # = lanes: idle
     next: Int[Array, ""]
     done: Fit
 
 
-def _in_slots(
-    m: Model, args: tuple[Theta, Array], data: Data, tol: Array, max_steps: Array, stop: Stop, slots: int
-) -> Fit:
+def _in_slots(m: Model, args: Lanes, data: Data, tol: Array, max_steps: Array, stop: Stop, slots: int) -> Fit:
     """A step of all slots at a time."""
-    lanes, size = args[1].shape[0], m.size(data)
+    lanes = args.temperature.shape[0]
     slots = min(slots, lanes)
 
-    def starts(lane: Array) -> tuple[Theta, Array]:
+    def of(lane: Array) -> Lanes:
         return jax.tree.map(lambda leaf: leaf[jnp.minimum(lane, lanes - 1)], args)
 
-    def move(climb: Climb, temperature: Array) -> Climb:
-        return step(m, climb, data._replace(temperature=temperature), tol, size, stop)
+    def move(climb: Climb, lane: Lanes) -> Climb:
+        own = lane.to(data)
+        return step(m, climb, own, tol, m.size(own), stop)
 
     def body(slots_: Slots) -> Slots:
-        climbs = jax.vmap(move)(slots_.climbs, slots_.temperature)
+        climbs = jax.vmap(move)(slots_.climbs, of(slots_.lane))
         states = climbs.state
         ended = (states.status != Status.MAX_STEPS) | (states.num_steps >= max_steps)
         place = jnp.where(ended, slots_.lane, lanes)  # `lanes` is no place: nothing is written
         done = jax.tree.map(lambda all, one: all.at[place].set(one, mode="drop"), slots_.done, fit_of(states))
         lane = jnp.where(ended, jnp.minimum(slots_.next + jnp.cumsum(ended) - 1, lanes), slots_.lane)
-        theta, temperature = starts(lane)
-        fresh = renewed(climbs, theta)
+        fresh = renewed(climbs, of(lane).theta)
 
         def either(new: Any, old: Any) -> Any:
             return jnp.where(ended.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
 
-        taken = slots_.next + jnp.sum(ended)
-        return Slots(jax.tree.map(either, fresh, climbs), temperature, lane, taken, done)
+        return Slots(jax.tree.map(either, fresh, climbs), lane, slots_.next + jnp.sum(ended), done)
 
     lane = jnp.arange(slots)
-    theta, temperature = starts(lane)
-    climbs = jax.vmap(lambda theta: unstarted(m, theta, data._replace(temperature=temperature[0])))(theta)
+    climbs = jax.vmap(lambda lane: unstarted(m, lane.theta, lane.to(data)))(of(lane))
     done = jax.tree.map(lambda leaf: jnp.zeros((lanes, *leaf.shape[1:]), leaf.dtype), fit_of(climbs.state))
-    first = Slots(climbs, temperature, lane, jnp.asarray(slots), done)
+    first = Slots(climbs, lane, jnp.asarray(slots), done)
     return lax.while_loop(lambda slots_: jnp.any(slots_.lane < lanes), body, first).done

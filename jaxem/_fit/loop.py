@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxem._core import words
 from jaxem._core.model import Data, Digits, Expectation, Model, Theta
@@ -60,6 +60,7 @@ class Fit(NamedTuple):
     status: Int[Array, "*lanes"]  # a Status
     rounding: Float[Array, "*lanes"] | None = None  # nats that rounding leaves open in F: above tol·W, it ended the fit
     ended: Int[Array, "*lanes 4"] | None = None  # of the best of several starts (`jaxem.fit`): how many had each Status
+    ambiguous: Bool[Array, "*lanes"] | None = None  # of `jaxem.bootstrap`: are its components named as θ's by chance?
 
     def __repr__(self) -> str:
         """What people read; as Python shows it where it is traced, or no fit's numbers."""
@@ -70,6 +71,8 @@ class Fit(NamedTuple):
             F, steps = np.asarray(self.free_energy), np.asarray(self.num_steps)
             first += f"; F from {words.number(F.min())} to {words.number(F.max())} nats; "
             first += f"{steps.min()} to {steps.max()} steps"
+            if self.ambiguous is not None:
+                first += f"; {np.sum(self.ambiguous)} ambiguous"
         else:
             first = f"Fit: {Status(int(self.status)).name} after {int(self.num_steps)} steps at F = "
             first += f"{words.number(self.free_energy, 8)} nats, last gain {words.number(self.gain, 2)}"

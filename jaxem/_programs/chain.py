@@ -49,6 +49,21 @@ def _(primals: tuple[Tables, Array], tangents: tuple[Tables, Array]) -> tuple[Ar
     return value, change + entropy * tangents[1]
 
 
+@jax.custom_jvp
+def drawn_chain(tables: Tables, noise: Array) -> Array:
+    """eq:chain at T = 1; its derivative is the indicators of one path, a draw from the posterior of all of them.
+
+    `noise` (n + 1, K, *lanes): independent, of Gumbel's law.
+    """
+    return by_logarithms(tables)[0]
+
+
+@drawn_chain.defjvp
+def _(primals: tuple[Tables, Array], tangents: tuple[Tables, Array]) -> tuple[Array, Array]:
+    value, marginals = by_draws(*primals)
+    return value, inner(marginals, tangents[0], value)
+
+
 def expectations(tables: Tables, temperature: Array) -> tuple[Array, Marginals, Array]:
     """(F, marginals, Σ ⟨marginal, table⟩) for each lane. A marginal has its lanes, even where its table repeats."""
 
@@ -205,6 +220,31 @@ def log_sum(table: Array, axis: int) -> Array:
     return jnp.where(positive, jnp.log(jnp.where(positive, sums, 1)), -jnp.inf) + jnp.squeeze(peak, axis)
 
 
+def by_draws(tables: Tables, noise: Array) -> tuple[Array, Marginals]:
+    """Backward sampling: z_n from its marginal, then each z_{t−1} given z_t, by the filter's messages.
+
+    p(z_{t−1} | z_t, x) ∝ α_{t−1}(z_{t−1}) e^{ℓ_t(z_{t−1}, z_t)}                    (Frühwirth-Schnatter 1994)
+    """
+    ell = steps(tables)
+
+    def ahead(message: Array, ell: Array) -> tuple[Array, Array]:
+        new = log_sum(message[:, None] + ell, axis=0)
+        return jnp.broadcast_to(new, message.shape), message
+
+    end, before = lax.scan(ahead, tables.start, ell)
+    final = end + tables.last
+    z_end = jnp.argmax(final + noise[-1], axis=0)
+
+    def back(z: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        message, ell, noise = inputs
+        given = jnp.broadcast_to(message[:, None] + ell, (len(message), len(message), *z.shape))
+        chosen = jnp.take_along_axis(given, z[None, None], axis=1)[:, 0]
+        return jnp.argmax(chosen + noise, axis=0), z
+
+    z_start, path = lax.scan(back, z_end, (before, ell, noise[:-1]), reverse=True)
+    return log_sum(final, axis=0), of_path(tables, z_start, path, z_end)
+
+
 def by_paths(tables: Tables) -> tuple[Array, Marginals]:
     """Viterbi: the best path, the lowest index at ties from its end; its indicators are the marginals."""
     ell = steps(tables)
@@ -222,12 +262,17 @@ def by_paths(tables: Tables) -> tuple[Array, Marginals]:
         return jnp.take_along_axis(came_from, z[None], axis=0)[0], z
 
     z_start, path = lax.scan(back, z_end, came_from, reverse=True)
+    return jnp.max(final, axis=0), of_path(tables, z_start, path, z_end)
+
+
+def of_path(tables: Tables, z_start: Array, path: Array, z_end: Array) -> Marginals:
+    """The indicators of a path z_0, z_1 … z_n."""
 
     def hot(z: Array, axis: int) -> Array:
-        return jax.nn.one_hot(z, size, dtype=ell.dtype, axis=axis)
+        return jax.nn.one_hot(z, tables.start.shape[0], dtype=tables.start.dtype, axis=axis)
 
     def xi() -> Array:
         before = jnp.concatenate([z_start[None], path[:-1]])
         return hot(before, 1)[:, :, None] * hot(path, 1)[:, None]
 
-    return jnp.max(final, axis=0), gather(xi, tables, hot(z_start, 0), hot(z_end, 0))
+    return gather(xi, tables, hot(z_start, 0), hot(z_end, 0))

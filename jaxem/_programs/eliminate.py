@@ -9,7 +9,8 @@ elimination, Obermeyer et al. 2019), a scan's chain from its first step to its l
 so that the result is F_T(θ) of eq:bound. Everything else is its derivative. ∂F_T/∂(factor) is that factor's
 expected indicator table: posterior marginals at T = 1 (Darwiche 2003; Eisner 2016: forward–backward is the
 gradient of forward), and at T = 0, where the derivative of a maximum is one-hot, the backtracking of
-max-product: the most probable joint assignment.
+max-product: the most probable joint assignment. Where each γ in that derivative is replaced by a one-hot draw from it,
+the same road back draws from the joint posterior: each variable given those that were eliminated after it.
 """
 
 import math
@@ -23,7 +24,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxem._core.objective import assign, weighted
-from jaxem._programs.chain import Tables, chain
+from jaxem._programs.chain import Tables, chain, drawn_chain
 
 PREVIOUS = "_PREV_"  # NumPyro's name for the step before, of a variable inside a scan
 
@@ -88,19 +89,36 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     return value, change + entropy * tangents[1]
 
 
-def log_partition(factors: Sequence[Factor], graph: Graph, temperature: ArrayLike, rows: str | None = None) -> Array:
+@jax.custom_jvp
+def reduce_and_draw(table: Array, noise: Array) -> Array:
+    """eq:reduce over the first axis at T = 1; its derivative is one-hot, a draw from γ: the Gumbel-max trick."""
+    return assign(table, 1.0, axis=0)[1]
+
+
+@reduce_and_draw.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    table, noise = primals
+    drawn = jax.nn.one_hot(jnp.argmax(table + noise, axis=0), table.shape[0], dtype=bool, axis=0)
+    return assign(table, 1.0, axis=0)[1], jnp.sum(jnp.where(drawn, tangents[0], 0), axis=0)
+
+
+def log_partition(
+    factors: Sequence[Factor], graph: Graph, temperature: ArrayLike, rows: str | None = None, key: Array | None = None
+) -> Array:
     """F_T = Σ w · T log Σ_z e^{Σ factors / T}, the sum over every joint assignment of the variables.
 
-    `rows`: a plate that every factor lives in; then F_T of each of its members.
+    `rows`: a plate that every factor lives in; then F_T of each of its members. `key`: then T is 1, and the derivative
+    is no marginal but one joint draw.
     """
-    return Elimination(factors, graph, temperature).run(rows)
+    return Elimination(factors, graph, temperature, key).run(rows)
 
 
 class Elimination:
     """One run: factors grouped by the plates they live in, worked off from the deepest group."""
 
-    def __init__(self, factors: Sequence[Factor], graph: Graph, temperature: ArrayLike):
+    def __init__(self, factors: Sequence[Factor], graph: Graph, temperature: ArrayLike, key: Array | None = None):
         self.graph, self.temperature = graph, temperature
+        self.key, self.num_draws = key, 0
         self.dtype = jnp.result_type(*(factor.table.array for factor in factors))
         self.one = Named((), np.ones((), self.dtype))
         self.groups: dict[frozenset[str], list[Factor]] = {}
@@ -247,9 +265,22 @@ class Elimination:
             left.remove(variable)
             joined = self.joined([table for table in tables if variable in table.names])
             rest = tuple(name for name in joined.names if name != variable)
-            reduced = reduce_first(joined.along((variable, *rest)), jnp.asarray(self.temperature, joined.array.dtype))
-            tables = [table for table in tables if variable not in table.names] + [Named(rest, reduced)]
+            tables = [table for table in tables if variable not in table.names] + [
+                Named(rest, self.reduced(joined.along((variable, *rest))))
+            ]
         return tables
+
+    def reduced(self, table: Array) -> Array:
+        """eq:reduce over the first axis."""
+        if self.key is None:
+            return reduce_first(table, jnp.asarray(self.temperature, table.dtype))
+        return reduce_and_draw(table, self.noise(table.shape, table.dtype))
+
+    def noise(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Independent of all that was asked for before."""
+        assert self.key is not None
+        self.num_draws += 1
+        return jax.random.gumbel(jax.random.fold_in(self.key, self.num_draws), shape, dtype)
 
     def product(self, factor: Factor, plates: frozenset[str]) -> Factor:
         """Σ of log tables over these plates; one without an axis counts its size times."""
@@ -296,8 +327,11 @@ class Elimination:
         moving = [self.flat(table, ([time], before, steps, lanes)) for table in tables if time in table.names]
         if not moving:
             moving = [jnp.zeros((sizes[time], 1, 1, *(1 for _ in lanes)), self.dtype)]
-        temperature = jnp.asarray(self.temperature, self.dtype)
-        value = chain(Tables(end(before), end(steps), tuple(fixed), tuple(moving)), temperature)
+        chained = Tables(end(before), end(steps), tuple(fixed), tuple(moving))
+        if self.key is None:
+            value = chain(chained, jnp.asarray(self.temperature, self.dtype))
+        else:
+            value = drawn_chain(chained, self.noise((sizes[time] + 1, *chained.start.shape), self.dtype))
         self.home |= dict.fromkeys(steps, base)
         names = self.order([Named(lanes, value), scale])
         weighed = weighted(Named(lanes, value).along(names), scale.along(names))

@@ -1,10 +1,27 @@
-"""What NumPyro's messages need before a program is read: two handlers, each for something that sites share unawares."""
+"""What NumPyro's messages need before a program is read, or run: handlers that reach into scans and branches."""
 
 from typing import Any
 
+from numpyro.distributions import Unit
 from numpyro.primitives import Messenger
 
 FUNCTIONS = {"scan_wrapper": (0,), "cond_wrapper": (1, 2)}  # where the functions are among their arguments
+
+
+def inside(handler: type[Messenger], msg: dict[str, Any]) -> None:
+    """The same handler for what a scan or a branch runs."""
+    if msg["type"] == "control_flow":
+        functions = FUNCTIONS.get(msg["fn"].__name__, ())
+        msg["args"] = tuple(handler(arg) if i in functions else arg for i, arg in enumerate(msg["args"]))
+
+
+class Unobserved(Messenger):
+    """Forgets what was observed, so that it is drawn; `numpyro.factor`, which has no draws, stays. Innermost."""
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        inside(Unobserved, msg)
+        if msg["type"] == "sample" and msg["is_observed"] and not isinstance(msg["fn"], Unit):
+            msg["is_observed"], msg["value"] = False, None
 
 
 class Own(Messenger):
@@ -15,9 +32,7 @@ class Own(Messenger):
     """
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "control_flow":
-            functions = FUNCTIONS.get(msg["fn"].__name__, ())
-            msg["args"] = tuple(Own(arg) if i in functions else arg for i, arg in enumerate(msg["args"]))
+        inside(Own, msg)
         if msg["type"] != "sample":
             return
         msg["infer"] = dict(msg["infer"])

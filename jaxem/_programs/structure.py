@@ -17,7 +17,7 @@ from numpyro.distributions import biject_to, constraints
 
 from jaxem._core.handlers import alone
 from jaxem._programs.arguments import Arguments
-from jaxem._programs.messengers import Own
+from jaxem._programs.messengers import Own, Unobserved
 
 MIXTURES = (dist.MixtureSameFamily, dist.MixtureGeneral, dist.discrete.ZeroInflatedProbs)
 
@@ -62,6 +62,19 @@ def plain_trace(
     args, kwargs = arguments.unpack()
     with alone():
         return handlers.trace(model).get_trace(*args, **kwargs)
+
+
+def simulated(program: Callable[..., Any], arguments: Arguments, theta: dict[str, Any], key: Array) -> dict[str, Any]:
+    """A draw of every site of the program at θ, of what it observes too; the arguments say how many."""
+    model = handlers.seed(handlers.substitute(Own(Unobserved(program)), data=theta), key)
+    args, kwargs = arguments.unpack()
+    with alone():
+        trace = handlers.trace(model).get_trace(*args, **kwargs)
+    return {
+        name: site["value"]
+        for name, site in trace.items()
+        if site["type"] == "sample" and name not in theta and not isinstance(site["fn"], dist.Unit)
+    }
 
 
 def drawn(site: dict) -> Any:
