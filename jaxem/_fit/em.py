@@ -187,8 +187,7 @@ def _of_lanes(weights: Any, run: Run) -> Array:
         )
     non_negative("weights", weights, "drop rows by giving them weight 0")
     w = jnp.asarray(weights, run.data.temperature.dtype)
-    if run.data.weights is not None:  # 0 for a row that counts in no lane, or in which nothing is observed
-        w = jnp.where(run.data.weights[None] == 0, 0, w)
+    w = jnp.where(run.data.weights[None] == 0, 0, w)  # a row that counts in no lane, or of which nothing is observed
     allowed = jnp.all(w >= 0, axis=1) & (jnp.sum(w, axis=1) > 0)
     if is_concrete(w) and not np.asarray(allowed).all():
         raise ValueError(f"weights: of lane {int(np.argmin(np.asarray(allowed)))} sum to 0; give it at least one row")
