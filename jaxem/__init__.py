@@ -37,6 +37,7 @@ from jaxem._answers.rate import Rate, convergence_rate
 from jaxem._answers.selection import Selection, select
 from jaxem._answers.summary import Summary, summary
 from jaxem._core.objective import free_energy
+from jaxem._fit.acceleration import anderson, squarem
 from jaxem._fit.balanced import BalancedFit, balanced_em
 from jaxem._fit.batches import StreamError
 from jaxem._fit.dpmeans import dpmeans
@@ -81,6 +82,7 @@ __all__ = [
     "StreamError",
     "Summary",
     "aic",
+    "anderson",
     "anneal",
     "arguments",
     "balanced_em",
@@ -128,6 +130,7 @@ __all__ = [
     "sample",
     "save",
     "select",
+    "squarem",
     "summary",
     "use_all_cores",
 ]

@@ -19,9 +19,11 @@ from jaxem._core import columns
 from jaxem._core.arrays import RESCALE, one_of, static_count, steps, switch, tolerance
 from jaxem._core.checks import blame_x, enter, prepare_centres, rows_and_weights
 from jaxem._core.model import Data, Model, Theta, ThetaLike, maximize
-from jaxem._core.tracing import compiled, is_concrete
+from jaxem._core.tracing import compiled, is_concrete, is_traced
+from jaxem._fit import acceleration, loop
 from jaxem._fit import lanes as _lanes
-from jaxem._fit import loop
+from jaxem._fit.acceleration import Accelerator
+from jaxem._fit.implicit import at_the_fixed_point
 from jaxem._fit.loop import Fit, State, Stop, gain_is_small
 from jaxem._fit.relocate import relocate
 from jaxem._rows import devices
@@ -91,7 +93,9 @@ def _not_traced(run: Run) -> None:
         raise ValueError("progress: nothing can be shown from inside jit or vmap; leave it out there")
 
 
-def _fit(m: Model, run: Run, stop: Stop, mesh: Mesh | None, progress: bool = False) -> Fit:
+def _fit(
+    m: Model, run: Run, stop: Stop, mesh: Mesh | None, progress: bool = False, accelerate: Accelerator | None = None
+) -> Fit:
     """One fit, its rows spread over the mesh of the call."""
     if switch("progress", progress):
         _not_traced(run)
@@ -99,17 +103,21 @@ def _fit(m: Model, run: Run, stop: Stop, mesh: Mesh | None, progress: bool = Fal
     processes = devices.num_processes(mesh)
     with devices.joined(processes):
         data = devices.spread_rows(data, mesh)
-        values = (run.theta, run.tol, run.max_steps)
+        given, traced = (run.theta, data), is_traced(run.theta, data)
+        theta, data = lax.stop_gradient(given) if traced else given  # the road to a fit has no part in its derivative
+        values = (theta, run.tol, run.max_steps)
         steps = devices.steps_a_leg(mesh, (values, data))
         if progress:
             theta, tol, max_steps = devices.replicated(values, mesh)
-            fit = loop.run_watched(m, theta, data, tol, max_steps, stop)
+            fit = loop.run_watched(m, theta, data, tol, max_steps, stop, accelerate)
         elif steps is None or int(run.max_steps) <= steps:
             theta, tol, max_steps = devices.for_one_call(values, mesh)
-            fit = loop.run(m, theta, data, tol, max_steps, stop)
+            fit = loop.run(m, theta, data, tol, max_steps, stop, accelerate)
         else:
             theta, tol, max_steps = devices.replicated(values, mesh)
-            fit = loop.run_in_legs(m, theta, data, tol, max_steps, stop, steps_a_leg=steps)
+            fit = loop.run_in_legs(m, theta, data, tol, max_steps, stop, accelerate, steps_a_leg=steps)
+        if traced:
+            fit = at_the_fixed_point(m, *given, fit)
         if processes > 1:
             jax.block_until_ready(fit)  # a lost process is an error of this call, not of a later one
     blame_x(run.data.x, fit.free_energy)
@@ -126,6 +134,7 @@ def em(
     labels: ArrayLike | None = None,
     tol: ArrayLike = 1e-10,
     max_steps: ArrayLike = 1000,
+    accelerate: Any = None,
     mesh: Mesh | None = None,
     progress: bool = False,
 ) -> Fit:
@@ -146,6 +155,8 @@ def em(
         labels: (N,) the component of a row where it is known, −1 where not: γ is fixed to it (semi-supervised).
         tol: smallest gain worth a step, in nats per unit of weight.
         max_steps: most M-steps to do; 0 only evaluates.
+        accelerate: `jaxem.squarem()` or `jaxem.anderson(5)` guess where EM is going, and a guess at which F rises is
+            kept: F still never falls, and `num_steps` counts the E-steps at guesses too. None is plain EM.
         mesh: devices to spread the rows over, all axes of a `jax.sharding.Mesh` (Auto); one `psum` a pass adds their
             sums. An x that is already sharded is used as it lies, and `jaxem.use_all_cores` sets a default. Over
             several processes, x is this process's rows.
@@ -169,7 +180,8 @@ def em(
     run = _prepare_run(
         m, theta, x, temperature=temperature, weights=weights, labels=labels, tol=tol, max_steps=max_steps
     )
-    return _remembered(_fit(m, run, gain_is_small, mesh, progress), x, theta)
+    fit = _fit(m, run, gain_is_small, mesh, progress, acceleration.check(accelerate))
+    return _remembered(fit, x, theta)
 
 
 def em_batch(
@@ -182,6 +194,7 @@ def em_batch(
     labels: ArrayLike | None = None,
     tol: ArrayLike = 1e-10,
     max_steps: ArrayLike = 1000,
+    accelerate: Any = None,
     mesh: Mesh | None = None,
     progress: bool = False,
 ) -> Fit:
@@ -212,15 +225,21 @@ def em_batch(
         max_steps=max_steps,
         batched=True,
     )
+    accelerate = acceleration.check(accelerate)
     rows, lanes = devices.meshes_for_lanes(m, run.data, len(jax.tree.leaves(run.theta)[0]), mesh)
     rest = devices.replicated((run.theta, run.tol, run.max_steps), rows or lanes)
     data = devices.spread_rows(run.data, rows) if rows else devices.replicated(run.data, lanes)
-    args = (m, rest[0], data, *rest[1:], gain_is_small, lanes, _lanes.slots_here(run.data.x))
+    given, traced = (rest[0], data), is_traced(run.theta, data)
+    theta, data = lax.stop_gradient(given) if traced else given
+    rest = (theta, *rest[1:])
+    args = (m, rest[0], data, *rest[1:], gain_is_small, lanes, _lanes.slots_here(run.data.x), accelerate)
     if switch("progress", progress):
         _not_traced(run)
         fits = _lanes.run_in_groups(*args)
     else:
         fits = _lanes.run_lanes(*args)
+    if traced:
+        fits = _lanes.at_fixed_points(m, *given, fits)
     blame_x(run.data.x, fits.free_energy)
     return _remembered(fits, x, thetas)
 
@@ -326,7 +345,9 @@ def kmeans(
     stop = centres_at_rest if at_rest_only else centres_at_rest_or_gain_is_small
     if not relocates:
         return _remembered(_fit(m, run, stop, mesh), given, None)
-    fit = loop.run(m, *run, stop)
+    fit = loop.run(m, *lax.stop_gradient(run), stop)
+    if is_traced(run):
+        fit = at_the_fixed_point(m, run.theta, run.data, fit)
     blame_x(run.data.x, fit.free_energy)
     return _remembered(fit, given, None)
 

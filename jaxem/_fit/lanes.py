@@ -17,6 +17,7 @@ from jaxtyping import Array, Int
 
 from jaxem._core.model import Data, Model, Theta
 from jaxem._core.tracing import compiled
+from jaxem._fit.implicit import at_the_fixed_point
 from jaxem._fit.loop import Climb, Fit, Status, Stop, fit_of, renewed, run, step, unstarted
 from jaxem._fit.progress import awaited, bar
 
@@ -42,6 +43,7 @@ def run_lanes(
     stop: Stop,
     mesh: Mesh | None = None,
     slots: int = 1,
+    accelerate: Any = None,
 ) -> Fit:
     """Every lane's fit, in the order of `thetas`.
 
@@ -53,11 +55,11 @@ def run_lanes(
     def here(args: tuple[Theta, Array], data: Data, tol: Array, max_steps: Array) -> Fit:
         data = m.once(jax.tree.map(lambda leaf: leaf[0], args[0]), data)
         if slots > 1:
-            return _in_slots(m, args, data, tol, max_steps, stop, slots)
+            return _in_slots(m, args, data, tol, max_steps, stop, slots, accelerate)
 
         def lane(args: tuple[Theta, Array]) -> Fit:
             theta, temperature = args
-            return run(m, theta, data._replace(temperature=temperature), tol, max_steps, stop)
+            return run(m, theta, data._replace(temperature=temperature), tol, max_steps, stop, accelerate)
 
         return lax.map(lane, args)
 
@@ -81,6 +83,7 @@ def run_in_groups(
     stop: Stop,
     mesh: Mesh | None = None,
     slots: int = 1,
+    accelerate: Any = None,
 ) -> Fit:
     """The same with a tqdm bar: some lanes after others, each group awaited so that Ctrl-C is heard."""
     lanes = jax.tree.leaves(thetas)[0].shape[0]
@@ -91,11 +94,23 @@ def run_in_groups(
         for first in range(0, lanes, size):
             index = np.minimum(np.arange(first, first + size), lanes - 1)  # groups of one size compile once
             some, temperature = jax.tree.map(lambda leaf, index=index: leaf[index], (thetas, temperatures))
-            fits = run_lanes(m, some, data._replace(temperature=temperature), tol, max_steps, stop, mesh, slots)
+            at = data._replace(temperature=temperature)
+            fits = run_lanes(m, some, at, tol, max_steps, stop, mesh, slots, accelerate)
             count = min(size, lanes - first)
             found.append(jax.tree.map(lambda leaf, count=count: leaf[:count], awaited(fits)))
             show(f"F={float(np.max(np.asarray(found[-1].free_energy))):.8g}", count)
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
+
+
+def at_fixed_points(m: Model, thetas: Theta, data: Data, fits: Fit) -> Fit:
+    """The lanes with the derivatives of their fixed points, one lane after another."""
+    temperatures = jnp.broadcast_to(data.temperature, fits.status.shape)
+
+    def lane(args: tuple[Theta, Array, Fit]) -> Fit:
+        theta, temperature, fit = args
+        return at_the_fixed_point(m, theta, data._replace(temperature=temperature), fit)
+
+    return lax.map(lane, (thetas, temperatures, fits))
 
 
 class Slots(NamedTuple):
@@ -109,7 +124,14 @@ class Slots(NamedTuple):
 
 
 def _in_slots(
-    m: Model, args: tuple[Theta, Array], data: Data, tol: Array, max_steps: Array, stop: Stop, slots: int
+    m: Model,
+    args: tuple[Theta, Array],
+    data: Data,
+    tol: Array,
+    max_steps: Array,
+    stop: Stop,
+    slots: int,
+    accelerate: Any,
 ) -> Fit:
     """A step of all slots at a time."""
     lanes, size = args[1].shape[0], m.size(data)
@@ -139,7 +161,7 @@ def _in_slots(
 
     lane = jnp.arange(slots)
     theta, temperature = starts(lane)
-    climbs = jax.vmap(lambda theta: unstarted(m, theta, data._replace(temperature=temperature[0])))(theta)
+    climbs = jax.vmap(lambda theta: unstarted(m, theta, data._replace(temperature=temperature[0]), accelerate))(theta)
     done = jax.tree.map(lambda leaf: jnp.zeros((lanes, *leaf.shape[1:]), leaf.dtype), fit_of(climbs.state))
     first = Slots(climbs, temperature, lane, jnp.asarray(slots), done)
     return lax.while_loop(lambda slots_: jnp.any(slots_.lane < lanes), body, first).done
