@@ -12,7 +12,7 @@ alone are judged for the end.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ LONGEST = 8  # EM steps, at most, between two guesses
 DAMPING = 1e-8  # of Anderson's least squares, in units of its largest singular value squared
 
 
+@runtime_checkable
 class Accelerator(Protocol):
     """What guesses; static, and its memory is arrays."""
 
@@ -76,7 +77,7 @@ class History(NamedTuple):
     bends: Float[Array, "M P"]  # Δr / ‖Δr‖; rows of 0 are none
     u: Float[Array, " P"]
     residual: Float[Array, " P"]  # r = M(u) − u
-    count: Int[Array, ""]
+    points: Int[Array, ""]  # so far
 
 
 @jax.tree_util.register_static
@@ -101,7 +102,7 @@ class Anderson:
         residual = image - u
         move, bend = u - memory.u, residual - memory.residual
         size = jnp.linalg.norm(bend)
-        known = (memory.count > 0) & (size > 0)
+        known = (memory.points > 0) & (size > 0)
         unit = jnp.where(known, size, 1)
         moves, bends = (
             jnp.where(known, jnp.concatenate([old[1:], new[None] / unit]), old)
@@ -111,8 +112,8 @@ class Anderson:
         limit = DAMPING * jnp.max(s) ** 2
         c = left @ (s / jnp.where(limit > 0, s**2 + limit, 1) * (right @ residual))
         there = image - c @ (moves + bends)
-        after = History(moves, bends, u, residual, memory.count + 1)
-        return there, memory.count > 0, after
+        after = History(moves, bends, u, residual, memory.points + 1)
+        return there, memory.points > 0, after
 
 
 def squarem() -> Squarem:
@@ -140,9 +141,9 @@ def anderson(memory: int = 5) -> Anderson:
 
         u' = M(u) − (ΔU + ΔR)ᵀc,   c = argmin ‖r − ΔRᵀc‖,   r = M(u) − u
 
-    (Walker & Ni 2011, SIAM J. Numer. Anal. 49; for EM, with F as the judge: Henderson & Varadhan 2019, J. Comput. Graph.
-    Statist. 28) in unconstrained coordinates u; taken where F rises, else EM's own step is. It does well where several
-    directions are slow.
+    (Walker & Ni 2011, SIAM J. Numer. Anal. 49; for EM, with F as the judge: Henderson & Varadhan 2019, J. Comput.
+    Graph. Statist. 28) in unconstrained coordinates u; taken where F rises, else EM's own step is. It does well where
+    several directions are slow.
 
     Args:
         memory: how many differences of points it remembers, ≥ 1; 5 to 10 are usual.
@@ -169,6 +170,12 @@ def check(accelerate: Any) -> Any:
     raise ValueError(
         f"accelerate: must be jaxem.squarem() or jaxem.anderson(5), or None for plain EM, got {shown(accelerate)}"
     )
+
+
+def refuse(what: str, accelerate: Any, why: str) -> None:
+    """A ValueError where there is no acceleration."""
+    if accelerate is not None:
+        raise ValueError(f"accelerate: {what} takes none: {why}; leave it out, got {shown(accelerate)}")
 
 
 class Course(NamedTuple):
@@ -202,7 +209,7 @@ class Course(NamedTuple):
 
 
 def guessed(m: Model, course: Course, theta: Theta, image: Theta, data: Data, stays: Array) -> tuple[Theta, Course]:
-    """(where the next E-step is, the course): at a guess, or at EM's θ⁺, `image`; with `stays` there, whatever it is."""
+    """(where the next E-step is, the course): at a guess, or where EM has it, `image`; there if it `stays`."""
     u, unravel = ravel_pytree(m.unconstrain(theta, data, course.origin))
     image_u, _ = ravel_pytree(m.unconstrain(image, data, course.origin))
     there, is_guess, memory = course.accelerator.guess(course.memory, u, image_u, course.by_em)
@@ -225,7 +232,7 @@ def after_guess(course: Course, rose: Array, quiet: Array, stays: Array) -> Cour
     wait = jnp.where(rose, jnp.where(quiet, 1, 0), course.pause).astype(jnp.int32)
     wait = jnp.where(course.tried, wait, jnp.maximum(course.wait - 1, 0))
     pause = jnp.where(course.tried, jnp.where(rose, zero + 1, longer), course.pause)
-    reach = jnp.where(rose, jnp.inf, course.length / SHORTER)
+    reach = jnp.where(rose | (course.pause < 2), jnp.inf, course.length / SHORTER)  # one failure may be chance
     reach = jnp.where(course.tried, reach, course.reach)
     refused = course.tried & ~rose
     by_em = jnp.where(refused, course.by_em, ~course.tried)

@@ -144,7 +144,13 @@ def em(
     the floor below which a change of F is rounding; or at a fall of F within its `rounding`, which also knows the
     terms that cancel inside F_n and the digits of θ. Where `fit.rounding` is above tol·W, as at this tol it is in
     float32, that and not tol ended the fit, and more steps in float64 may gain more. Works inside `jit` and `vmap`
-    (over θ, x, temperature, weights), and is forward-differentiable; for reverse mode use `em_path`.
+    (over θ, x, temperature, weights).
+
+    Differentiable in both modes, and again, in x, weights, temperature, θ's held entries and a program's arguments: by
+    the implicit function theorem at the fixed point (eq:fixed), whatever tol, in memory that does not grow with the
+    steps. In the start the derivative is 0. It is NaN, and no silent number, where the fit did not converge, or to a
+    point at which I − ∂M/∂θ is singular (equal components, the σ at which centres split); `em_path` differentiates a
+    fixed number of steps.
 
     Args:
         m: the model, e.g. `gaussian.isotropic` or `jaxem.from_numpyro(program)`, possibly with parameters held.
@@ -299,12 +305,14 @@ def kmeans(
     tol: ArrayLike = 0.0,
     max_steps: ArrayLike = 1000,
     empty: str = "keep",
+    accelerate: Any = None,
     mesh: Mesh | None = None,
 ) -> Fit:
     """Lloyd's k-means from the centres `mu` (K, D): hard EM of `isotropic` with π = 1/K and σ = 1 held.
 
     Stops when no centre changes, up to the rounding of a mean. Ties go to the lowest index. For many starts, `vmap`
-    over `mu`. `weights` and `mesh` as in `em`.
+    over `mu`. `weights` and `mesh` as in `em`. Its derivative in x and weights is that of the means of the clusters as
+    they are: in the start it is 0, and so is, almost everywhere, that of who is in which.
 
     Args:
         x: the data, (N, D), or (N,) for D = 1.
@@ -314,6 +322,7 @@ def kmeans(
         max_steps: most M-steps to do; 0 only evaluates.
         empty: an empty cluster can "keep" its centre, or "relocate" it to the row that lies farthest from its own,
             as scikit-learn does (on one device).
+        accelerate: None; what ends after finitely many steps needs no guess at its limit.
         mesh: devices to spread the rows over.
 
     >>> import jax.numpy as jnp, jaxem
@@ -323,6 +332,7 @@ def kmeans(
     ([[0.5], [10.5]], 1.0)
     """
     one_of("empty", empty, ("keep", "relocate"))
+    acceleration.refuse("kmeans", accelerate, "it ends after finitely many steps, at a point that needs no guess")
     relocates = empty == "relocate"
     if relocates and mesh is not None:
         raise ValueError('mesh: empty="relocate" looks for the farthest row on one device; leave mesh out')

@@ -150,6 +150,11 @@ def noise(expectation: Expectation, digits: Digits) -> Array:
     return 8 * jnp.finfo(sizes.dtype).eps * sizes
 
 
+def floor_of(expectation: Expectation) -> Array:
+    """A gain below it is not worth a step."""
+    return 8 * jnp.finfo(expectation.scale.dtype).eps * expectation.scale
+
+
 class Proposal(NamedTuple):
     """Where to do the next E-step, and what its statistics are to be about."""
 
@@ -171,11 +176,12 @@ def choose(condition: Array, this: Any, other: Any) -> Any:
 def step(m: Model, climb: Climb, data: Data, tol: Array, size: Array | int, stop: Stop) -> Climb:
     """One M-step and the E-step after it; of a new state, or of cancelled statistics, an E-step alone."""
     proposal = propose(m, climb, data)
-    if climb.course is not None:
-        proposal, climb = beyond(m, climb, proposal, data)
+    course = climb.course
+    if course is not None:
+        proposal, course = beyond(m, climb.state, course, proposal, data)
     expectation = m.expect(proposal.theta, data, proposal.centre, proposal.again)  # eq:E
     after = advance(m, climb, proposal, expectation, tol, size, stop)
-    return after if climb.course is None else accelerated(m, climb, after, proposal, expectation, tol, size)
+    return after if course is None else accelerated(m, climb, course, after, proposal, expectation, tol, size)
 
 
 def propose(m: Model, climb: Climb, data: Data) -> Proposal:
@@ -207,42 +213,41 @@ def advance(
     )
 
 
-def beyond(m: Model, climb: Climb, proposal: Proposal, data: Data) -> tuple[Proposal, Climb]:
+def beyond(m: Model, state: State, course: Course, proposal: Proposal, data: Data) -> tuple[Proposal, Course]:
     """The accelerator's guess in place of EM's own step, where it has one."""
-    stays = proposal.again | (climb.state.num_steps < 0)
-    theta, course = guessed(m, climb.course, climb.state.theta, proposal.theta, data, stays)
-    if proposal.centre is not None:
-        proposal = proposal._replace(centre=choose(course.tried, theta, proposal.centre))
-    return proposal._replace(theta=theta), climb._replace(course=course)
+    stays = proposal.again | (state.num_steps < 0)
+    theta, course = guessed(m, course, state.theta, proposal.theta, data, stays)
+    centre = None if proposal.centre is None else choose(course.tried, theta, proposal.centre)
+    return proposal._replace(theta=theta, centre=centre), course
 
 
 def accelerated(
     m: Model,
-    before: Climb,
+    climb: Climb,
+    course: Course,
     plain: Climb,
     proposal: Proposal,
     expectation: Expectation,
     tol: Array,
     size: Array | int,
 ) -> Climb:
-    """The climb after an E-step at a guess: there if F rose, else as it was; after EM's own step it is `plain`.
+    """The climb after an E-step at a guess: there if F rose, else where it was; after EM's own step it is `plain`.
 
-    No fit ends at a guess: it is EM's own gains that say whether anything is left to gain.
+    No fit ends at a guess: EM's own gains say whether anything is left to gain.
     """
-    state, course = before.state, before.course
-    gain = expectation.free_energy - state.expectation.free_energy
+    state, gain = climb.state, expectation.free_energy - climb.state.expectation.free_energy
     digits = m.digits(proposal.theta, expectation)
     rose = jnp.isfinite(expectation.free_energy) & (gain > 0) & ~jnp.asarray(digits.lost) & ~state.lost
-    rounding, floor = noise(expectation, digits) + digits.slack, 8 * jnp.finfo(gain.dtype).eps * expectation.scale
-    quiet = gain <= NEARLY * jnp.maximum(tol * size, floor)
-    there = State(
-        proposal.theta, expectation, gain, state.num_steps + 1, state.status, rounding, jnp.zeros_like(state.idle),
-        jnp.zeros_like(state.lost),
-    )  # fmt: skip
-    moved = Climb(there, proposal.theta, jnp.zeros_like(before.again), course)
-    stayed = before._replace(state=state._replace(num_steps=state.num_steps + 1))
-    climb = choose(course.tried, choose(rose, moved, stayed), plain)
-    return climb._replace(course=after_guess(course, rose, quiet, proposal.again | (state.num_steps < 0)))
+    tolerance = jnp.maximum(tol * size, floor_of(expectation))
+    there = state._replace(
+        theta=proposal.theta, expectation=expectation, gain=gain, rounding=noise(expectation, digits) + digits.slack
+    )
+    moved = climb._replace(state=there, centre=proposal.theta, again=jnp.zeros_like(climb.again))
+    here = choose(rose, moved, climb)
+    here = here._replace(state=here.state._replace(num_steps=state.num_steps + 1))
+    stays = proposal.again | (state.num_steps < 0)
+    new = after_guess(course, rose, gain <= NEARLY * tolerance, stays)
+    return choose(course.tried, here, plain)._replace(course=new)
 
 
 def judged(
@@ -261,8 +266,7 @@ def judged(
     lost, either = jnp.asarray(digits.lost), state.rounding + rounding
     idle = jnp.where(lost & ~(gain > either), state.idle + 1, 0)
     after = State(theta, expectation, gain, state.num_steps + 1, state.status, rounding, idle, lost)
-    floor = 8 * jnp.finfo(gain.dtype).eps * expectation.scale  # a gain below it is not worth a step
-    tolerance = jnp.maximum(tol * size, floor)
+    tolerance = jnp.maximum(tol * size, floor_of(expectation))
     fell = (gain < -jnp.maximum(tolerance, either)) & ~lost & ~state.lost
     at_rest = (gain < -tolerance) & (slack < size / 32) & ~state.lost
     done, collapsed = (
@@ -279,9 +283,7 @@ def judged(
 
 
 @partial(compiled, static_argnames="stop")
-def run(
-    m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop, accelerate: Any = None
-) -> Fit:
+def run(m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop, accelerate: Any = None) -> Fit:
     """The one loop: step until a status is reached or max_steps are done."""
     data = m.once(theta, data)
     return fit_of(ascend(m, unstarted(m, theta, data, accelerate), data, tol, max_steps, stop).state)
