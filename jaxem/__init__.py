@@ -40,6 +40,7 @@ from jaxem._answers.selection import Selection, select
 from jaxem._answers.summary import Summary, summary
 from jaxem._answers.uncertainty import Uncertainty, standard_errors
 from jaxem._core.objective import free_energy
+from jaxem._fit.acceleration import anderson, squarem
 from jaxem._fit.balanced import BalancedFit, balanced_em
 from jaxem._fit.batches import StreamError
 from jaxem._fit.bootstrap import bootstrap
@@ -87,6 +88,7 @@ __all__ = [
     "Summary",
     "Uncertainty",
     "aic",
+    "anderson",
     "anneal",
     "arguments",
     "balanced_em",
@@ -140,6 +142,7 @@ __all__ = [
     "save",
     "select",
     "standard_errors",
+    "squarem",
     "summary",
     "use_all_cores",
 ]

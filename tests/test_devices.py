@@ -200,7 +200,7 @@ def test_inside_jit_vmap_and_jvp():
     x, theta, mesh = CASE.x(N=61), CASE.theta(), mesh_of(2)
 
     def value(sigma, x, mesh=None):
-        return jaxem.em(M.hold("sigma"), theta | {"sigma": sigma}, x, max_steps=3, tol=0.0, mesh=mesh).free_energy
+        return jaxem.em(M.hold("sigma"), theta | {"sigma": sigma}, x, mesh=mesh).free_energy
 
     sigmas = cast(np.linspace(0.5, 2, 3))
     alone = jax.vmap(value, in_axes=(0, None))(sigmas, x)

@@ -19,9 +19,11 @@ from jaxem._core import columns
 from jaxem._core.arrays import RESCALE, non_negative, one_of, raw, static_count, steps, switch, tolerance
 from jaxem._core.checks import blame_x, enter, prepare_centres, rows_and_weights
 from jaxem._core.model import Data, Model, Theta, ThetaLike, maximize
-from jaxem._core.tracing import compiled, is_concrete
+from jaxem._core.tracing import compiled, is_concrete, is_traced
+from jaxem._fit import acceleration, loop
 from jaxem._fit import lanes as _lanes
-from jaxem._fit import loop
+from jaxem._fit.acceleration import Accelerator
+from jaxem._fit.implicit import at_the_fixed_point
 from jaxem._fit.loop import Fit, State, Stop, gain_is_small
 from jaxem._fit.relocate import relocate
 from jaxem._rows import devices
@@ -92,7 +94,9 @@ def _not_traced(run: Run) -> None:
         raise ValueError("progress: nothing can be shown from inside jit or vmap; leave it out there")
 
 
-def _fit(m: Model, run: Run, stop: Stop, mesh: Mesh | None, progress: bool = False) -> Fit:
+def _fit(
+    m: Model, run: Run, stop: Stop, mesh: Mesh | None, progress: bool = False, accelerate: Accelerator | None = None
+) -> Fit:
     """One fit, its rows spread over the mesh of the call."""
     if switch("progress", progress):
         _not_traced(run)
@@ -100,17 +104,21 @@ def _fit(m: Model, run: Run, stop: Stop, mesh: Mesh | None, progress: bool = Fal
     processes = devices.num_processes(mesh)
     with devices.joined(processes):
         data = devices.spread_rows(data, mesh)
-        values = (run.theta, run.tol, run.max_steps)
+        given, traced = (run.theta, data), is_traced(run.theta, data)
+        theta, data = lax.stop_gradient(given) if traced else given  # the road to a fit has no part in its derivative
+        values = (theta, run.tol, run.max_steps)
         steps = devices.steps_a_leg(mesh, (values, data))
         if progress:
             theta, tol, max_steps = devices.replicated(values, mesh)
-            fit = loop.run_watched(m, theta, data, tol, max_steps, stop)
+            fit = loop.run_watched(m, theta, data, tol, max_steps, stop, accelerate)
         elif steps is None or int(run.max_steps) <= steps:
             theta, tol, max_steps = devices.for_one_call(values, mesh)
-            fit = loop.run(m, theta, data, tol, max_steps, stop)
+            fit = loop.run(m, theta, data, tol, max_steps, stop, accelerate)
         else:
             theta, tol, max_steps = devices.replicated(values, mesh)
-            fit = loop.run_in_legs(m, theta, data, tol, max_steps, stop, steps_a_leg=steps)
+            fit = loop.run_in_legs(m, theta, data, tol, max_steps, stop, accelerate, steps_a_leg=steps)
+        if traced:
+            fit = at_the_fixed_point(m, *given, fit)
         if processes > 1:
             jax.block_until_ready(fit)  # a lost process is an error of this call, not of a later one
     blame_x(run.data.x, fit.free_energy)
@@ -128,6 +136,7 @@ def em(
     tol: ArrayLike = 1e-10,
     max_steps: ArrayLike = 1000,
     missing: bool = False,
+    accelerate: Any = None,
     mesh: Mesh | None = None,
     progress: bool = False,
 ) -> Fit:
@@ -137,7 +146,13 @@ def em(
     the floor below which a change of F is rounding; or at a fall of F within its `rounding`, which also knows the
     terms that cancel inside F_n and the digits of θ. Where `fit.rounding` is above tol·W, as at this tol it is in
     float32, that and not tol ended the fit, and more steps in float64 may gain more. Works inside `jit` and `vmap`
-    (over θ, x, temperature, weights), and is forward-differentiable; for reverse mode use `em_path`.
+    (over θ, x, temperature, weights).
+
+    Differentiable in both modes, and again, in x, weights, temperature, θ's held entries and a program's arguments: by
+    the implicit function theorem at the fixed point (eq:fixed), whatever tol, in memory that does not grow with the
+    steps. In the start the derivative is 0. It is NaN, and no silent number, where the fit did not converge, or to a
+    point at which I − ∂M/∂θ is singular (equal components, the σ at which centres split); `em_path` differentiates a
+    fixed number of steps.
 
     Args:
         m: the model, e.g. `gaussian.isotropic` or `jaxem.from_numpyro(program)`, possibly with parameters held.
@@ -150,6 +165,8 @@ def em(
         max_steps: most M-steps to do; 0 only evaluates.
         missing: NaN in x is a missing cell, at random, of a mixture: F is the observed-data free energy, and a row with
             nothing observed counts 0. So are masked entries, and None or NA of a data frame. By default an error.
+        accelerate: `jaxem.squarem()` or `jaxem.anderson(5)` guess where EM is going, and a guess at which F rises is
+            kept: F still never falls, and `num_steps` counts the E-steps at guesses too. None is plain EM.
         mesh: devices to spread the rows over, all axes of a `jax.sharding.Mesh` (Auto); one `psum` a pass adds their
             sums. An x that is already sharded is used as it lies, and `jaxem.use_all_cores` sets a default. Over
             several processes, x is this process's rows.
@@ -174,7 +191,8 @@ def em(
     run = _prepare_run(
         m, theta, x, temperature=temperature, weights=weights, labels=labels, tol=tol, max_steps=max_steps
     )
-    return _remembered(_fit(m, run, gain_is_small, mesh, progress), x, theta)
+    fit = _fit(m, run, gain_is_small, mesh, progress, acceleration.check(accelerate))
+    return _remembered(fit, x, theta)
 
 
 def _of_lanes(weights: Any, run: Run) -> Array:
@@ -205,6 +223,7 @@ def em_batch(
     tol: ArrayLike = 1e-10,
     max_steps: ArrayLike = 1000,
     missing: bool = False,
+    accelerate: Any = None,
     mesh: Mesh | None = None,
     progress: bool = False,
 ) -> Fit:
@@ -241,6 +260,7 @@ def em_batch(
     )
     if each is not None and of_lanes:
         run = run._replace(data=run.data._replace(weights=_of_lanes(each, run)))
+    accelerate = acceleration.check(accelerate)
     rows, lanes = devices.meshes_for_lanes(m, run.data, len(jax.tree.leaves(run.theta)[0]), mesh)
     if rows and of_lanes:
         raise ValueError(
@@ -248,12 +268,16 @@ def em_batch(
         )
     rest = devices.replicated((run.theta, run.tol, run.max_steps), rows or lanes)
     data = devices.spread_rows(run.data, rows) if rows else devices.replicated(run.data, lanes)
-    args = (m, rest[0], data, *rest[1:], gain_is_small, lanes, _lanes.slots_here(run.data.x))
+    given, traced = (rest[0], data), is_traced(run.theta, data)
+    theta, data = lax.stop_gradient(given) if traced else given
+    args = (m, theta, data, *rest[1:], gain_is_small, lanes, _lanes.slots_here(run.data.x), accelerate)
     if switch("progress", progress):
         _not_traced(run)
         fits = _lanes.run_in_groups(*args)
     else:
         fits = _lanes.run_lanes(*args)
+    if traced:
+        fits = _lanes.at_fixed_points(m, *given, fits)
     blame_x(run.data.x, fits.free_energy)
     return _remembered(fits, x, thetas)
 
@@ -313,12 +337,14 @@ def kmeans(
     tol: ArrayLike = 0.0,
     max_steps: ArrayLike = 1000,
     empty: str = "keep",
+    accelerate: Any = None,
     mesh: Mesh | None = None,
 ) -> Fit:
     """Lloyd's k-means from the centres `mu` (K, D): hard EM of `isotropic` with π = 1/K and σ = 1 held.
 
     Stops when no centre changes, up to the rounding of a mean. Ties go to the lowest index. For many starts, `vmap`
-    over `mu`. `weights` and `mesh` as in `em`.
+    over `mu`. `weights` and `mesh` as in `em`. Its derivative in x and weights is that of the means of the clusters as
+    they are: in the start it is 0, and so is, almost everywhere, that of who is in which.
 
     Args:
         x: the data, (N, D), or (N,) for D = 1.
@@ -328,6 +354,7 @@ def kmeans(
         max_steps: most M-steps to do; 0 only evaluates.
         empty: an empty cluster can "keep" its centre, or "relocate" it to the row that lies farthest from its own,
             as scikit-learn does (on one device).
+        accelerate: None; what ends after finitely many steps needs no guess at its limit.
         mesh: devices to spread the rows over.
 
     >>> import jax.numpy as jnp, jaxem
@@ -337,6 +364,7 @@ def kmeans(
     ([[0.5], [10.5]], 1.0)
     """
     one_of("empty", empty, ("keep", "relocate"))
+    acceleration.refuse("kmeans", accelerate, "it ends after finitely many steps, at a point that needs no guess")
     relocates = empty == "relocate"
     if relocates and mesh is not None:
         raise ValueError('mesh: empty="relocate" looks for the farthest row on one device; leave mesh out')
@@ -359,7 +387,9 @@ def kmeans(
     stop = centres_at_rest if at_rest_only else centres_at_rest_or_gain_is_small
     if not relocates:
         return _remembered(_fit(m, run, stop, mesh), given, None)
-    fit = loop.run(m, *run, stop)
+    fit = loop.run(m, *lax.stop_gradient(run), stop)
+    if is_traced(run):
+        fit = at_the_fixed_point(m, run.theta, run.data, fit)
     blame_x(run.data.x, fit.free_energy)
     return _remembered(fit, given, None)
 

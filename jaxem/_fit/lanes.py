@@ -17,6 +17,7 @@ from jaxtyping import Array, Int
 
 from jaxem._core.model import Data, Model, Theta
 from jaxem._core.tracing import compiled
+from jaxem._fit.implicit import at_the_fixed_point
 from jaxem._fit.loop import Climb, Fit, Status, Stop, fit_of, renewed, run, step, unstarted
 from jaxem._fit.progress import awaited, bar
 
@@ -63,6 +64,7 @@ def run_lanes(
     stop: Stop,
     mesh: Mesh | None = None,
     slots: int = 1,
+    accelerate: Any = None,
 ) -> Fit:
     """Every lane's fit, in the order of `thetas`.
 
@@ -74,10 +76,10 @@ def run_lanes(
     def here(args: Lanes, data: Data, tol: Array, max_steps: Array) -> Fit:
         data = m.once(jax.tree.map(lambda leaf: leaf[0], args.theta), data)
         if slots > 1:
-            return _in_slots(m, args, data, tol, max_steps, stop, slots)
+            return _in_slots(m, args, data, tol, max_steps, stop, slots, accelerate)
 
         def lane(args: Lanes) -> Fit:
-            return run(m, args.theta, args.to(data), tol, max_steps, stop)
+            return run(m, args.theta, args.to(data), tol, max_steps, stop, accelerate)
 
         return lax.map(lane, args)
 
@@ -101,6 +103,7 @@ def run_in_groups(
     stop: Stop,
     mesh: Mesh | None = None,
     slots: int = 1,
+    accelerate: Any = None,
 ) -> Fit:
     """The same with a tqdm bar: some lanes after others, each group awaited so that Ctrl-C is heard."""
     args, data = dealt_out(thetas, data)
@@ -111,11 +114,22 @@ def run_in_groups(
         for first in range(0, lanes, size):
             index = np.minimum(np.arange(first, first + size), lanes - 1)  # groups of one size compile once
             some = jax.tree.map(lambda leaf, index=index: leaf[index], args)
-            fits = run_lanes(m, some.theta, some.to(data), tol, max_steps, stop, mesh, slots)
+            fits = run_lanes(m, some.theta, some.to(data), tol, max_steps, stop, mesh, slots, accelerate)
             count = min(size, lanes - first)
             found.append(jax.tree.map(lambda leaf, count=count: leaf[:count], awaited(fits)))
             show(f"F={float(np.max(np.asarray(found[-1].free_energy))):.8g}", count)
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
+
+
+def at_fixed_points(m: Model, thetas: Theta, data: Data, fits: Fit) -> Fit:
+    """The lanes with the derivatives of their fixed points, one lane after another."""
+    lanes, data = dealt_out(thetas, data)
+
+    def lane(args: tuple[Lanes, Fit]) -> Fit:
+        own, fit = args
+        return at_the_fixed_point(m, own.theta, own.to(data), fit)
+
+    return lax.map(lane, (lanes, fits))
 
 
 class Slots(NamedTuple):
@@ -127,7 +141,9 @@ class Slots(NamedTuple):
     done: Fit
 
 
-def _in_slots(m: Model, args: Lanes, data: Data, tol: Array, max_steps: Array, stop: Stop, slots: int) -> Fit:
+def _in_slots(
+    m: Model, args: Lanes, data: Data, tol: Array, max_steps: Array, stop: Stop, slots: int, accelerate: Any
+) -> Fit:
     """A step of all slots at a time."""
     lanes = args.temperature.shape[0]
     slots = min(slots, lanes)
@@ -154,7 +170,7 @@ def _in_slots(m: Model, args: Lanes, data: Data, tol: Array, max_steps: Array, s
         return Slots(jax.tree.map(either, fresh, climbs), lane, slots_.next + jnp.sum(ended), done)
 
     lane = jnp.arange(slots)
-    climbs = jax.vmap(lambda lane: unstarted(m, lane.theta, lane.to(data)))(of(lane))
+    climbs = jax.vmap(lambda lane: unstarted(m, lane.theta, lane.to(data), accelerate))(of(lane))
     done = jax.tree.map(lambda leaf: jnp.zeros((lanes, *leaf.shape[1:]), leaf.dtype), fit_of(climbs.state))
     first = Slots(climbs, lane, jnp.asarray(slots), done)
     return lax.while_loop(lambda slots_: jnp.any(slots_.lane < lanes), body, first).done

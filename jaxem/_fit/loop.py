@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxem._core import words
 from jaxem._core.model import Data, Digits, Expectation, Model, Theta
 from jaxem._core.tracing import compiled
+from jaxem._fit.acceleration import Course, after_guess, guessed
 from jaxem._fit.progress import awaited, bar
 
 NEWS = 0.2  # seconds between two looks at a fit that is watched
@@ -116,13 +117,14 @@ class Climb(NamedTuple):
     state: State
     centre: Theta  # the θ about whose means they are: the state's own, or where those were cancelled the next ones
     again: Array  # were they summed again, about those?
+    course: Course | None = None  # what an accelerated fit remembers of its way
 
 
-def unstarted(m: Model, theta: Theta, data: Data) -> Climb:
+def unstarted(m: Model, theta: Theta, data: Data, accelerate: Any = None) -> Climb:
     """θ before its E-step."""
     shapes = jax.eval_shape(lambda: begin(m, theta, m.expect(theta, data)))
     state: State = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return renewed(Climb(state, theta, jnp.zeros((), bool)), theta)
+    return renewed(Climb(state, theta, jnp.zeros((), bool), Course.new(accelerate, theta, m, data)), theta)
 
 
 def renewed(climb: Climb, theta: Theta) -> Climb:
@@ -132,7 +134,7 @@ def renewed(climb: Climb, theta: Theta) -> Climb:
         num_steps=jnp.full_like(climb.state.num_steps, -1),
         status=jnp.full_like(climb.state.status, Status.MAX_STEPS),
     )
-    return Climb(state, theta, jnp.zeros_like(climb.again))
+    return Climb(state, theta, jnp.zeros_like(climb.again), climb.course and climb.course.renewed(theta))
 
 
 def begin(m: Model, theta: Theta, expectation: Expectation) -> State:
@@ -149,6 +151,11 @@ def noise(expectation: Expectation, digits: Digits) -> Array:
     """What the rounding of its arithmetic can move F by, nats: 8·eps·Σ w (|F_n| + sizes of the terms of ℓ_n)."""
     sizes = expectation.scale + digits.sizes
     return 8 * jnp.finfo(sizes.dtype).eps * sizes
+
+
+def floor_of(expectation: Expectation) -> Array:
+    """A gain below it is not worth a step."""
+    return 8 * jnp.finfo(expectation.scale.dtype).eps * expectation.scale
 
 
 class Proposal(NamedTuple):
@@ -172,8 +179,12 @@ def choose(condition: Array, this: Any, other: Any) -> Any:
 def step(m: Model, climb: Climb, data: Data, tol: Array, size: Array | int, stop: Stop) -> Climb:
     """One M-step and the E-step after it; of a new state, or of cancelled statistics, an E-step alone."""
     proposal = propose(m, climb, data)
+    course = climb.course
+    if course is not None:
+        proposal, course = beyond(m, climb.state, course, proposal, data)
     expectation = m.expect(proposal.theta, data, proposal.centre, proposal.again)  # eq:E
-    return advance(m, climb, proposal, expectation, tol, size, stop)
+    after = advance(m, climb, proposal, expectation, tol, size, stop)
+    return after if course is None else accelerated(m, climb, course, after, proposal, expectation, tol, size)
 
 
 def propose(m: Model, climb: Climb, data: Data) -> Proposal:
@@ -197,10 +208,49 @@ def advance(
     after = judged(m, state, theta, expectation, tol, size, stop)
     after = choose(state.num_steps < 0, begin(m, theta, expectation), after)
     if proposal.centre is None:
-        return Climb(after, after.theta, climb.again)
+        return climb._replace(state=after, centre=after.theta)
     summed_again = state._replace(expectation=state.expectation._replace(statistics=expectation.statistics))
     after = choose(proposal.again, summed_again, after)
-    return Climb(after, choose(proposal.again, proposal.centre, after.theta), proposal.again)
+    return climb._replace(
+        state=after, centre=choose(proposal.again, proposal.centre, after.theta), again=proposal.again
+    )
+
+
+def beyond(m: Model, state: State, course: Course, proposal: Proposal, data: Data) -> tuple[Proposal, Course]:
+    """The accelerator's guess in place of EM's own step, where it has one."""
+    stays = proposal.again | (state.num_steps < 0)
+    theta, course = guessed(m, course, state.theta, proposal.theta, data, stays)
+    centre = None if proposal.centre is None else choose(course.tried, theta, proposal.centre)
+    return proposal._replace(theta=theta, centre=centre), course
+
+
+def accelerated(
+    m: Model,
+    climb: Climb,
+    course: Course,
+    plain: Climb,
+    proposal: Proposal,
+    expectation: Expectation,
+    tol: Array,
+    size: Array | int,
+) -> Climb:
+    """The climb after an E-step at a guess: there if F rose, else where it was; after EM's own step it is `plain`.
+
+    No fit ends at a guess: EM's own gains say whether anything is left to gain.
+    """
+    state, gain = climb.state, expectation.free_energy - climb.state.expectation.free_energy
+    digits = m.digits(proposal.theta, expectation)
+    rose = jnp.isfinite(expectation.free_energy) & (gain > 0) & ~jnp.asarray(digits.lost) & ~state.lost
+    tolerance = jnp.maximum(tol * size, floor_of(expectation))
+    there = state._replace(
+        theta=proposal.theta, expectation=expectation, gain=gain, rounding=noise(expectation, digits) + digits.slack
+    )
+    moved = climb._replace(state=there, centre=proposal.theta, again=jnp.zeros_like(climb.again))
+    here = choose(rose, moved, climb)
+    here = here._replace(state=here.state._replace(num_steps=state.num_steps + 1))
+    stays = proposal.again | (state.num_steps < 0)
+    new = after_guess(course, rose, gain <= NEARLY * tolerance, stays)
+    return choose(course.tried, here, plain)._replace(course=new)
 
 
 def judged(
@@ -219,8 +269,7 @@ def judged(
     lost, either = jnp.asarray(digits.lost), state.rounding + rounding
     idle = jnp.where(lost & ~(gain > either), state.idle + 1, 0)
     after = State(theta, expectation, gain, state.num_steps + 1, state.status, rounding, idle, lost)
-    floor = 8 * jnp.finfo(gain.dtype).eps * expectation.scale  # a gain below it is not worth a step
-    tolerance = jnp.maximum(tol * size, floor)
+    tolerance = jnp.maximum(tol * size, floor_of(expectation))
     fell = (gain < -jnp.maximum(tolerance, either)) & ~lost & ~state.lost
     at_rest = (gain < -tolerance) & (slack < size / 32) & ~state.lost
     done, collapsed = (
@@ -237,10 +286,10 @@ def judged(
 
 
 @partial(compiled, static_argnames="stop")
-def run(m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Fit:
+def run(m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop, accelerate: Any = None) -> Fit:
     """The one loop: step until a status is reached or max_steps are done."""
     data = m.once(theta, data)
-    return fit_of(ascend(m, unstarted(m, theta, data), data, tol, max_steps, stop).state)
+    return fit_of(ascend(m, unstarted(m, theta, data, accelerate), data, tol, max_steps, stop).state)
 
 
 def ascend(m: Model, climb: Climb, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Climb:
@@ -259,14 +308,22 @@ run_leg = compiled(ascend, static_argnames="stop")
 
 
 def run_in_legs(
-    m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop, *, steps_a_leg: int
+    m: Model,
+    theta: Theta,
+    data: Data,
+    tol: Array,
+    max_steps: Array,
+    stop: Stop,
+    accelerate: Any = None,
+    *,
+    steps_a_leg: int,
 ) -> Fit:
     """The same fit by several calls of the loop, each of at most so many steps.
 
     A call is made before the one before it has ended, so that the devices need not wait; past the end it does nothing.
     """
     data = data._replace(norms=once(m, theta, data))
-    climb, last, done = begin_legs(m, theta, data), int(max_steps), 0
+    climb, last, done = begin_legs(m, theta, data, accelerate), int(max_steps), 0
     while True:
         before, done = climb, min(done + steps_a_leg, last)
         climb = run_leg(m, before, data, tol, np.int32(done), stop)  # NumPy: in every process
@@ -274,10 +331,12 @@ def run_in_legs(
             return fit_of(climb.state)
 
 
-def run_watched(m: Model, theta: Theta, data: Data, tol: Any, max_steps: Any, stop: Stop) -> Fit:
+def run_watched(
+    m: Model, theta: Theta, data: Data, tol: Any, max_steps: Any, stop: Stop, accelerate: Any = None
+) -> Fit:
     """The same with a tqdm bar: legs as long as people wait for news, each awaited so that Ctrl-C is heard."""
     data = data._replace(norms=once(m, theta, data))
-    climb, last, done, steps = begin_legs(m, theta, data), int(max_steps), 0, 1
+    climb, last, done, steps = begin_legs(m, theta, data, accelerate), int(max_steps), 0, 1
     with bar(True, last, "step") as show:
         while True:
             began, before, done = time.monotonic(), done, min(done + steps, last)

@@ -27,6 +27,7 @@ from jaxem._core.tracing import compiled
 from jaxem._fit import batches as _batches
 from jaxem._fit import checkpoint as _checkpoint
 from jaxem._fit import names
+from jaxem._fit.acceleration import refuse
 from jaxem._fit.argument_batches import ArgumentsReader
 from jaxem._fit.loop import Climb, Fit, Proposal, State, Status, advance, at, begin, fit_of, gain_is_small, propose
 from jaxem._programs import rows
@@ -182,6 +183,7 @@ def em_stream(
     temperature: ArrayLike = 1.0,
     tol: ArrayLike = 1e-10,
     max_steps: int = 1000,
+    accelerate: Any = None,
     mesh: Mesh | None = None,
     checkpoint: str | os.PathLike | None = None,
     resume: str | os.PathLike | None = None,
@@ -199,6 +201,7 @@ def em_stream(
             32 MiB or more where rows are narrow. Rows that nobody can write to, as of a file mapped for reading, are
             used as they lie; others are copied.
         temperature, tol, max_steps: as in `em`. A step is one pass, and at times two.
+        accelerate: None; only `em` and `em_batch` accelerate.
         mesh: devices that share each batch, as in `em`. Over several processes each reads its own batches, and
             their sums are added once a pass.
         checkpoint: a file to write after each pass, whole or not at all; the first process writes it. A symbolic
@@ -229,6 +232,7 @@ def em_stream(
     True
     """
     _batches.check("em_stream", m, batches, prefetch)
+    refuse("em_stream", accelerate, "a checkpoint holds a θ, and not the way to it; em and em_batch accelerate")
     is_program = isinstance(m, Program)
     smallest = float(tolerance(tol, float))
     static_count("max_steps", max_steps, 0)
