@@ -23,8 +23,8 @@ from jaxem._answers.covariances import covariances
 from jaxem._answers.criteria import aic, bic, icl, num_parameters
 from jaxem._answers.files import load, save
 from jaxem._answers.gain import Gain, gain
-from jaxem._answers.likelihood_ratio import LikelihoodRatioTest, likelihood_ratio_test
 from jaxem._answers.latents import recover, sample_latents
+from jaxem._answers.likelihood_ratio import LikelihoodRatioTest, likelihood_ratio_test
 from jaxem._answers.posterior import decode, marginals
 from jaxem._answers.prediction import Prediction, predict
 from jaxem._answers.quantities import (
@@ -141,8 +141,8 @@ __all__ = [
     "sample_latents",
     "save",
     "select",
-    "standard_errors",
     "squarem",
+    "standard_errors",
     "summary",
     "use_all_cores",
 ]
