@@ -17,6 +17,7 @@ def draw(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
     names = ("C17", "C17_bound", "shadow_smallest", "shadow_largest", "shadow_rate", "C21", "rate_bound")
     column = {name: np.array([row[name] for row in rows], float) for name in names}
     column["sigma"] = arrays["sigma"]
+    column = {name: values[column["sigma"] >= coldest(column)] for name, values in column.items()}
     laws = {law["kind"]: law for law in document["laws"]}
     figure = page(DOUBLE, 5.4)
     axes = figure.subplots(2, 2)
@@ -29,7 +30,7 @@ def draw(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
         axis.set_xlabel(r"$\sigma$, cooling $\rightarrow$")
     for axis in axes[0]:
         axis.set_xscale("log")
-        axis.set_xlim(2 * summary["critical_sigma"], coldest(column) / 1.15)
+        axis.set_xlim(2 * summary["critical_sigma"], column["sigma"].min() / 1.15)
         axis.set_ylim(TINY / 3, 30)
     for axis in axes.ravel()[:3]:
         axis.axvline(summary["critical_sigma"], color=GREY, linewidth=0.7, linestyle=":")
@@ -47,7 +48,7 @@ def draw(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
 
 
 def coldest(column) -> float:
-    """The σ to which the upper panels go: a little below that at which EM's centres are k-means'."""
+    """Down to which σ the upper panels go: a little below where EM's centres are k-means' to the bit."""
     sigma, same = column["sigma"], column["C17"] == 0
     return float(max(sigma.min(), 0.5 * sigma[same].max())) if same.any() else float(sigma.min())
 

@@ -182,7 +182,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nsigma_sweep: interrupted, nothing written", file=sys.stderr)
         return 130
-    print(f"wrote {folder}/sigma_sweep.{{json,npz{'}' if options.no_plot else ',pdf,png} and sigma_shadow.{pdf,png}'}")
+    figures = "" if options.no_plot else f", {folder}/sigma_sweep.{{pdf,png}} and {folder}/sigma_shadow.{{pdf,png}}"
+    print(f"wrote {folder}/sigma_sweep.{{json,npz}}{figures}")
     return 0 if all(claim.holds for claim in result["claims"]) else 1
 
 
