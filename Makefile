@@ -6,19 +6,23 @@ RUN := $(VENV)/bin/python
 JOBS ?= auto
 CONSTRAINTS ?= constraints.txt
 
-.PHONY: sweep test test-f32 gallery lint docs figures figures-check bench release-check clean
+.PHONY: sweep test test-f32 test-all gallery lint docs figures figures-check bench release-check clean
 
 sweep: $(VENV)/.ready-experiments  ## the main job: certify and draw the k-means limit
 	$(RUN) experiments/sigma_sweep.py $(ARGS)
 
-test: $(VENV)/.ready-test  ## the theorems, in float64
+test: $(VENV)/.ready-test  ## the theorems, in float64, families taking turns
 	$(RUN) -m pytest -n $(JOBS)
 
 test-f32: $(VENV)/.ready-test  ## the same theorems, in float32 with its own tolerances
 	JAXEM_TEST_PRECISION=32 $(RUN) -m pytest -n $(JOBS)
 
+test-all: $(VENV)/.ready-test  ## every statement of every family and program, in both precisions (tests/turns.py)
+	JAXEM_TURN=all $(RUN) -m pytest -n $(JOBS)
+	JAXEM_TURN=all JAXEM_TEST_PRECISION=32 $(RUN) -m pytest -n $(JOBS)
+
 gallery: $(VENV)/.ready-test  ## every program of docs/programs.md, of which `make test` takes one of each kind
-	JAXEM_GALLERY=all $(RUN) -m pytest -n $(JOBS) tests/test_gallery.py
+	JAXEM_TURN=all $(RUN) -m pytest -n $(JOBS) tests/test_gallery.py
 
 lint: $(VENV)/.ready-test
 	$(RUN) -m ruff check .

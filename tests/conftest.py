@@ -9,11 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import turns
 import xla_flags
 
 # compiling is most of the time. One cache of compiled programs for all workers and for the scripts that tests start …
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # … no lines of Python in what is compiled, which nobody reads here …
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 # … and less optimisation of what runs once: a quarter of the time. Not all of it in float32, where a table that is
@@ -112,12 +113,14 @@ def old_faithful():
 def pytest_collection_modifyitems(config, items):
     """A family, an experiment, a file: what shares compiled programs or results goes to one worker (loadgroup).
 
-    Examples, like the README's, run once, in the float64 leg.
+    Examples, like the README's, run once, in the float64 leg; of a statement about every family, some: turns.py.
     """
-    if PRECISION == 32:
-        examples = [item for item in items if isinstance(item, pytest.DoctestItem)]
-        config.hook.pytest_deselected(items=examples)
-        items[:] = [item for item in items if item not in examples]
+    asked_for = any("::" in argument for argument in config.args)  # a test that is named runs
+    left = [] if asked_for else turns.out_of_turn(items)
+    left += [item for item in items if PRECISION == 32 and isinstance(item, pytest.DoctestItem)]
+    config.hook.pytest_deselected(items=left)
+    gone = set(left)
+    items[:] = [item for item in items if item not in gone]
     for item in items:
         values = item.callspec.params if hasattr(item, "callspec") else {}
         group = (

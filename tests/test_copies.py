@@ -21,6 +21,8 @@ from jaxem.families import bernoulli, gaussian, poisson
 
 from cases import CASES
 
+pytestmark = pytest.mark.takes_turns("name")
+
 traces = []
 
 

@@ -135,6 +135,7 @@ DOORS_OF_X = {
 }
 
 
+@pytest.mark.takes_turns("door")
 @pytest.mark.parametrize("door", DOORS_OF_X)
 def test_x_loses_nothing_on_the_way_in(door):
     name = "batches" if door in ("em_stream", "em_online") else "x"

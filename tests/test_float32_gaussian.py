@@ -22,6 +22,8 @@ from jaxem.families import gaussian
 from jaxem.families._mixture import Fast
 from jaxem.families.gaussian._accuracy import LIMIT
 
+pytestmark = pytest.mark.takes_turns("name")
+
 FAMILIES = ["isotropic", "spherical", "diagonal", "tied", "full"]
 each_family = pytest.mark.parametrize("name", FAMILIES)
 each_natural = pytest.mark.parametrize("name", ["spherical", "diagonal", "tied", "full"])

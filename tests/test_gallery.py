@@ -1,7 +1,6 @@
 """Programs of the field through jaxem, each against NumPyro's own density at every assignment of its latents."""
 
 import functools
-import os
 
 import jax
 import numpy as np
@@ -14,14 +13,14 @@ from conftest import PRECISION
 from gallery import ENTRIES, PENDING
 from gallery.oracle import Oracle
 from gallery.page import PAGE, row, shortened, updates
+from turns import TURN
 
 EXACT = 1e-12 if PRECISION == 64 else 3e-5
 STATIONARY = 1e-3  # nats per unit of an unconstrained coordinate; EM stops at 1e-10 nats an observation
 
 # Each entry is a program of its own to compile, some ten seconds. One of each kind (its theme, whether it has formulas,
-# whether something climbs) with every change: of those of a kind the one that JAXEM_GALLERY counts to, from 0 and round
-# again, so that JAXEM_GALLERY=0, 1, 2, … come past every entry; JAXEM_GALLERY=all, `make gallery`, takes them at once.
-TURN = os.environ.get("JAXEM_GALLERY", "0")
+# whether something climbs) with every change: of those of a kind the one that JAXEM_TURN counts to, from 0 and round
+# again, so that JAXEM_TURN=0, 1, 2, … come past every entry; JAXEM_TURN=all, `make gallery`, takes them at once.
 
 
 def turn(names, kind):

@@ -20,6 +20,8 @@ from jaxem.families.gaussian._factors import plain
 
 from cases import EPS, FLOAT, cast, clumps, dirichlet
 
+pytestmark = pytest.mark.takes_turns("name")
+
 ALL = ("EII", "VII", "EEI", "VEI", "EVI", "VVI", "EEE", "VEE", "EVE", "VVE", "EEV", "VEV", "EVV", "VVV")
 NINE = ("EEI", "VEI", "EVI", "VEE", "EVE", "VVE", "EEV", "VEV", "EVV")
 each_model = pytest.mark.parametrize("name", NINE)

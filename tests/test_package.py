@@ -10,6 +10,8 @@ import pytest
 
 import jaxem
 
+import turns
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxem"
 
@@ -111,3 +113,13 @@ def test_the_version_is_the_changelogs_and_the_citations():
 def test_constraints_are_pins_only():
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line), line
+
+
+def test_turns_come_past_everything():
+    """Each leg takes a third of what a statement is made of, the two legs other thirds, and the third turn the rest."""
+    names = [f"family {i}" for i in range(9)]
+    thirds = [turns.taken(names, "a statement", str(turn)) for turn in range(turns.ROUND)]
+    assert [len(third) for third in thirds] == [3, 3, 3]
+    assert set.union(*thirds) == set(names) == turns.taken(names, "a statement", "all")
+    assert {frozenset(turns.taken(names, f"statement {i}", "0")) for i in range(30)} == set(map(frozenset, thirds))
+    assert turns.taken(names[: turns.FEW], "a statement", "2") == set(names[: turns.FEW])

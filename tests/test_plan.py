@@ -20,6 +20,8 @@ from jaxem._core.checks import enter as prepare
 from jaxem._programs import updates
 from jaxem._programs.sums import Outer, Product, Repeated
 
+pytestmark = pytest.mark.takes_turns("name")
+
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(5)
 X = jnp.asarray(np.concatenate([RNG.normal(-2, 0.4, 6), RNG.normal(2, 1.0, 6)]))

@@ -19,6 +19,8 @@ from jaxem._core.checks import enter
 from jaxem._programs.sums import Product, Repeated, unbroadcast
 from jaxem._rows import chunks
 
+pytestmark = pytest.mark.takes_turns("name")
+
 EXACT = 1e-11 if jax.config.jax_enable_x64 else 1e-3  # of sums over as many rows as there are
 WHOLE = {"gaussian_hmm", "categorical_hmm", "switch", "factorial_hmm", "emissions_that_are_mixtures", "disguised"}
 WHOLE |= {"one_step"}

@@ -11,6 +11,8 @@ from scipy.special import logsumexp, softmax
 import jaxem
 from jaxem._core.checks import enter as prepare
 
+pytestmark = pytest.mark.takes_turns("name")
+
 EXACT = 1e-12
 
 

@@ -30,7 +30,7 @@ def commands(options: argparse.Namespace) -> list[list[str]]:
         for case in (cases[:1] if options.quick else cases)
     ]
     small = ["small_fits.py", *["--full"] * options.full, *devices]
-    rest = [["devices.py"], ["programs.py"], ["program_rows.py"], ["import_time.py"], ["sweep_cost.py"]]
+    rest = [["devices.py"], ["programs.py"], ["program_rows.py"], ["mclust.py"], ["import_time.py"], ["sweep_cost.py"]]
     return [small, *large, *([script, *devices] for script in SPREAD), *rest]
 
 

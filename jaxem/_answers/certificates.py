@@ -17,7 +17,7 @@ from jaxem._answers.posterior import weighted_marginals
 from jaxem._core import words
 from jaxem._core.arrays import numbers
 from jaxem._core.checks import blame_x, enter
-from jaxem._core.model import Data, Model, Theta, ThetaLike, maximize
+from jaxem._core.model import Data, Expectation, Model, Theta, ThetaLike, maximize
 from jaxem._core.objective import assign, prepare_tables, row_free_energy, weighted
 from jaxem._programs.m_step import stages
 from jaxem._programs.program import Program
@@ -106,7 +106,7 @@ def _certify(m: Mixture, theta: Theta, data: Data) -> Certificate:
     C4, C4_rows = _e_step_residual(table, gamma, data.temperature)
     return Certificate(
         C1=_bound_residual(table, gamma, rows, data),
-        C2=_fall(m, theta, new, data),
+        C2=_fall(m, expectation, theta, new, data),
         C3=_stationarity(m, new, gamma, data),
         C4=C4,
         C5=_fisher_residual(m, theta, data),
@@ -131,11 +131,10 @@ def _bound_residual(table: Array, gamma: Array, rows: Array, data: Data) -> Arra
     return jnp.maximum(jnp.abs(attained) / (1 + scale), mismatch / (1 + gap_scale))
 
 
-def _fall(m: Mixture, theta: Theta, new: Theta, data: Data) -> Array:
+def _fall(m: Mixture, before: Expectation, theta: Theta, new: Theta, data: Data) -> Array:
     """C2: how far F(θ, γ) ≤ F(θ⁺, γ) ≤ F(θ⁺, γ⁺) is violated."""
-    before, after = m.expect(theta, data), m.expect(new, data)
     between = m.objective(new, theta, data)
-    fall = jnp.maximum(before.free_energy - between, between - after.free_energy)
+    fall = jnp.maximum(before.free_energy - between, between - m.expect(new, data).free_energy)
     return jnp.maximum(fall, 0) / (1 + before.scale)
 
 
