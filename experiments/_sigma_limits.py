@@ -21,7 +21,7 @@ from _results import Claim
 
 M = gaussian.isotropic.hold("pi", "sigma")
 REST = 2_000  # EM steps, at most, to a fixed point
-DUAL_STEPS = {True: 60, False: 200}  # by `quick`: rounds of C18's solver
+DUAL_STEPS = {True: 60, False: 120}  # by `quick`: rounds of C18's solver
 MOST_ROWS, MANY_ROWS = 5_000, 1_000  # C18 and C19 are worked out for so many, and at fewer σ where there are many
 SHARES = np.array([0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01])  # 1 − σ²/λ at which C20's law is tried
 SIMPLE = 1e-3  # λ_max is simple if the next eigenvalue is less by this share of it

@@ -1,6 +1,5 @@
 """What is claimed of EM's steps at one σ, measured: C1–C15, at the best fit and at a random start."""
 
-from functools import partial
 from typing import Any
 
 import _sigma_limits
@@ -34,7 +33,16 @@ def count_distinct(mu: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.sum(~jnp.any(jnp.tril(distance < DISTINCT * unit, k=-1), axis=1))
 
 
-@partial(jax.jit, static_argnames="num_steps")
+def certifier(x: jax.Array) -> Any:
+    """`certify_row`, compiled: with few optimisations, as it takes far longer to compile than to run.
+
+    Not so in float32, where a table that is computed twice may then differ from itself.
+    """
+    quickly = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    options = quickly if x.dtype == jnp.float64 else None
+    return jax.jit(certify_row, static_argnames="num_steps", compiler_options=options)
+
+
 def certify_row(
     x: jax.Array,
     fitted: jax.Array,

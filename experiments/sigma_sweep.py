@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from _sigma_claims import claims
 from _sigma_options import parse
-from _sigma_steps import DISTINCT, LLOYD_STEPS, TEMPERATURE, M, as_row, certify_row, fit_restarts, monotone_check
+from _sigma_steps import DISTINCT, LLOYD_STEPS, TEMPERATURE, M, as_row, certifier, fit_restarts, monotone_check
 from _sigma_story import in_words, print_rows
 from tqdm import tqdm
 
@@ -111,13 +111,13 @@ def run(config: Config, *, progress: bool = True) -> dict[str, Any]:
     winner = lloyd[int(distortions.argmin())].theta["mu"]
     one_hot = limits.one_hot_sigma(jnp.min(limits.gaps(squared_distances(x, winner))))
     clock = time.perf_counter()
-    rows, centres = [], []
+    certify, rows, centres = certifier(x), [], []
     grid = sigma_grid(config, float(diam), float(one_hot), float(starts.sigma))
     for index, sigma in enumerate(tqdm(grid, desc="sigma", unit="σ", disable=not progress)):
         sigma = jnp.asarray(sigma, x.dtype)
         fits, fit = fit_restarts(x, starts.mu, sigma)
         start = starts.mu[index % len(starts.mu)]
-        measured = certify_row(x, fit.theta["mu"], start, winner, sigma, diam, LLOYD_STEPS)
+        measured = certify(x, fit.theta["mu"], start, winner, sigma, diam, num_steps=LLOYD_STEPS)
         rows.append(as_row(sigma, fits, fit, jax.tree.map(np.asarray, measured)))
         centres.append(np.asarray(fit.theta["mu"]))
     iterates = jax.lax.map(lambda mu: limits.iterates_gap(x, mu, starts.sigma, num_steps=LLOYD_STEPS), starts.mu)
