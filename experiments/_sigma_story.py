@@ -28,10 +28,14 @@ MORE = [
     ("C4", "C4", "5.0e"),
     ("C5", "C5", "5.0e"),
     ("C6", "C6", "5.0e"),
+    ("‖μ−μ*‖", "C17", "7.1e"),
+    ("≤ C17", "C17_bound", "7.1e"),
+    ("≤ C21", "C21_bound", "7.1e"),
 ]
 MORE_SYMBOLS = """λ₁/σ²: the largest eigenvalue of EM at μ_k = x̄, C13. v = (G_σ − J)/2σ²N, from 0 to log K.
 Q: E[log p(x, z)] under γ, which diverges; C9 = 2σ²(Q − C) + J does not. ≤ C7, ≤ C10: bounds of |γ−r|
-and of ‖μγ−μr‖. C3 … C6: residuals by jax.grad. '·' says nothing: every row is one-hot."""
+and of ‖μγ−μr‖. C3 … C6: residuals by jax.grad; '·': every row is one-hot. μ: where EM from
+k-means' centres μ* ends; ≤ C17: how near that is certified to be, '·': not at this σ. ≤ C21: the bound of ρ(EM)."""
 WIDTH = 100
 
 
@@ -75,10 +79,23 @@ def in_words(result: dict[str, Any]) -> str:
         f"{summary['kmeans_J']:.6g}.",
         f"Speed: EM takes most steps, {slowest['iterations']:,}, at σ = {slowest['sigma']:.3g}, and "
         f"{last['iterations']} at the last, beside k-means' {span(steps)}.",
+        shadow(rows),
         f"The last σ, {summary['last_sigma']:.3g}, is that at which γ must be one-hot all along Lloyd's path from "
         f"every start (least gap {summary['least_gap']:.2e}; {summary['starts_redrawn']} tied start(s) drawn again).",
     ]
     return textwrap.fill(" ".join(sentences), WIDTH)
+
+
+def shadow(rows: list[dict[str, Any]]) -> str:
+    """At the largest σ at which EM's fixed point near k-means' is certified, or that there is none."""
+    row = next((row for row in rows if row["shadow_largest"] > 0), None)
+    if row is None:
+        return "Shadow: at no σ is EM certified to have just one fixed point near k-means' centres."
+    return (
+        f"Shadow: at σ = {row['sigma']:.3g} EM is certified to have just one fixed point within "
+        f"{row['shadow_largest']:.2g} of k-means' centres, no farther from them than {row['C17_bound']:.2g}; "
+        f"the true distance is {row['C17']:.2g}."
+    )
 
 
 def first_from(rows: list[dict[str, Any]], name: str, most: float) -> float | None:

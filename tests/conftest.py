@@ -86,6 +86,7 @@ collect_ignore = (
         "test_reading.py",
         "test_readme.py",
         "test_results.py",
+        "test_sigma_limits.py",
         "test_sklearn.py",  # float64 by itself
         "test_threads.py",
     ]
