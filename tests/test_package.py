@@ -1,6 +1,7 @@
 """The package's manners: one direction of imports, no side effect, tags of equations, honest metadata."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -123,3 +124,9 @@ def test_turns_come_past_everything():
     assert set.union(*thirds) == set(names) == turns.taken(names, "a statement", "all")
     assert {frozenset(turns.taken(names, f"statement {i}", "0")) for i in range(30)} == set(map(frozenset, thirds))
     assert turns.taken(names[: turns.FEW], "a statement", "2") == set(names[: turns.FEW])
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process has all")
+def test_what_shares_compiled_programs_goes_to_one_worker(request):
+    """pytest 9.2 loses the groups that pytest-xdist 3.8 deals out: everything is then compiled by every worker."""
+    assert request.node.nodeid.endswith("@test_package.py")
