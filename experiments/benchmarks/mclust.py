@@ -27,6 +27,8 @@ NAMES = ("EII", "VII", "EEI", "VEI", "EVI", "VVI", "EEE", "VEE", "EVE", "VVE", "
 NEAREST = {"EEI": "diag", "EEE": "tied", "VVI": "diag", "VVV": "full"}  # scikit-learn's
 ALTERNATING = ("VEI", "VEE", "VEV", "EVE", "VVE")
 
+R_REPEATS = 3
+
 ME = """
 arguments <- commandArgs(TRUE)
 suppressMessages(library(mclust))
@@ -95,6 +97,11 @@ def scikit_learn(kind: str, theta: dict[str, np.ndarray], x: np.ndarray, steps: 
     return lambda: mixture.fit(x.astype(float))
 
 
+def timed_by_r(seconds: float, repeats: int) -> dict[str, Any]:
+    """A row's times, of which R gives the median."""
+    return dict.fromkeys(("median", "q1", "q3"), seconds) | {"repeats": repeats}
+
+
 def model(
     name: str, x: np.ndarray, labels: np.ndarray, steps: int, repeats: int, peer: list[str] | None
 ) -> dict[str, Any]:
@@ -117,7 +124,7 @@ def model(
         count = abs(int(float(iterations)))  # mclust's sign says that it did not converge
         each = float(seconds) / max(count, 1)
         row = {"program": "mclust me", "iterations": count, "objective": float(objective)}
-        found.append(row | {"median": each, "q1": each, "q3": each, "note": "R's clock"})
+        found.append(timed_by_r(each, R_REPEATS) | row | {"note": "R's clock"})
         goals.append(goal("mclust / jaxem, an iteration", each / ours["median"], 5.0, at_least=True))
     if name in NEAREST:
         whole = {key: np.asarray(value) for key, value in theta.items() if key in ("pi", "mu")}
@@ -188,8 +195,10 @@ def choice(num_rows: int, most: int, starts: int, seed: int) -> dict[str, Any]:
     peer, goals = r(CHOICE, x, num_rows, x.shape[1], most), []
     if peer:
         name, G, objective, seconds = peer[-1]
-        each = dict.fromkeys(("median", "q1", "q3"), float(seconds))
-        found.append(each | {"program": "mclust Mclust", "objective": float(objective), "note": f"{name} {G}"})
+        found.append(
+            timed_by_r(float(seconds), 1)
+            | {"program": "mclust Mclust", "objective": float(objective), "note": f"{name} {G}"}
+        )
         goals.append(goal("Mclust / select", float(seconds) / timing.median, 5.0, at_least=True))
     else:
         found.append({"program": "mclust Mclust", "note": "skipped: not installed (apt-get install r-cran-mclust)"})
@@ -207,8 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
     num_rows, num_features, K, steps, repeats = (400, 2, 2, 2, 1) if options.quick else (100_000, 8, 8, 10, 5)
     names = ("EII", "VVV") if options.quick else NAMES
     x, labels = rows_of(num_rows, num_features, K, options.seed)
-    r_repeats = 1 if options.quick else 3
-    printed = r(ME, x, num_rows, num_features, r_repeats, steps, labels=labels + 1, last=",".join(names))
+    printed = r(ME, x, num_rows, num_features, R_REPEATS, steps, labels=labels + 1, last=",".join(names))
     peers = {line[0]: line for line in printed if len(line) == 4}
     found = [model(name, x, labels, steps, repeats, peers.get(name)) for name in names]
     found.append(missing(x, labels, steps, repeats, options.seed))
