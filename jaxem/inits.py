@@ -23,7 +23,7 @@ from jaxem._core.model import Theta
 from jaxem._core.tracing import is_concrete
 from jaxem.families._enter import check_support
 from jaxem.families._exponential_family import mean_of_rows
-from jaxem.families._mixture import Mixture, mixture_only, whole_rows_only
+from jaxem.families._mixture import Mixture, mixture_only
 from jaxem.families.gaussian._moments import over_features, unit_of
 
 __all__ = ["from_labels", "hierarchical", "kmeans_plus_plus", "many", "random_points"]
@@ -135,7 +135,7 @@ def from_labels(
     >>> theta["mu"].ravel().tolist(), [f"{share:.2f}" for share in theta["pi"]]
     ([1.0, 9.0], ['0.67', '0.33'])
     """
-    m = whole_rows_only("inits.from_labels", m)
+    m = mixture_only("inits.from_labels", m)
     x, w = _rows(x, weights)
     labels = raw("labels", labels)
     if num_components is None:
@@ -200,6 +200,8 @@ def hierarchical(
         raise ValueError(f"x: has {N} rows, of which all distances would be taken; pass {ward.MOST_ROWS}, or k-means++")
     if K > N:
         raise ValueError(f"num_components: {K} exceeds the {N} rows of x; ask for fewer")
+    if len(np.unique(np.asarray(x)[counted], axis=0)) < K:
+        raise ValueError(f"num_components: x has fewer than {K} distinct rows; ask for fewer")
     found = np.zeros(len(x), int)
     found[counted] = ward.labels_of(_coordinates(m, np.asarray(x, float)[counted]), K)
     labels = jnp.asarray(found)
@@ -392,6 +394,7 @@ def _draw_centres(
 def _m_step(m: Mixture, theta: Theta, x: Array, w: Array | None, labels: Array) -> Theta:
     gamma = jax.nn.one_hot(labels, theta["pi"].shape[0], axis=0, dtype=x.dtype)
     gamma = gamma if w is None else gamma * w[None]
+    x = x if m.takes_whole_rows else jnp.concatenate([x, jnp.ones_like(x)], axis=1)  # of which all is observed
 
     def m_step(theta: Theta) -> Theta:
         return m.update(m.statistics(theta, x, gamma), theta, m.held)

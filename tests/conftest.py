@@ -54,6 +54,7 @@ collect_ignore = (
         "test_checkpoint.py",
         "test_climb.py",
         "test_columns.py",
+        "test_combinations.py",  # casts by itself
         "test_compile.py",
         "test_condition.py",
         "test_copies.py",

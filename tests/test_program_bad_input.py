@@ -183,7 +183,7 @@ def test_a_theta_that_does_not_fit_the_program_is_refused(change, words):
         (lambda m, theta, x: jaxem.em(m, theta, x, labels=jnp.zeros(4, int)), ["labels", "obs="]),
         (lambda m, theta, x: jaxem.em(m, theta, x, temperature=-1.0), ["temperature"]),
         (lambda m, theta, x: jaxem.em(m.hold("nope"), theta, x), ["hold", "'nope'"]),
-        (lambda m, theta, x: jaxem.sample(m, theta, jax.random.key(0), 3), ["sample", "m.init"]),
+        (lambda m, theta, x: jaxem.sample(m, theta, jax.random.key(0), 3), ["x:", "pass the data"]),
         (lambda m, theta, x: jaxem.gradient_m_step(m), ["gradient_m_step"]),
         (lambda m, theta, x: jaxem.em(m, theta, x.at[1, 0].set(jnp.nan)), ["x: has NaN", "row(s): 1"]),
         (lambda m, theta, x: jaxem.from_numpyro(3), ["program", "int"]),

@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 from numpyro.distributions import Distribution
 
+from jaxem._core import columns
 from jaxem._core.arrays import random_key, raw, static_count
 from jaxem._core.checks import blame_x, enter, prepare_x
 from jaxem._core.model import Model, Theta, ThetaLike
@@ -85,8 +86,13 @@ def condition(m: Model, theta: ThetaLike, x: Any, mask: ArrayLike | Sequence[boo
         m = m.with_missing()
         theta, data = enter(m, theta, x)
         return _complete(m, theta, data.x)
+    if m.has_noise:
+        raise ValueError(f"m: {m!r} has noise, which has no law of columns; condition its Gaussians alone")
+    if not m.takes_whole_rows:
+        raise ValueError("mask: is for rows without missing cells; leave it out, and what is NaN is hidden, row by row")
     if m.condition is None:
         raise ValueError("m: its family supplies no conditional; use a Gaussian or Bernoulli family")
+    columns.agree(theta, x)
     x = prepare_x(x)
     observed = _prepare_mask(mask, x.shape[1])
     x = jnp.where(jnp.asarray(observed)[None], x, jnp.zeros((), x.dtype))  # hidden: ignored

@@ -154,11 +154,6 @@ FLAT: tuple[tuple[Mixture, Callable[[Theta, Theta], Array]], ...] = (
 )
 
 
-def is_floored(m: Mixture) -> bool:
-    """Does its M-step keep covariances above a floor?"""
-    return isinstance(m.update, Floored)
-
-
 def flat_family(m: Model) -> Callable[[Theta, Theta], Array]:
     """Its KL(p_k⁺‖p_k), or a ValueError where C16 is not proved of it."""
     mixture = whole_rows_only("gain", m)

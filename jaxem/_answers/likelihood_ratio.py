@@ -28,7 +28,7 @@ from jaxem._fit.fit import fit, several
 from jaxem._fit.lanes import slots_here
 from jaxem._fit.loop import Fit, Status, gain_is_small
 from jaxem._fit.outcome import EMError, best
-from jaxem.families._mixture import Mixture, mixture_only
+from jaxem.families._mixture import Mixture, whole_rows_only
 
 
 class LikelihoodRatioTest(NamedTuple):
@@ -93,7 +93,7 @@ def likelihood_ratio_test(
     >>> float(test.p_value) == 1 / 20, bool(test.statistic > 50), test.samples.shape
     (True, True, (19,))
     """
-    m = mixture_only("likelihood_ratio_test", m)
+    m = whole_rows_only("likelihood_ratio_test", m)
     if m.prior is not None:
         raise ValueError("m: has a prior, and the test is of maxima of the likelihood; pass the model without it")
     of_x, of_starts, of_samples = jax.random.split(random_key(key), 3)

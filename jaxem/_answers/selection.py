@@ -14,6 +14,7 @@ from jaxem._answers.criteria import CRITERIA, criterion, degrees_of_freedom, ter
 from jaxem._core.arrays import one_of, random_key, raw, shown, static_count, switch
 from jaxem._core.checks import enter
 from jaxem._core.model import Model, Theta
+from jaxem._core.tracing import is_concrete
 from jaxem._core.words import number, table
 from jaxem._fit.em import em_batch
 from jaxem._fit.fit import chosen, first_of, fitted
@@ -22,6 +23,7 @@ from jaxem._fit.outcome import EMError
 from jaxem._fit.progress import awaited, bar
 from jaxem._rows.chunks import fits_one_chunk
 from jaxem.families import gaussian
+from jaxem.families._missing import Missing, filled_for_a_start, for_rows
 from jaxem.families._mixture import Mixture, mixture_only
 
 
@@ -104,6 +106,7 @@ def select(
     starts: int = 10,
     criterion: str = "bic",
     weights: ArrayLike | None = None,
+    missing: bool = False,
     progress: bool = False,
     **options: Any,
 ) -> Selection:
@@ -120,8 +123,9 @@ def select(
         starts: how many for each candidate.
         criterion: "bic", "aic" or "icl", smaller is better.
         weights: w (N,) ≥ 0, one per row.
+        missing: NaN in x is a missing cell, as for `jaxem.fit`.
         progress: show a tqdm bar of candidates; Ctrl-C then ends the call at once.
-        options: what else `jaxem.fit` takes: init, temperature, labels, tol, max_steps, mesh.
+        options: what else `jaxem.fit` takes: init, temperature, labels, tol, max_steps, accelerate, mesh.
 
     Returns:
         A `Selection` of `m`, `fit` and `table`; the table is a tuple of candidates whose repr is models by K.
@@ -143,7 +147,10 @@ def select(
     static_count("starts", starts, 1)
     one_of("criterion", criterion, CRITERIA)
     progress = switch("progress", progress)
-    models, counts = _models(models), _counts(num_components)
+    if not is_concrete(x, key):
+        raise ValueError("x: is traced, and a selection has to see its fits; call select outside of jit")
+    models = [for_rows(m, x, missing, of_a_fit=True) for m in _models(models)]
+    counts = _counts(num_components)
     found: list[tuple[Candidate, Fit]] = []
     with bar(progress, len(models) * len(counts), "fit") as show:
         for m in models:
@@ -183,10 +190,13 @@ def fits_at(
         return
     by_tree = init == "hierarchical"
     drawn = "k-means++" if by_tree else init
-    first = inits.many(m, jax.random.split(key, starts), x, most, init=drawn, weights=weights)
+    keys, whole = jax.random.split(key, starts), x  # as starts see the rows
+    if isinstance(m, Missing):
+        whole = filled_for_a_start(jax.random.fold_in(key, starts), m.rows(x), weights)
+    first = inits.many(m, keys, whole, most, init=drawn, weights=weights)
     padded = [padding(m, first, K, 1 if K == 1 else starts) for K in counts]
     if by_tree:
-        trees = [grown(m, inits.hierarchical(m, x, K, weights=weights), most) for K in counts]
+        trees = [grown(m, inits.hierarchical(m, whole, K, weights=weights), most) for K in counts]
         padded = [first_of(thetas, tree) for thetas, tree in zip(padded, trees, strict=True)]
     thetas = jax.tree.map(lambda *lanes: jnp.concatenate(lanes), *padded)
     lanes, start = em_batch(m, thetas, x, weights=weights, **options), 0

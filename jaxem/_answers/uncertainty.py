@@ -89,7 +89,7 @@ def standard_errors(
     """
     one_of("kind", kind, KINDS)
     theta, data = enter(m, theta, x, weights)
-    if not jax.tree.leaves(m.unconstrain(theta, data)):
+    if not sum(leaf.size for leaf in jax.tree.leaves(m.unconstrain(theta, data))):
         raise ValueError("standard_errors: every parameter is held; leave at least one free")
     if kind == "sandwich":
         data = m.divided('kind: "sandwich"', data)
@@ -107,7 +107,7 @@ def _judge(found: Uncertainty) -> None:
     if left > FAR:
         raise ValueError(
             f"theta: is no maximum of F on these data, but some {left:.2g} nats below one, where curvature is not "
-            "uncertainty; pass jaxem.em(m, theta, x).theta, with the weights of this call"
+            "uncertainty; pass jaxem.em(m, theta, x).theta, with the weights of this call, or hold what is on a floor"
         )
     if not least > floor_of(found.least_eigenvalue.dtype):
         what = "no maximum, or on the edge of what it may be" if least != least else f"least eigenvalue {least:.1e}"

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxem._core.arrays import shown, static_count
 from jaxem._core.model import Data, Model, Theta
+from jaxem.families.gaussian._floor import is_floored
 
 SHORTER = 4.0  # how much nearer to M(u) a guess is after one that failed
 LONGEST = 8  # EM steps, at most, between two guesses
@@ -161,9 +162,16 @@ def anderson(memory: int = 5) -> Anderson:
     return Anderson(int(memory))
 
 
-def check(accelerate: Any) -> Any:
-    """A ValueError for what is no accelerator."""
-    if accelerate is None or isinstance(accelerate, Squarem | Anderson):
+def check(m: Any, accelerate: Any) -> Any:
+    """A ValueError for what is no accelerator, and for a model whose M-step has a bound that no guess would know."""
+    if accelerate is None:
+        return None
+    if isinstance(accelerate, Squarem | Anderson):
+        if is_floored(m):
+            raise ValueError(
+                f"accelerate: a guess does not know the floor of {m!r}, below which F may be higher; leave out the one "
+                "or the other (gaussian.with_prior keeps components from collapsing, too)"
+            )
         return accelerate
     if accelerate is squarem or accelerate is anderson:
         raise ValueError(f"accelerate: got the function itself; call it, jaxem.{accelerate.__name__}()")

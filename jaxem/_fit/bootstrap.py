@@ -31,6 +31,7 @@ from jaxem._core.tracing import compiled, is_concrete
 from jaxem._fit.em import _remembered
 from jaxem._fit.lanes import slots_here
 from jaxem._fit.loop import Fit, gain_is_small, run
+from jaxem.families._missing import halves
 from jaxem.families._mixture import Mixture
 
 KINDS = ("nonparametric", "weighted", "parametric")
@@ -102,7 +103,7 @@ def bootstrap(
     fits, shared = _lanes(m, theta, data, keys, smallest, most, kind, None if slots == 1 else slots)
     blame_x(data.x, fits.free_energy)
     if isinstance(m, Mixture):
-        fits = _aligned(m, fits, shared)
+        fits = _aligned(m, theta, fits, shared)
     return _remembered(fits, x, given)
 
 
@@ -144,19 +145,29 @@ def _lanes(
     def lane(key: Array) -> tuple[Fit, Shared]:
         if kind == "parametric":
             assert isinstance(m, Mixture)
-            other = data._replace(x=m.sample(theta, key, N)[0].astype(data.x.dtype).reshape(data.x.shape))
+            other = data._replace(x=as_rows(m, m.sample(theta, key, N)[0], data.x))
         elif kind == "weighted":
             w = jax.random.exponential(key, (N,), dtype)
             other = data._replace(weights=w * (N / jnp.sum(w)))
         else:
             drawn = jax.random.randint(key, (N,), 0, N)
-            other = data._replace(weights=jnp.zeros(N, dtype).at[drawn].add(1))
+            counts = jnp.zeros(N, dtype).at[drawn].add(1)
+            other = data._replace(weights=counts if data.weights is None else jnp.where(data.weights > 0, counts, 0))
         fit = run(m, theta, other, tol, max_steps, gain_is_small)
         there = assignments(m, fit.theta, data)
         overlap = jnp.matmul(gamma, there.T, precision="highest")
         return fit, Shared(overlap, jnp.sum(gamma**2, axis=1), jnp.sum(there**2, axis=1))
 
     return lax.map(lane, keys, batch_size=slots)
+
+
+def as_rows(m: Mixture, drawn: Array, x: Array) -> Array:
+    """Rows that were drawn, in the form of those at hand: the same cells are missing."""
+    drawn = drawn.astype(x.dtype)
+    if m.takes_whole_rows:
+        return drawn.reshape(x.shape)
+    _, seen = halves(x)
+    return jnp.concatenate([jnp.where(seen, drawn, 0), seen.astype(x.dtype)], axis=1)
 
 
 def assignments(m: Model, theta: Theta, data: Data) -> Array:
@@ -166,12 +177,21 @@ def assignments(m: Model, theta: Theta, data: Data) -> Array:
     return assign(m.relative_table(theta, data.x), 1.0, axis=0)[0]
 
 
-def _aligned(m: Mixture, fits: Fit, shared: Shared) -> Fit:
-    """Every lane's components in θ's order."""
+def _aligned(m: Mixture, theta: Theta, fits: Fit, shared: Shared) -> Fit:
+    """Every lane's components in θ's order; noise is noise in each, and held entries that differ say which is which."""
+    named = [np.asarray(theta[name]) for name, spec in m.shapes if spec.startswith("K") and name in m.held]
+    if any((entry != entry[:1]).any() for entry in named):
+        return fits._replace(ambiguous=jnp.zeros(len(fits.status), bool))
+    K = shared.own.shape[1] - m.has_noise
+    shared = Shared(shared.overlap[:, :K, :K], shared.own[:, :K], shared.others[:, :K])
     found = [in_order(Shared(*lane)) for lane in zip(*map(np.nan_to_num, map(np.asarray, shared)), strict=True)]
     order, lanes = jnp.asarray(np.stack([order for order, _ in found])), jnp.arange(len(found))[:, None]
-    theta = {name: fits.theta[name][lanes, order] for name, spec in m.shapes if spec.startswith("K")}
-    return fits._replace(theta=fits.theta | theta, ambiguous=jnp.asarray([unclear for _, unclear in found]))
+    ordered = {
+        name: fits.theta[name].at[:, :K].set(fits.theta[name][lanes, order])
+        for name, spec in m.shapes
+        if spec.startswith("K")
+    }
+    return fits._replace(theta=fits.theta | ordered, ambiguous=jnp.asarray([unclear for _, unclear in found]))
 
 
 def in_order(lane: Shared) -> tuple[np.ndarray, bool]:

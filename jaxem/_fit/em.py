@@ -191,7 +191,7 @@ def em(
     run = _prepare_run(
         m, theta, x, temperature=temperature, weights=weights, labels=labels, tol=tol, max_steps=max_steps
     )
-    fit = _fit(m, run, gain_is_small, mesh, progress, acceleration.check(accelerate))
+    fit = _fit(m, run, gain_is_small, mesh, progress, acceleration.check(m, accelerate))
     return _remembered(fit, x, theta)
 
 
@@ -258,9 +258,11 @@ def em_batch(
         max_steps=max_steps,
         batched=True,
     )
+    if not jax.tree.leaves(run.theta):
+        raise ValueError("thetas: this model has no parameters, so that there is nothing to make lanes of; use em")
     if each is not None and of_lanes:
         run = run._replace(data=run.data._replace(weights=_of_lanes(each, run)))
-    accelerate = acceleration.check(accelerate)
+    accelerate = acceleration.check(m, accelerate)
     rows, lanes = devices.meshes_for_lanes(m, run.data, len(jax.tree.leaves(run.theta)[0]), mesh)
     if rows and of_lanes:
         raise ValueError(

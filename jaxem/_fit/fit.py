@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxem import inits
-from jaxem._core.arrays import one_of, random_key, shown, static_count
+from jaxem._core.arrays import gaps_as_nan, one_of, random_key, shown, static_count
 from jaxem._core.model import Model, Theta
 from jaxem._fit.em import em_batch
 from jaxem._fit.loop import Fit, Status
@@ -18,7 +18,7 @@ from jaxem._fit.outcome import best
 from jaxem._programs.program import Program
 from jaxem.families._missing import Missing, filled_for_a_start, for_rows
 from jaxem.families._mixture import Mixture, mixture_only
-from jaxem.families.gaussian._floor import Floored
+from jaxem.families.gaussian._floor import is_floored
 
 INITS = ("k-means++", "random", "hierarchical")
 OF_A_PROGRAM = {"k-means++": "responsibilities", "random": "program"}
@@ -38,6 +38,7 @@ def fit(
     tol: ArrayLike = 1e-10,
     max_steps: ArrayLike = 1000,
     missing: bool = False,
+    accelerate: Any = None,
     mesh: Mesh | None = None,
     progress: bool = False,
 ) -> Fit:
@@ -57,7 +58,7 @@ def fit(
             the first start, and k-means++ for the others. For a program "k-means++" is
             `m.init(key, x, method="responsibilities")`, after a first start from the program's own values; "random" is
             `m.init(key, x)`, a draw from its priors.
-        temperature, weights, labels, tol, max_steps, mesh: as for `em_batch`.
+        temperature, weights, labels, tol, max_steps, accelerate, mesh: as for `em_batch`.
         missing: NaN in x is a missing cell, as for `em`; starts see it as a draw of the observed ones of its column.
         progress: show a tqdm bar of starts; Ctrl-C then ends the call at once.
 
@@ -76,11 +77,11 @@ def fit(
     ([0.0, 9.0], {'CONVERGED': 5})
     """
     static_count("starts", starts, 1)
-    m = for_rows(m, x, missing)
+    m = for_rows(m, x, missing, of_a_fit=True)
     _not_singular_by_shape(m, x)
     return fitted(
         m, x, key, num_components, starts=starts, init=init, temperature=temperature, weights=weights, labels=labels,
-        tol=tol, max_steps=max_steps, mesh=mesh, progress=progress,
+        tol=tol, max_steps=max_steps, accelerate=accelerate, mesh=mesh, progress=progress,
     )  # fmt: skip
 
 
@@ -94,9 +95,9 @@ def fitted(
 
 def _not_singular_by_shape(m: Model, x: Any) -> None:
     """A ValueError where the rows are too few for any covariance matrix: then no start has a maximum."""
-    if not isinstance(m, Mixture) or m.prior is not None or isinstance(m.update, Floored):
+    if not isinstance(m, Mixture) or m.prior is not None or is_floored(m):
         return
-    shape = np.shape(x)
+    shape = np.shape(gaps_as_nan("x", x))
     if {"Sigma", "correlation", "rotation"} & set(m.free) and len(shape) == 2 and shape[0] <= shape[1]:
         raise ValueError(
             f"x: has {shape[0]} rows and {shape[1]} columns, so that every covariance of {m!r} is singular; use a "
@@ -119,7 +120,7 @@ def several(m: Model, x: Any, key: Array, num_components: Any, starts: int, init
     if isinstance(m, Program):
         return _of_program(m, x, keys, num_components, init)
     if isinstance(m, Missing):
-        x = filled_for_a_start(jax.random.fold_in(key, starts), m.rows(x))
+        x = filled_for_a_start(jax.random.fold_in(key, starts), m.rows(x), weights)
     if num_components is None:
         raise ValueError("num_components: how many components has this mixture? Pass K, or use jaxem.select")
     if callable(init):

@@ -9,6 +9,7 @@ with its steps; and since it stops a little before θ*, the formula is taken som
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -18,10 +19,13 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
 from jaxem._core.model import Data, Model, Theta, maximize
+from jaxem._fit.gradient import GradientAscent
 from jaxem._fit.loop import Fit, Status
+from jaxem.families._mixture import Mixture
 
 DENSE = 64  # entries of θ up to which I − J is a matrix
 POLISHING = 4  # Newton steps, all with the first J
+EXACT_STEPS = 100  # at most, of a climb to the top
 KRYLOV = 64  # directions of GMRES before it starts again
 CONTRACTS = 8.0  # at a regular fixed point they shrink M(θ) − θ at least so much; at a singular one each halves it
 
@@ -32,6 +36,7 @@ def at_the_fixed_point(m: Model, theta: Theta, data: Data, fit: Fit) -> Fit:
     NaN unless it converged, to a θ at which I − J is regular. In the start, `theta`'s free entries, they are 0.
     """
     fit = lax.stop_gradient(fit)
+    m = to_the_top(m)
     free = {name: fit.theta[name] for name in theta if name not in m.held}
 
     @jax.custom_jvp
@@ -48,6 +53,14 @@ def at_the_fixed_point(m: Model, theta: Theta, data: Data, fit: Fit) -> Fit:
     return fit._replace(theta=theta | free, free_energy=value)
 
 
+def to_the_top(m: Model) -> Model:
+    """The same model, of whose gradient M-step the maximiser is taken: an optimiser's steps have another derivative."""
+    climb = getattr(m, "maximizer", None)
+    if isinstance(m, Mixture) and isinstance(climb, GradientAscent) and climb.optimizer is not None:
+        return replace(m, maximizer=GradientAscent(None, EXACT_STEPS))
+    return m
+
+
 def moved(m: Model, free: Theta, converged: Bool[Array, ""], given: tuple, moves: tuple) -> tuple[Theta, Array]:
     """How θ* and F(θ*) move when what they were made from, (θ's held entries, the data), moves (eq:fixed)."""
     names = tuple(free)
@@ -59,13 +72,22 @@ def moved(m: Model, free: Theta, converged: Bool[Array, ""], given: tuple, moves
         return jax.jvp(lambda *given: f(m, names, u, *given), given, moves)[1]
 
     # F is stationary in θ along the model: what is left is its own derivative (the envelope theorem)
-    value_dot = jnp.where(converged, 1, jnp.nan).astype(given[1].temperature.dtype) * along(free_energy)
+    value_dot = spoiled(jnp.where(converged, 1, jnp.nan).astype(given[1].temperature.dtype), along(free_energy))
     if not u.size:
         return {}, value_dot
     of_start = ravel_pytree({name: moves[0][name] for name in names})[0]
     valid = jnp.where(converged & regular, 1, jnp.nan).astype(u.dtype)
+    if matrix is not None:
+        matrix = jnp.where(converged & regular, matrix, jnp.eye(u.size, dtype=u.dtype))
     solve = solver(lambda u: step(m, names, u, *given), u, matrix)
-    return unravel(valid * (solve(along(step)) + 0 * of_start)), value_dot
+    return unravel(spoiled(valid, solve(spoiled(valid, along(step) + 0 * of_start)))), value_dot
+
+
+def spoiled(valid: Array, b: Array) -> Array:
+    """valid·b, valid being 1 or NaN; of cotangents 0 stays 0, so that a lane that nobody chose spoils nothing."""
+    return lax.custom_linear_solve(
+        lambda v: v / valid, b, lambda _, b: valid * b, lambda _, b: jnp.where(b == 0, 0, valid * b)
+    )
 
 
 @partial(jax.jit, static_argnames="names")
@@ -102,7 +124,9 @@ def at_rest(
     regular = jnp.all(jnp.isfinite(u)) & ((CONTRACTS * last <= first) | (last <= rounding))
     probe = 1 + jnp.cos(jnp.arange(u.size, dtype=u.dtype))  # some of every direction: singular ones make it long
     longest = jnp.finfo(u.dtype).eps ** -0.75 * jnp.linalg.norm(probe)
-    regular = regular & (jnp.linalg.norm(solve(probe)) <= longest)
+    there = solver(residual, u, matrix_at(residual, u))(probe)  # at rest: before, as singular as the fit is inexact
+    off = jnp.linalg.norm(probe + jax.jvp(residual, (u,), (there,))[1])  # was it solved at all?
+    regular = regular & (jnp.linalg.norm(there) <= longest) & (off <= 1e-2 * jnp.linalg.norm(probe))
     u = found + lax.stop_gradient(jnp.where(regular, u - start, 0))
     return u, regular, matrix_at(lambda u: step(m, names, u, theta, data), u)
 
@@ -124,7 +148,8 @@ def solver(step: Callable[[Array], Array], u: Float[Array, " P"], matrix: Array 
     def gmres(apply: Callable[[Array], Array], b: Array) -> Array:
         precise = float(jnp.finfo(u.dtype).eps) ** 0.85
         options = {"restart": KRYLOV, "maxiter": 20, "solve_method": "incremental"}
-        return jax.scipy.sparse.linalg.gmres(apply, b, tol=precise, **options)[0]
+        found = jax.scipy.sparse.linalg.gmres(apply, b, tol=precise, **options)[0]
+        return found + 0 * jnp.sum(b)  # NaN in, NaN out: GMRES would return its start
 
     return lambda b: lax.custom_linear_solve(
         lambda v: -differential(v), b, gmres, lambda _, b: gmres(lambda v: -pulled(v)[0], b)

@@ -25,7 +25,7 @@ def description(m: Model) -> Any:
     if not isinstance(m, Mixture):
         return identity(m, [])
     follows = ("held", "accuracy", "name")  # said apart; what the M-step says already; what is said to people
-    names = [field.name for field in dataclasses.fields(m) if field.name not in follows]
+    names = [field.name for field in dataclasses.fields(Mixture) if field.name not in follows]
 
     def differing(family: Mixture) -> list[str]:
         return [name for name in names if getattr(m, name) != getattr(family, name)]

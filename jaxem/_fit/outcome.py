@@ -40,6 +40,8 @@ def best(fits: Any) -> Fit:
     [[0.0]]
     """
     if isinstance(fits, list | tuple) and not isinstance(fits, Fit) and all(isinstance(fit, Fit) for fit in fits):
+        if len({(fit.ended is None, fit.ambiguous is None) for fit in fits}) > 1:  # what only some of them know
+            fits = [fit._replace(ended=None, ambiguous=None) for fit in fits]
         if not fits or len({str(jax.tree.map(jnp.shape, fit)) for fit in fits}) > 1:
             raise ValueError(f"fits: must be fits of one model and one shape of θ, at least one, got {len(fits)}")
         fits = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits)

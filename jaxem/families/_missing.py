@@ -25,7 +25,7 @@ from numpyro import handlers
 from numpyro.distributions import Distribution
 
 from jaxem._core import checks
-from jaxem._core.arrays import blame_rows, gaps_as_nan, listed, switch, warn
+from jaxem._core.arrays import blame_rows, gaps_as_nan, listed, numbers, switch, warn
 from jaxem._core.handlers import alone
 from jaxem._core.model import Data, Model, Theta, ThetaLike
 from jaxem._core.tracing import is_concrete
@@ -98,7 +98,7 @@ def for_rows(m: Model, x: Any, missing: Any, *, of_a_fit: bool = False) -> Model
             return model
         never = np.flatnonzero(~seen.any(axis=0)) if of_a_fit and seen.ndim == 2 and seen.any() else np.empty(0, int)
         if never.size:
-            warn(f"x: nothing is observed in column(s) {listed(never)}; their parameters stay as they start")
+            warn(f"x: nothing is observed in column(s) {listed(never)}; given the others they stay as they start")
     return model.with_missing()
 
 
@@ -129,18 +129,24 @@ def missing_of(m: Mixture, **changes: Any) -> Missing:
     return Missing(**(own | {"name": name, "constant": None, "condition": None, "fast": Fast()} | changes))
 
 
-@jax.jit
-def filled_for_a_start(key: Array, x: Float[Array, "N D"]) -> Float[Array, "N D"]:
+def filled_for_a_start(key: Array, x: Float[Array, "N D"], weights: Any) -> Float[Array, "N D"]:
     """x with each missing cell drawn from the observed ones of its column, where starts need whole rows.
+
+    Of rows that count: a row of weight 0 counts for nothing.
 
     A value that a column has is one that its family knows, which a mean is not. 0 in a column without any.
     """
-    seen = ~jnp.isnan(x)
+    return _filled(key, x, jnp.ones(x.shape[0]) if weights is None else numbers("weights", weights))
+
+
+@jax.jit
+def _filled(key: Array, x: Float[Array, "N D"], weights: Float[Array, " N"]) -> Float[Array, "N D"]:
+    seen = jnp.isfinite(x) & (weights > 0)[:, None]
     observed_first = jnp.argsort(~seen, axis=0)
     count = jnp.sum(seen, axis=0, keepdims=True)
     drawn = jax.random.randint(key, x.shape, 0, jnp.maximum(jnp.broadcast_to(count, x.shape), 1))
     others = jnp.take_along_axis(x, jnp.take_along_axis(observed_first, drawn, axis=0), axis=0)
-    return jnp.where(seen, x, jnp.where(count > 0, others, 0))
+    return jnp.where(jnp.isnan(x), jnp.where(count > 0, others, 0), x)
 
 
 # ---- columns that are independent given z

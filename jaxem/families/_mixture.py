@@ -167,6 +167,12 @@ class Mixture(Model):
                 f"hold: {', '.join(map(repr, unknown))} is not a parameter of this mixture; "
                 f"choose from {', '.join(map(repr, self.parameters))}"
             )
+        late = set(names) - self.held - {"pi"}
+        if self.prior is not None and late:
+            raise ValueError(
+                f"hold: {', '.join(map(repr, sorted(late)))} has a prior, and one of what is held decides nothing; "
+                "leave out the hold, or the prior"
+            )
         return replace(self, held=self.held | set(names))
 
     def with_missing(self) -> "Mixture":

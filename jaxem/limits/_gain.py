@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from jaxem._answers.gain import flat_family, gain_and_step, is_floored
+from jaxem._answers.gain import flat_family, gain_and_step
 from jaxem._core.checks import enter
 from jaxem._core.model import Data, Model, Theta, ThetaLike
 from jaxem._core.objective import assign, weighted
 from jaxem.families._mixture import Mixture
+from jaxem.families.gaussian._floor import is_floored
 from jaxem.limits._bound import Bound
 
 

@@ -44,6 +44,8 @@ def with_floor(m: Mixture, variance: float) -> Mixture:
     [0.1, 0.5]
     """
     m = mixture_only("with_floor", m)
+    if m.has_noise:
+        raise ValueError("m: has noise already; put the floor first, with_noise(with_floor(m, variance))")
     scale = next((name for name in ("sigma", "Sigma") if name in m.parameters), None)
     if "volume" in m.parameters:
         raise ValueError(
@@ -74,6 +76,13 @@ def with_floor(m: Mixture, variance: float) -> Mixture:
         gradient_form=gradient_form,
         accuracy=accuracy,
     )
+
+
+def is_floored(m: Any) -> bool:
+    """Does its M-step keep covariances above a floor, noise beside them or not?"""
+    update = getattr(m, "update", None)
+    beside = getattr(update, "args", ())  # of the update of `with_noise`: what has the Gaussians that it stands beside
+    return isinstance(update, Floored) or any(is_floored(getattr(part, "m", None)) for part in beside)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,6 @@ def completed(m: Mixture) -> Missing:
         kernel=table,
         statistics=statistics,
         fast=Fast(products),
-        accuracy=m.accuracy._replace(recentre=None),
         law=law,
         surface=surface,
     )
@@ -144,16 +143,20 @@ def products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
     """Both, of rows completed once, and so few rows at a time that they stay in a core's cache."""
     theta = plain(theta)
     K, D = theta["mu"].shape
+    from_about = (theta["mu"] - about["mu"])[:, :, None]
 
     def features(rows: Float[Array, "n both"], squares: Array | None = None) -> tuple[Completed, Array]:
         return complete(theta, rows), rows
+
+    def moved(done: Completed) -> Completed:
+        return done._replace(difference=done.difference + from_about)
 
     return Products(
         width=K * D * (1 if "sigma" in theta else D),
         features=features,
         table=lambda phi: log_joint(theta, *phi),
         common=lambda phi: 0.0,
-        sums=by_gamma(lambda phi, gamma: moments(theta, phi[0], gamma)),
+        sums=by_gamma(lambda phi, gamma: moments(theta, moved(phi[0]), gamma)),
         hard=None,
         finish=lambda sums: sums,
         accurate=None,

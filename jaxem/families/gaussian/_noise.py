@@ -23,7 +23,7 @@ from jaxem._core.model import Theta
 from jaxem._core.tracing import is_concrete
 from jaxem._core.values import settle
 from jaxem.families import _exponential_family as ef
-from jaxem.families._mixture import Accuracy, Fast, Mixture, mixture_only
+from jaxem.families._mixture import Accuracy, Fast, Mixture, whole_rows_only
 from jaxem.families.gaussian._factors import plain
 from jaxem.families.gaussian._moments import Moments, log_weights
 from jaxem.families.gaussian._scales import by_feature
@@ -61,7 +61,7 @@ def with_noise(m: Mixture, volume: Any = None) -> Mixture:
     >>> fit.theta["pi"].round(2).tolist(), fit.theta["mu"].round(2).tolist()
     ([0.8, 0.2], [[0.05]])
     """
-    m = mixture_only("with_noise", m)
+    m = whole_rows_only("with_noise", m)
     if "mu" not in m.parameters or not {"sigma", "Sigma", "volume"} & set(m.parameters):
         raise ValueError(f"m: must be a family of jaxem.families.gaussian, got {m!r}; noise stands beside Gaussians")
     if dict(m.shapes)["pi"] != "K":
@@ -158,6 +158,12 @@ class Noisy:
     def complete(self, theta: dict[str, Any], x: Array, weights: Array | None, batched: bool) -> dict[str, Any]:
         """θ with the box of these rows, where it has none."""
         if BOX in theta:
+            given = raw(f"theta[{BOX!r}]", theta[BOX])
+            if is_concrete(given) and given.ndim >= 2 and not (given[..., 1, :] > given[..., 0, :]).all():
+                raise ValueError(
+                    f"theta[{BOX!r}]: must be lower corners and upper ones above them, got {shown(theta[BOX])}; "
+                    "leave it out, and it bounds the rows"
+                )
             return theta
         if jax.process_count() > 1:
             raise ValueError(
