@@ -128,7 +128,7 @@ def test_a_program_is_summarised_by_its_latents():
 
 
 def test_dir_shows_what_users_use():
-    assert dir(jaxem.inits) == ["from_labels", "kmeans_plus_plus", "many", "random_points"]
+    assert dir(jaxem.inits) == ["from_labels", "hierarchical", "kmeans_plus_plus", "many", "random_points"]
     assert {"full", "with_floor", "ALL"} <= set(dir(gaussian))
     assert "partial" not in dir(gaussian)
     assert {"hold", "program", "parameters"} <= set(dir(gaussian.full))
