@@ -180,7 +180,7 @@ THETA = {"pi": np.full(2, 0.5), "mu": np.zeros((1, 1)), "sigma": np.ones(())}
         ),
         (
             lambda: jaxem.condition(gaussian.with_noise(gaussian.full, V), theta_of("EEI"), X, [True, False]),
-            "^m: its fa",
+            "^m: .*has noise",
         ),
         (lambda: jaxem.sample(gaussian.with_noise(gaussian.isotropic), THETA, jax.random.key(0), 3), "box"),
     ],

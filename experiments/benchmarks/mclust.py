@@ -47,7 +47,8 @@ arguments <- commandArgs(TRUE)
 suppressMessages(library(mclust))
 size <- as.integer(arguments[2:4])
 x <- matrix(readBin(arguments[1], "double", size[1] * size[2]), size[1], byrow = TRUE)
-seconds <- system.time(found <- Mclust(x, G = 1:size[3], verbose = FALSE))["elapsed"]
+names <- strsplit(arguments[5], ",")[[1]]
+seconds <- system.time(found <- Mclust(x, G = 1:size[3], modelNames = names, verbose = FALSE))["elapsed"]
 cat(found$modelName, found$G, format(found$bic, digits = 15), seconds, "\\n")
 """
 
@@ -176,7 +177,7 @@ def missing(x: np.ndarray, labels: np.ndarray, steps: int, repeats: int, seed: i
     }
 
 
-def choice(num_rows: int, most: int, starts: int, seed: int) -> dict[str, Any]:
+def choice(names: tuple[str, ...], num_rows: int, most: int, starts: int, seed: int) -> dict[str, Any]:
     """`select` over all models and K, compilation apart, beside `Mclust`."""
     import jax
     import jax.numpy as jnp
@@ -186,13 +187,14 @@ def choice(num_rows: int, most: int, starts: int, seed: int) -> dict[str, Any]:
 
     x, _ = rows_of(num_rows, 3, 4, seed)
     rows = jnp.asarray(x, float)
-    run = partial(jaxem.select, rows, jax.random.key(seed), models=gaussian.ALL, num_components=range(1, most + 1))
+    models = [getattr(gaussian, name) for name in names]
+    run = partial(jaxem.select, rows, jax.random.key(seed), models=models, num_components=range(1, most + 1))
     timing = measure(partial(run, starts=starts), repeats=1)
     chosen = timing.value
     K = chosen.fit.theta["mu"].shape[0]
     criterion = float(jaxem.bic(chosen.m, chosen.fit.theta, rows))
     found = [timing.as_row() | {"program": "jaxem.select", "objective": -criterion, "note": f"{chosen.m.name} {K}"}]
-    peer, goals = r(CHOICE, x, num_rows, x.shape[1], most), []
+    peer, goals = r(CHOICE, x, num_rows, x.shape[1], most, ",".join(names)), []
     if peer:
         name, G, objective, seconds = peer[-1]
         found.append(
@@ -204,7 +206,7 @@ def choice(num_rows: int, most: int, starts: int, seed: int) -> dict[str, Any]:
         found.append({"program": "mclust Mclust", "note": "skipped: not installed (apt-get install r-cran-mclust)"})
     return {
         "name": "choice of model and K",
-        "statement": f"14 models × K = 1 … {most} × {starts} starts by BIC (mclust's sign); Mclust starts once",
+        "statement": f"{len(names)} models × K = 1 … {most} × {starts} starts by BIC (mclust's sign); Mclust starts once",
         "setting": {"N": num_rows, "D": 3, "K": most, "precision": 64, "start": "k-means++; Mclust: hierarchical"},
         "rows": found,
         "goals": goals,
@@ -223,7 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    found.append(choice(*((60, 2, 1) if options.quick else (1_000, 9, 5)), options.seed))
+    found.append(choice(names, *((60, 2, 1) if options.quick else (1_000, 9, 5)), options.seed))
     return finish("mclust", found, options)
 
 
