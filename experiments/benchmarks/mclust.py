@@ -206,7 +206,7 @@ def choice(names: tuple[str, ...], num_rows: int, most: int, starts: int, seed: 
         found.append({"program": "mclust Mclust", "note": "skipped: not installed (apt-get install r-cran-mclust)"})
     return {
         "name": "choice of model and K",
-        "statement": f"{len(names)} models × K = 1 … {most} × {starts} starts by BIC (mclust's sign); Mclust starts once",
+        "statement": f"{len(names)} models × K = 1 … {most} × {starts} starts, BIC as mclust's; Mclust starts once",
         "setting": {"N": num_rows, "D": 3, "K": most, "precision": 64, "start": "k-means++; Mclust: hierarchical"},
         "rows": found,
         "goals": goals,
