@@ -185,8 +185,8 @@ def hierarchical(
     >>> from jaxem.families import gaussian
     >>> x = jnp.array([[0.0, 0.0], [900.0, 0.1], [0.0, 5.0], [900.0, 5.1]])     # two rows, seen by their second column
     >>> theta = jaxem.inits.hierarchical(gaussian.isotropic, x / jnp.array([900.0, 1.0]), 2)
-    >>> sorted(theta["mu"][:, 1].round(2).tolist())
-    [0.05, 5.05]
+    >>> [f"{value:.2f}" for value in sorted(theta["mu"][:, 1])]
+    ['0.05', '5.05']
     """
     m = mixture_only("inits.hierarchical", m)
     x, w = _rows(x, weights)
