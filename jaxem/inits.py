@@ -149,10 +149,9 @@ def from_labels(
     num_components = int(num_components)
     labels = prepare_labels(labels, x, num_components + m.has_noise, least=0)
     _every_class_has_rows(labels, w, num_components)
-    start = _guess(m, jnp.tile(_mean(x, w)[None], (num_components, 1)), x, w, num_categories)
-    theta = _m_step(m, start, x, w, labels)
+    theta = _fitted_to(m, x, w, labels, num_components, num_categories)
     _not_singular(m, theta)
-    return _with_a_share_for_noise(theta) if m.has_noise and "pi" not in m.held else theta
+    return _with_a_share_for_noise(m, theta)
 
 
 def hierarchical(
@@ -203,31 +202,15 @@ def hierarchical(
     if len(np.unique(np.asarray(x)[counted], axis=0)) < K:
         raise ValueError(f"num_components: x has fewer than {K} distinct rows; ask for fewer")
     found = np.zeros(len(x), int)
-    found[counted] = ward.labels_of(_coordinates(m, np.asarray(x, float)[counted]), K)
+    found[counted] = ward.labels_of(ward.coordinates(dict(m.shapes), np.asarray(x, float)[counted]), K)
     labels = jnp.asarray(found)
-    start = _guess(m, jnp.tile(_mean(x, w)[None], (K, 1)), x, w, num_categories)
-    theta = _m_step(m, start, x, w, labels)
+    theta = _fitted_to(m, x, w, labels, K, num_categories)
     try:
         _not_singular(m, theta)
     except ValueError:
         share = jax.nn.one_hot(labels, K, axis=0, dtype=x.dtype) * (1 if w is None else w[None])
         theta = _guess(m, share @ x / jnp.sum(share, axis=1, keepdims=True), x, w, num_categories)
-    return _with_a_share_for_noise(theta) if m.has_noise and "pi" not in m.held else theta
-
-
-def _coordinates(m: Mixture, x: np.ndarray) -> np.ndarray:
-    """The rows as Ward's clustering is to see them: no unit that the model does not know of decides."""
-    shapes, centred = dict(m.shapes), x - x.mean(axis=0)
-    rotates = bool({"Sigma", "rotation", "correlation"} & set(shapes))
-    if not rotates and "shape" not in shapes and shapes.get("sigma") != "K D":
-        return centred
-    deviation = centred.std(axis=0)
-    scaled = centred / np.where(deviation > 0, deviation, 1)
-    if not rotates:
-        return scaled
-    _, values, axes = np.linalg.svd(scaled, full_matrices=False)
-    kept = values > 1e-6 * values[:1]
-    return np.ascontiguousarray(scaled @ axes[kept].T / np.sqrt(values[kept])) if kept.any() else scaled
+    return _with_a_share_for_noise(m, theta)
 
 
 def uniform_over_the_rest(distances: Array) -> Array:
@@ -330,8 +313,18 @@ def _is_scale(name: str, value: np.ndarray) -> bool:
     return bool(np.isfinite(value).all() and (name == "rotation" or (positive > 0).all()))
 
 
-def _with_a_share_for_noise(theta: Theta) -> Theta:
-    """π_0 = 1/(K + 1) where no row is noise."""
+def _fitted_to(
+    m: Mixture, x: Array, w: Array | None, labels: Array, num_components: int, num_categories: int | None
+) -> Theta:
+    """One M-step from hard labels, of a start with all centres at the mean."""
+    start = _guess(m, jnp.tile(_mean(x, w)[None], (num_components, 1)), x, w, num_categories)
+    return _m_step(m, start, x, w, labels)
+
+
+def _with_a_share_for_noise(m: Mixture, theta: Theta) -> Theta:
+    """π_0 = 1/(K + 1) where noise is free and no row has it."""
+    if not m.has_noise or "pi" in m.held:
+        return theta
     pi = theta["pi"]
     share = 1 / pi.shape[0]
     return theta | {"pi": jnp.where(pi[-1] > 0, pi, ((1 - share) * pi).at[-1].set(share))}

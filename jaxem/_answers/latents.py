@@ -12,8 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 from jaxtyping import Array
 
 from jaxem._answers.posterior import refuse_impossible, weighted_marginals, with_first_steps
@@ -22,8 +20,9 @@ from jaxem._core.checks import enter
 from jaxem._core.model import Data, Model, Theta, ThetaLike
 from jaxem._programs.arguments import Arguments
 from jaxem._programs.program import Program
+from jaxem._rows.chunks import side_by_side
 
-AT_A_TIME = 2**22  # entries of tables: draws go side by side as far as that, then one group after another
+TABLES = 8  # entries of tables, about, for each value that is drawn
 
 
 def sample_latents(m: Model, theta: ThetaLike, x: Any, key: Array, num_samples: int) -> Any:
@@ -129,9 +128,6 @@ def _draws(m: Model, theta: Theta, data: Data, keys: Array, lanes: bool) -> tupl
         tables, _, free_energy = weighted_marginals(m, theta, data, key)
         return {name: jnp.argmax(table, axis=-1) for name, table in with_first_steps(tables).items()}, free_energy
 
-    one = jax.eval_shape(draw, (keys[0], jax.tree.map(lambda leaf: leaf[0], theta) if lanes else theta))
-    entries = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(one))
-    size = max(1, min(len(keys), AT_A_TIME // (8 * entries)))
     if lanes:
-        return lax.map(draw, (keys, theta), batch_size=size)
-    return lax.map(lambda key: draw((key, theta)), keys, batch_size=size)
+        return side_by_side(draw, (keys, theta), times=TABLES)
+    return side_by_side(lambda key: draw((key, theta)), keys, times=TABLES)

@@ -28,7 +28,7 @@ from jaxem._fit.fit import fit, several
 from jaxem._fit.lanes import slots_here
 from jaxem._fit.loop import Fit, Status, gain_is_small
 from jaxem._fit.outcome import EMError, best
-from jaxem.families._mixture import Mixture, whole_rows_only
+from jaxem.families._mixture import Mixture, num_components, whole_rows_only
 
 
 class LikelihoodRatioTest(NamedTuple):
@@ -137,7 +137,7 @@ def _samples(
     m: Mixture, theta0: Theta, theta1: Theta, data: Data, keys: Array, tol: Array, max_steps: Array, slots: int
 ) -> Array:
     """The statistic of each sample, NaN where a fit of it collapsed."""
-    K1, N = theta1["pi"].shape[0] - m.has_noise, data.x.shape[0]
+    K1, N = num_components(m, theta1), data.x.shape[0]
 
     def sample(key: Array) -> Array:
         of_rows, of_start = jax.random.split(key)
@@ -145,8 +145,8 @@ def _samples(
         starts = (grown(m, theta0, K1), theta1, nested(m, of_start, x, theta0, K1))
         starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
         fits = lax.map(lambda theta: loop.run(m, theta, data._replace(x=x), tol, max_steps, gain_is_small), starts)
-        ended = (fits.status == Status.CONVERGED) | (fits.status == Status.MAX_STEPS)  # all but at rest counts
-        F = jnp.where(ended, fits.free_energy, jnp.nan)
+        counts = (fits.status == Status.CONVERGED) | (fits.status == Status.MAX_STEPS)  # all but at rest counts
+        F = jnp.where(counts, fits.free_energy, jnp.nan)
         return 2 * (jnp.fmax(F[1], F[2]) - F[0])
 
     return lax.map(sample, keys, batch_size=slots if slots > 1 else None)
@@ -154,7 +154,7 @@ def _samples(
 
 def nested(m: Mixture, key: Array, x: Array, theta: Theta, K1: int) -> Theta:
     """θ's components and others, drawn by k-means++, with a share 1/K₁ each: where to look for a higher maximum."""
-    pi, K0 = theta["pi"], theta["pi"].shape[0] - m.has_noise
+    pi, K0 = theta["pi"], num_components(m, theta)
     categories = {theta[name].shape[-1] for name, spec in m.shapes if spec.endswith("C")}
     drawn = inits.kmeans_plus_plus(m, key, x, K1, num_categories=categories.pop() if categories else None)
     new = {

@@ -1,12 +1,10 @@
 """What a model says about data at a given θ: ℓ, γ, L, Q, J, and draws. Public tables are (N, K)."""
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -17,13 +15,11 @@ from jaxem._core.objective import assign, row_free_energy, weighted
 from jaxem._core.tracing import compiled, is_concrete
 from jaxem._programs.program import Program
 from jaxem._programs.structure import simulated
-from jaxem._rows.chunks import sum_over_rows
+from jaxem._rows.chunks import side_by_side, sum_over_rows
 from jaxem.families._enter import theta_alone
 from jaxem.families._missing import for_rows
 from jaxem.families._mixture import mixture_only
 from jaxem.families.gaussian import squared_distances
-
-AT_A_TIME = 2**22  # entries of a program's draws that are made side by side
 
 
 def log_joint(m: Model, theta: ThetaLike, x: Any, *, missing: bool = False) -> Float[Array, "N K"]:
@@ -188,8 +184,7 @@ def _simulate(m: Program, theta: Theta, x: Any, keys: Array) -> dict[str, Array]
     def one(key: Array) -> dict[str, Array]:
         return simulated(m.program, x, theta, key)
 
-    entries = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(one, keys[0])))
-    return lax.map(one, keys, batch_size=max(1, min(len(keys), AT_A_TIME // max(entries, 1))))
+    return side_by_side(one, keys)
 
 
 @jax.jit

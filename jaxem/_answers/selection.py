@@ -17,14 +17,14 @@ from jaxem._core.model import Model, Theta
 from jaxem._core.tracing import is_concrete
 from jaxem._core.words import number, table
 from jaxem._fit.em import em_batch
-from jaxem._fit.fit import chosen, first_of, fitted
+from jaxem._fit.fit import chosen, first_of, fitted, whole_rows
 from jaxem._fit.loop import Fit, Status
 from jaxem._fit.outcome import EMError
 from jaxem._fit.progress import awaited, bar
 from jaxem._rows.chunks import fits_one_chunk
 from jaxem.families import gaussian
-from jaxem.families._missing import Missing, filled_for_a_start, for_rows
-from jaxem.families._mixture import Mixture, mixture_only
+from jaxem.families._missing import for_rows
+from jaxem.families._mixture import Mixture, mixture_only, num_components
 
 
 class Candidate(NamedTuple):
@@ -183,17 +183,15 @@ def fits_at(
     same F and the same steps; and the first K centres of k-means++ are k-means++ for K.
     """
     most = max(counts)
-    few = not isinstance(x, jax.core.Tracer) and fits_one_chunk(len(raw("x", x)), most)
+    few = fits_one_chunk(len(raw("x", x)), most)
     if callable(init) or not few or len(counts) == 1 or "pi" not in m.parameters or m.prior is not None:
         for K in counts:
             yield K, fitted(m, x, key, K, starts=1 if K == 1 else starts, init=init, weights=weights, **options)
         return
     by_tree = init == "hierarchical"
     drawn = "k-means++" if by_tree else init
-    keys, whole = jax.random.split(key, starts), x  # as starts see the rows
-    if isinstance(m, Missing):
-        whole = filled_for_a_start(jax.random.fold_in(key, starts), m.rows(x), weights)
-    first = inits.many(m, keys, whole, most, init=drawn, weights=weights)
+    whole = whole_rows(m, x, key, starts, weights)
+    first = inits.many(m, jax.random.split(key, starts), whole, most, init=drawn, weights=weights)
     padded = [padding(m, first, K, 1 if K == 1 else starts) for K in counts]
     if by_tree:
         trees = [grown(m, inits.hierarchical(m, whole, K, weights=weights), most) for K in counts]
@@ -217,7 +215,7 @@ def padding(m: Mixture, theta: Theta, K: int, starts: int) -> Theta:
 
 def grown(m: Mixture, theta: Theta, K: int) -> Theta:
     """θ with K components: copies of its first, of π = 0, are the new ones."""
-    pi, had = theta["pi"], theta["pi"].shape[0] - m.has_noise
+    pi, had = theta["pi"], num_components(m, theta)
     none = jnp.zeros(K - had, pi.dtype)
 
     def padded(spec: str, value: Array) -> Array:

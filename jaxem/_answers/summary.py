@@ -77,7 +77,7 @@ class Summary(NamedTuple):
             else:
                 continue
             theta.pop(name)
-            for line, row in zip(cells, value, strict=False):  # noise has none
+            for line, row in zip(cells[: len(value)], value, strict=True):  # noise, the last, has none
                 line += [number(v, 5) for v in row]
         return table([head, *([*line, *[""] * (len(head) - len(line))] for line in cells)])
 

@@ -9,6 +9,21 @@ from jaxtyping import Float, Int
 MOST_ROWS = 5_000  # of which all distances are kept
 
 
+def coordinates(shapes: dict[str, str], x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N M"]:
+    """The rows as the clustering is to see them for a θ of these shapes: no unit that it does not know of decides."""
+    centred = x - x.mean(axis=0)
+    rotates = bool({"Sigma", "rotation", "correlation"} & set(shapes))
+    if not rotates and "shape" not in shapes and shapes.get("sigma") != "K D":
+        return centred
+    deviation = centred.std(axis=0)
+    scaled = centred / np.where(deviation > 0, deviation, 1)
+    if not rotates:
+        return scaled
+    _, values, axes = np.linalg.svd(scaled, full_matrices=False)
+    kept = values > 1e-6 * values[:1]
+    return np.ascontiguousarray(scaled @ axes[kept].T / np.sqrt(values[kept])) if kept.any() else scaled
+
+
 def labels_of(x: Float[np.ndarray, "N D"], num_clusters: int) -> Int[np.ndarray, " N"]:
     """The cluster 0 … K−1 of each row, where the tree of Ward (1963) has K: the largest first.
 

@@ -28,11 +28,11 @@ from jaxem._core.checks import blame_x, enter
 from jaxem._core.model import Data, Model, Theta, ThetaLike, rows_of
 from jaxem._core.objective import assign
 from jaxem._core.tracing import compiled, is_concrete
-from jaxem._fit.em import _remembered
+from jaxem._fit.em import remembered
 from jaxem._fit.lanes import slots_here
 from jaxem._fit.loop import Fit, gain_is_small, run
 from jaxem.families._missing import halves
-from jaxem.families._mixture import Mixture
+from jaxem.families._mixture import Mixture, num_components
 
 KINDS = ("nonparametric", "weighted", "parametric")
 FAR = 0.02  # nats that a step may gain at a fixed point
@@ -104,7 +104,7 @@ def bootstrap(
     blame_x(data.x, fits.free_energy)
     if isinstance(m, Mixture):
         fits = _aligned(m, theta, fits, shared)
-    return _remembered(fits, x, given)
+    return remembered(fits, x, given)
 
 
 class Shared(NamedTuple):
@@ -118,7 +118,7 @@ class Shared(NamedTuple):
 def _at_rest(m: Model, theta: Theta, data: Data) -> None:
     """A ValueError for a θ from which EM would move."""
     dtype = data.temperature.dtype
-    fit = _one_step(m, theta, data, np.zeros((), dtype), np.ones((), np.int32))
+    fit = run(m, theta, data, np.zeros((), dtype), np.ones((), np.int32), gain_is_small)
     gain = float(fit.gain)
     if gain > max(FAR, float(fit.rounding)) or not np.isfinite(fit.free_energy):
         blame_x(data.x, fit.free_energy)
@@ -126,11 +126,6 @@ def _at_rest(m: Model, theta: Theta, data: Data) -> None:
             f"theta: is no fixed point of EM on these data, a step gains {gain:.2g} nats; pass "
             "jaxem.em(m, theta, x).theta"
         )
-
-
-@compiled
-def _one_step(m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array) -> Fit:
-    return run(m, theta, data, tol, max_steps, gain_is_small)
 
 
 @partial(compiled, static_argnames=("kind", "slots"))
@@ -182,7 +177,7 @@ def _aligned(m: Mixture, theta: Theta, fits: Fit, shared: Shared) -> Fit:
     named = [np.asarray(theta[name]) for name, spec in m.shapes if spec.startswith("K") and name in m.held]
     if any((entry != entry[:1]).any() for entry in named):
         return fits._replace(ambiguous=jnp.zeros(len(fits.status), bool))
-    K = shared.own.shape[1] - m.has_noise
+    K = num_components(m, theta)
     shared = Shared(shared.overlap[:, :K, :K], shared.own[:, :K], shared.others[:, :K])
     found = [in_order(Shared(*lane)) for lane in zip(*map(np.nan_to_num, map(np.asarray, shared)), strict=True)]
     order, lanes = jnp.asarray(np.stack([order for order, _ in found])), jnp.arange(len(found))[:, None]

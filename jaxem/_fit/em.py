@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxem._core import columns
-from jaxem._core.arrays import RESCALE, non_negative, one_of, raw, static_count, steps, switch, tolerance
+from jaxem._core.arrays import RESCALE, one_of, raw, static_count, steps, switch, tolerance
 from jaxem._core.checks import blame_x, enter, prepare_centres, rows_and_weights
 from jaxem._core.model import Data, Model, Theta, ThetaLike, maximize
 from jaxem._core.tracing import compiled, is_concrete, is_traced
@@ -83,7 +83,7 @@ def _prepare_run(
     return Run(theta, data, smallest, most)
 
 
-def _remembered(fit: Fit, x: Any, theta: Any) -> Fit:
+def remembered(fit: Fit, x: Any, theta: Any) -> Fit:
     """The fit, its θ knowing the columns of x."""
     return fit._replace(theta=columns.remember(fit.theta, x, theta))
 
@@ -192,24 +192,7 @@ def em(
         m, theta, x, temperature=temperature, weights=weights, labels=labels, tol=tol, max_steps=max_steps
     )
     fit = _fit(m, run, gain_is_small, mesh, progress, acceleration.check(m, accelerate))
-    return _remembered(fit, x, theta)
-
-
-def _of_lanes(weights: Any, run: Run) -> Array:
-    """A row of weights for each lane."""
-    assert run.data.weights is not None
-    wanted = (jax.tree.leaves(run.theta)[0].shape[0], *run.data.weights.shape)
-    if weights.shape != wanted:
-        raise ValueError(
-            f"weights: must have shape {wanted[1:]}, or {wanted} with a row for each lane, got {weights.shape}"
-        )
-    non_negative("weights", weights, "drop rows by giving them weight 0")
-    w = jnp.asarray(weights, run.data.temperature.dtype)
-    w = jnp.where(run.data.weights[None] == 0, 0, w)  # a row that counts in no lane, or of which nothing is observed
-    allowed = jnp.all(w >= 0, axis=1) & (jnp.sum(w, axis=1) > 0)
-    if is_concrete(w) and not np.asarray(allowed).all():
-        raise ValueError(f"weights: of lane {int(np.argmin(np.asarray(allowed)))} sum to 0; give it at least one row")
-    return jnp.where(allowed[:, None], w, jnp.nan)
+    return remembered(fit, x, theta)
 
 
 def em_batch(
@@ -245,14 +228,14 @@ def em_batch(
     (3, 2)
     """
     m = for_rows(m, x, missing, of_a_fit=True)
-    each = None if weights is None else raw("weights", weights)
-    of_lanes = each is not None and each.ndim == 2
+    w = None if weights is None else raw("weights", weights)
+    each = w if w is not None and w.ndim == 2 else None  # (lanes, N)
     run = _prepare_run(
         m,
         thetas,
         x,
         temperature=temperature,
-        weights=each.sum(axis=0) if each is not None and of_lanes else weights,  # a row counts if it does in any lane
+        weights=weights if each is None else each.sum(axis=0),  # a row counts if it does in any lane
         labels=labels,
         tol=tol,
         max_steps=max_steps,
@@ -260,11 +243,11 @@ def em_batch(
     )
     if not jax.tree.leaves(run.theta):
         raise ValueError("thetas: this model has no parameters, so that there is nothing to make lanes of; use em")
-    if each is not None and of_lanes:
-        run = run._replace(data=run.data._replace(weights=_of_lanes(each, run)))
+    if each is not None:
+        run = run._replace(data=_lanes.weighed(each, run.theta, run.data))
     accelerate = acceleration.check(m, accelerate)
     rows, lanes = devices.meshes_for_lanes(m, run.data, len(jax.tree.leaves(run.theta)[0]), mesh)
-    if rows and of_lanes:
+    if rows and each is not None:
         raise ValueError(
             "weights: of each lane, they cannot be spread over a mesh by rows; use fewer devices than lanes"
         )
@@ -281,7 +264,7 @@ def em_batch(
     if traced:
         fits = _lanes.at_fixed_points(m, *given, fits)
     blame_x(run.data.x, fits.free_energy)
-    return _remembered(fits, x, thetas)
+    return remembered(fits, x, thetas)
 
 
 @partial(compiled, static_argnames="num_steps")
@@ -380,7 +363,7 @@ def kmeans(
         fit = kmeans(
             x / unit, mu / unit, w, tol=tol / float(unit) / float(unit), max_steps=max_steps, empty=empty, mesh=mesh
         )
-        return _remembered(_in_unit(fit, unit, x, w), given, None)
+        return remembered(_in_unit(fit, unit, x, w), given, None)
     theta = {"pi": jnp.full(K, 1 / K, mu.dtype), "mu": mu, "sigma": jnp.ones((), mu.dtype)}
     m = gaussian.isotropic.hold("pi", "sigma")
     m = replace(m, fast=m.fast._replace(hard=True), maximizer=relocate if relocates else None)
@@ -388,12 +371,12 @@ def kmeans(
     at_rest_only = is_concrete(run.tol) and not np.any(run.tol)
     stop = centres_at_rest if at_rest_only else centres_at_rest_or_gain_is_small
     if not relocates:
-        return _remembered(_fit(m, run, stop, mesh), given, None)
+        return remembered(_fit(m, run, stop, mesh), given, None)
     fit = loop.run(m, *lax.stop_gradient(run), stop)
     if is_traced(run):
         fit = at_the_fixed_point(m, run.theta, run.data, fit)
     blame_x(run.data.x, fit.free_energy)
-    return _remembered(fit, given, None)
+    return remembered(fit, given, None)
 
 
 def _in_unit(fit: Fit, unit: np.ndarray, x: Array, w: Array | None) -> Fit:

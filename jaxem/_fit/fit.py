@@ -119,8 +119,7 @@ def several(m: Model, x: Any, key: Array, num_components: Any, starts: int, init
     keys = jax.random.split(key, starts)
     if isinstance(m, Program):
         return _of_program(m, x, keys, num_components, init)
-    if isinstance(m, Missing):
-        x = filled_for_a_start(jax.random.fold_in(key, starts), m.rows(x), weights)
+    x = whole_rows(m, x, key, starts, weights)
     if num_components is None:
         raise ValueError("num_components: how many components has this mixture? Pass K, or use jaxem.select")
     if callable(init):
@@ -132,6 +131,11 @@ def several(m: Model, x: Any, key: Array, num_components: Any, starts: int, init
     if init != "hierarchical":
         return thetas
     return first_of(thetas, inits.hierarchical(m, x, num_components, weights=weights))
+
+
+def whole_rows(m: Model, x: Any, key: Array, starts: int, weights: Any) -> Any:
+    """x as so many starts see it, with its gaps filled."""
+    return filled_for_a_start(jax.random.fold_in(key, starts), m.rows(x), weights) if isinstance(m, Missing) else x
 
 
 def first_of(thetas: Theta, theta: Theta) -> Theta:

@@ -90,10 +90,15 @@ def spoiled(valid: Array, b: Array) -> Array:
     )
 
 
+def with_free(names: tuple[str, ...], u: Float[Array, " P"], theta: Theta) -> Theta:
+    """θ, of which these entries are u."""
+    return theta | ravel_pytree({name: theta[name] for name in names})[1](u)
+
+
 @partial(jax.jit, static_argnames="names")
 def step(m: Model, names: tuple[str, ...], u: Float[Array, " P"], theta: Theta, data: Data) -> Float[Array, " P"]:
     """M(u) − u, u being these entries of θ."""
-    here = theta | ravel_pytree({name: theta[name] for name in names})[1](u)
+    here = with_free(names, u, theta)
     new = maximize(m, m.expect(here, data), here, data)
     return ravel_pytree({name: new[name] for name in names})[0] - u
 
@@ -101,7 +106,7 @@ def step(m: Model, names: tuple[str, ...], u: Float[Array, " P"], theta: Theta, 
 @partial(jax.jit, static_argnames="names")
 def free_energy(m: Model, names: tuple[str, ...], u: Float[Array, " P"], theta: Theta, data: Data) -> Array:
     """F_T there."""
-    return m.expect(theta | ravel_pytree({name: theta[name] for name in names})[1](u), data).free_energy
+    return m.expect(with_free(names, u, theta), data).free_energy
 
 
 @partial(jax.jit, static_argnames="names")
@@ -122,13 +127,15 @@ def at_rest(
         left = residual(u)
     last, rounding = jnp.linalg.norm(left), jnp.finfo(u.dtype).eps ** 0.75 * jnp.linalg.norm(u)
     regular = jnp.all(jnp.isfinite(u)) & ((CONTRACTS * last <= first) | (last <= rounding))
+    u = found + lax.stop_gradient(jnp.where(regular, u - start, 0))
+    matrix = matrix_at(lambda u: step(m, names, u, theta, data), u)
+    here, fixed = lax.stop_gradient((u, matrix))
     probe = 1 + jnp.cos(jnp.arange(u.size, dtype=u.dtype))  # some of every direction: singular ones make it long
     longest = jnp.finfo(u.dtype).eps ** -0.75 * jnp.linalg.norm(probe)
-    there = solver(residual, u, matrix_at(residual, u))(probe)  # at rest: before, as singular as the fit is inexact
-    off = jnp.linalg.norm(probe + jax.jvp(residual, (u,), (there,))[1])  # was it solved at all?
+    there = solver(residual, here, fixed)(probe)  # at rest: before, I − J is as singular as the fit is inexact
+    off = jnp.linalg.norm(probe + jax.jvp(residual, (here,), (there,))[1])  # was it solved at all?
     regular = regular & (jnp.linalg.norm(there) <= longest) & (off <= 1e-2 * jnp.linalg.norm(probe))
-    u = found + lax.stop_gradient(jnp.where(regular, u - start, 0))
-    return u, regular, matrix_at(lambda u: step(m, names, u, theta, data), u)
+    return u, regular, matrix
 
 
 def matrix_at(step: Callable[[Array], Array], u: Float[Array, " P"]) -> Float[Array, "P P"] | None:

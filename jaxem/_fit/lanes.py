@@ -15,8 +15,9 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
+from jaxem._core.arrays import non_negative
 from jaxem._core.model import Data, Model, Theta
-from jaxem._core.tracing import compiled
+from jaxem._core.tracing import compiled, is_concrete
 from jaxem._fit.implicit import at_the_fixed_point
 from jaxem._fit.loop import Climb, Fit, Status, Stop, fit_of, renewed, run, step, unstarted
 from jaxem._fit.progress import awaited, bar
@@ -52,6 +53,23 @@ def dealt_out(thetas: Theta, data: Data) -> tuple[Lanes, Data]:
     if data.weights is None or data.weights.ndim == 1:
         return Lanes(thetas, temperatures, None), data
     return Lanes(thetas, temperatures, data.weights), data._replace(weights=None)
+
+
+def weighed(weights: Any, thetas: Theta, data: Data) -> Data:
+    """The data with a row of weights for each lane; those that they have say which rows count in any."""
+    assert data.weights is not None
+    wanted = (jax.tree.leaves(thetas)[0].shape[0], *data.weights.shape)
+    if weights.shape != wanted:
+        raise ValueError(
+            f"weights: must have shape {wanted[1:]}, or {wanted} with a row for each lane, got {weights.shape}"
+        )
+    non_negative("weights", weights, "drop rows by giving them weight 0")
+    w = jnp.asarray(weights, data.temperature.dtype)
+    w = jnp.where(data.weights[None] == 0, 0, w)  # a row that counts in no lane, or of which nothing is observed
+    allowed = jnp.all(w >= 0, axis=1) & (jnp.sum(w, axis=1) > 0)
+    if is_concrete(w) and not np.asarray(allowed).all():
+        raise ValueError(f"weights: of lane {int(np.argmin(np.asarray(allowed)))} sum to 0; give it at least one row")
+    return data._replace(weights=jnp.where(allowed[:, None], w, jnp.nan))
 
 
 @partial(compiled, static_argnames=("stop", "mesh", "slots"))

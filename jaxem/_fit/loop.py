@@ -153,9 +153,9 @@ def noise(expectation: Expectation, digits: Digits) -> Array:
     return 8 * jnp.finfo(sizes.dtype).eps * sizes
 
 
-def floor_of(expectation: Expectation) -> Array:
-    """A gain below it is not worth a step."""
-    return 8 * jnp.finfo(expectation.scale.dtype).eps * expectation.scale
+def tolerance_of(expectation: Expectation, tol: Array, size: Array | int) -> Array:
+    """A gain below it is not worth a step: tol·W, or what is rounding."""
+    return jnp.maximum(tol * size, 8 * jnp.finfo(expectation.scale.dtype).eps * expectation.scale)
 
 
 class Proposal(NamedTuple):
@@ -216,10 +216,14 @@ def advance(
     )
 
 
+def stays(state: State, proposal: Proposal) -> Array:
+    """Does the open E-step make no step: of a new state, or of cancelled statistics?"""
+    return proposal.again | (state.num_steps < 0)
+
+
 def beyond(m: Model, state: State, course: Course, proposal: Proposal, data: Data) -> tuple[Proposal, Course]:
     """The accelerator's guess in place of EM's own step, where it has one."""
-    stays = proposal.again | (state.num_steps < 0)
-    theta, course = guessed(m, course, state.theta, proposal.theta, data, stays)
+    theta, course = guessed(m, course, state.theta, proposal.theta, data, stays(state, proposal))
     centre = None if proposal.centre is None else choose(course.tried, theta, proposal.centre)
     return proposal._replace(theta=theta, centre=centre), course
 
@@ -241,15 +245,14 @@ def accelerated(
     state, gain = climb.state, expectation.free_energy - climb.state.expectation.free_energy
     digits = m.digits(proposal.theta, expectation)
     rose = jnp.isfinite(expectation.free_energy) & (gain > 0) & ~jnp.asarray(digits.lost) & ~state.lost
-    tolerance = jnp.maximum(tol * size, floor_of(expectation))
     there = state._replace(
         theta=proposal.theta, expectation=expectation, gain=gain, rounding=noise(expectation, digits) + digits.slack
     )
     moved = climb._replace(state=there, centre=proposal.theta, again=jnp.zeros_like(climb.again))
     here = choose(rose, moved, climb)
     here = here._replace(state=here.state._replace(num_steps=state.num_steps + 1))
-    stays = proposal.again | (state.num_steps < 0)
-    new = after_guess(course, rose, gain <= NEARLY * tolerance, stays)
+    quiet = gain <= NEARLY * tolerance_of(expectation, tol, size)
+    new = after_guess(course, rose, quiet, stays(state, proposal))
     return choose(course.tried, here, plain)._replace(course=new)
 
 
@@ -269,7 +272,7 @@ def judged(
     lost, either = jnp.asarray(digits.lost), state.rounding + rounding
     idle = jnp.where(lost & ~(gain > either), state.idle + 1, 0)
     after = State(theta, expectation, gain, state.num_steps + 1, state.status, rounding, idle, lost)
-    tolerance = jnp.maximum(tol * size, floor_of(expectation))
+    tolerance = tolerance_of(expectation, tol, size)
     fell = (gain < -jnp.maximum(tolerance, either)) & ~lost & ~state.lost
     at_rest = (gain < -tolerance) & (slack < size / 32) & ~state.lost
     done, collapsed = (

@@ -5,6 +5,7 @@ compensation (Kahan 1965), because in float32 at N = 10⁶ plain summation alone
 the rows lie on several devices each adds its own, and one `psum` a pass adds those.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -27,6 +28,7 @@ BESIDE = 16  # rows that take as long as what a chunk takes whatever its size
 ACCELERATOR = 128  # times as much where the backend is no CPU, to fill it, and …
 LONGEST = 65_536  # … no more rows; and of what is not a product with features, …
 DIFFERENCES = 8_192  # … since sums over 65,536 that are made on the way took XLA's autotuner minutes to compile
+DRAWS = 2**22  # entries of draws that are made side by side
 SAMPLE = 4_096  # rows of a device, whose mean is near enough to that of all
 GROUP = 16  # chunks added plainly, at most; only the sums of groups are compensated
 
@@ -59,6 +61,17 @@ def grouped(num_chunks: int) -> int:
 def fits_one_chunk(num_rows: int, num_components: int, width: int = 0) -> bool:
     """Is there a single chunk?"""
     return chunk_rows(num_rows, num_components, width) == num_rows
+
+
+def side_by_side(draw: Callable[[Any], Any], over: Any, *, times: int = 1) -> Any:
+    """`draw` of each entry of `over` along its leading axis, so many at a time that DRAWS bounds what is in memory.
+
+    `times`: how many entries there are on the way for each that is returned.
+    """
+    leaves = jax.tree.leaves(jax.eval_shape(draw, jax.tree.map(lambda leaf: leaf[0], over)))
+    entries = times * sum(math.prod(leaf.shape) for leaf in leaves)
+    count = jax.tree.leaves(over)[0].shape[0]
+    return lax.map(draw, over, batch_size=max(1, min(count, DRAWS // max(entries, 1))))
 
 
 def plus(so_far: Any, term: Any) -> Any:

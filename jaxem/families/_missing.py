@@ -62,7 +62,7 @@ class Missing(Mixture):
     ) -> tuple[Theta, Data]:
         """θ and the rows as they are summed; a row with nothing observed has weight 0."""
         x, weights = checks.rows_and_weights(gaps_as_nan("x", x), weights)
-        x = self.rows(x)
+        x = checks.as_floating(x)
         seen = ~jnp.isnan(x)
         weights = _without_blank_rows(x, seen, weights)
         filled = jnp.where(seen, x, 0)

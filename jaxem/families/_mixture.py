@@ -357,6 +357,11 @@ def _constraints(m: Mixture) -> dict[str, constraints.Constraint]:
     return found
 
 
+def num_components(m: Mixture, theta: Theta) -> int:
+    """K of one θ, without noise."""
+    return theta["pi"].shape[0] - m.has_noise
+
+
 def mixture_only(what: str, m: Any) -> Mixture:
     """A ValueError where a program, or no model at all, stands in for a mixture."""
     model = checks.a_model(m)

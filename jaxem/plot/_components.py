@@ -59,7 +59,8 @@ def normal_laws(s: Shown) -> tuple[np.ndarray, np.ndarray] | None:
 def log_density(theta: dict[str, np.ndarray], means: np.ndarray, covariances: np.ndarray, at: np.ndarray) -> np.ndarray:
     """log Σ_k π_k N(at | μ_k, Σ_k) in the plane, over the last axis of `at`."""
     terms = []
-    for weight, mean, covariance in zip(theta["pi"], means, covariances, strict=False):  # noise has no law in a plane
+    pi = theta["pi"][: len(means)]  # noise, the last, has no law in a plane
+    for weight, mean, covariance in zip(pi, means, covariances, strict=True):
         difference = at - mean
         square = np.einsum("...i,ij,...j->...", difference, np.linalg.inv(covariance), difference)
         log_norm = len(mean) / 2 * np.log(2 * np.pi) + np.linalg.slogdet(covariance)[1] / 2
