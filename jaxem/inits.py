@@ -183,7 +183,7 @@ def hierarchical(
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
     >>> x = jnp.array([[0.0, 0.0], [900.0, 0.1], [0.0, 5.0], [900.0, 5.1]])     # two rows, seen by their second column
-    >>> theta = jaxem.inits.hierarchical(gaussian.isotropic, x / jnp.array([900.0, 1.0]), 2)
+    >>> theta = jaxem.inits.hierarchical(gaussian.isotropic, x / jnp.array([[900.0, 1.0]]), 2)
     >>> [f"{value:.2f}" for value in sorted(theta["mu"][:, 1])]
     ['0.05', '5.05']
     """
