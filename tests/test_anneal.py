@@ -7,7 +7,9 @@ import pytest
 
 import jaxem
 from jaxem import Status, limits
+from jaxem._core.checks import enter
 from jaxem.families import gaussian
+from jaxem.limits import _anneal
 
 from cases import cast, tolerance
 
@@ -56,6 +58,22 @@ def test_three_centres_jump_and_come_back_elsewhere():
     assert float(walk.moved[split_at]) > 0.2 * critical
     higher = np.asarray(walk.free_energy[8:])[::-1] - np.asarray(walk.free_energy[:8])
     assert np.isfinite(higher).all()
+
+
+def test_the_machine_does_not_choose_how_coincident_centres_part():
+    """Three centres at the mean are unstable in a plane of directions: rounding of the data turns none of them."""
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(40, 2)) * [2.0, 1.0] + [0.3, -0.1]
+    mean, sigma = x.mean(0), 1.5
+    directions = []
+    for noise in (0.0, tolerance(1e-13, 1e-6)):
+        theta = {"pi": np.full(3, 1 / 3), "mu": np.tile(mean, (3, 1)), "sigma": sigma}
+        theta, data = enter(M, theta, cast(x + noise * rng.normal(size=x.shape)), None)
+        value, direction = _anneal.spectrum(theta, data, theta["mu"])
+        assert float(value) > 1
+        assert float(jnp.max(jnp.abs(jnp.sum(direction, axis=0)))) < tolerance(1e-9, 1e-3)  # the mean stays
+        directions.append(np.asarray(direction))
+    np.testing.assert_allclose(*directions, atol=tolerance(1e-6, 2e-2))
 
 
 def test_without_the_kick_the_mean_is_kept():

@@ -57,6 +57,31 @@ def test_C20_two_centres_leave_the_mean_with_the_laws_amplitude():
             assert abs(a / law - 1) < 3 * below, (seed, below)
 
 
+def test_later_splits_are_eigenvalues_of_EMs_jacobian():
+    """C13 of a cluster (Rose 1998): where m centres coincide at a fixed point, λ_i(C_k)/σ², m − 1 times each."""
+    for seed in (0, 1):
+        rng, x = rows(3 * seed + 1, 30)
+        x, w = cast(np.concatenate([x, x + [[9.0, 2.0]]])), cast(rng.uniform(0.2, 2, 60))
+        pi, sigma = cast([0.4, 0.3, 0.1, 0.2]), 2.0 * float(jnp.std(x[:30, 0]))
+        apart = {"pi": cast([0.4, 0.6]), "mu": jnp.stack([x[:30].mean(0), x[30:].mean(0)]), "sigma": cast(sigma)}
+        mu = jaxem.em(M, apart, x, weights=w, tol=0.0).theta["mu"]
+        theta = apart | {"pi": pi, "mu": mu[jnp.array([0, 1, 1, 1])]}
+        found = np.asarray(limits.critical_sigmas(M, theta, x, weights=w))
+        np.testing.assert_allclose(found[1:], found[1], rtol=tolerance(1e-12, 1e-5))
+        eigenvalues = np.linalg.eigvals(np.asarray(jaxem.convergence_rate(M, theta, x, weights=w).jacobian, float)).real
+        gamma = np.asarray(jaxem.responsibilities(M, theta, x), float)[:, 1] * np.asarray(w, float)
+        centred = np.asarray(x, float) - np.asarray(theta["mu"][1], float)
+        expected = np.linalg.eigvalsh((centred * gamma[:, None]).T @ centred / gamma.sum()) / sigma**2
+        assert found[1] == pytest.approx(sigma * np.sqrt(expected[-1]), rel=tolerance(1e-9, 1e-3))
+        for value in expected:
+            assert (np.abs(eigenvalues - value) < tolerance(1e-7, 2e-3)).sum() >= 2, (eigenvalues, expected)
+    together = {"pi": cast([0.5, 0.5]), "mu": jnp.stack([x.mean(0)] * 2), "sigma": cast(1.0)}
+    critical = np.full(2, limits.critical_sigma(x))
+    np.testing.assert_allclose(limits.critical_sigmas(M, together, x), critical, rtol=tolerance(1e-12, 1e-4))
+    with pytest.raises(ValueError, match="^m: "):
+        limits.critical_sigmas(gaussian.full, together, x)
+
+
 def pair_amplitude(x, sigma, start, v):
     """The stable pair's half distance: EM in NumPy, extrapolated (its rate is 1 − 2·(1 − σ²/λ))."""
     x = x - x.mean(0)

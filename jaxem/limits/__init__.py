@@ -28,7 +28,7 @@ from jaxem.limits._mixture import (
 )
 from jaxem.limits._rate_bound import perron_bound, rate_bound, rate_matrix
 from jaxem.limits._shadow import Shadow, shadow
-from jaxem.limits._split import Split, before_the_split, split
+from jaxem.limits._split import Split, before_the_split, critical_sigmas, split
 
 __all__ = [
     "ROUNDING",
@@ -43,6 +43,7 @@ __all__ = [
     "coincident_bound",
     "coincident_spectrum",
     "critical_sigma",
+    "critical_sigmas",
     "diameter",
     "dpmeans_choice",
     "gain_identity",

@@ -144,13 +144,21 @@ def jacobian(theta: Theta, data: Data, mu: Array) -> Float[Array, "P P"]:
 
 
 def spectrum(theta: Theta, data: Data, mu: Array) -> tuple[Array, Float[Array, "K D"]]:
-    """The largest eigenvalue of J and its direction, the largest step in it of length 1."""
+    """The largest eigenvalue of J and its direction, the largest step in it of length 1.
+
+    Where m ≥ 3 centres coincide it is m − 1 directions, and any mixture of them: the one nearest to a fixed pattern that
+    moves each centre by another length, so that it is not rounding, nor the machine, that divides them.
+    """
     N_k = em_map(theta, data, mu)[1]
     root = jnp.repeat(jnp.sqrt(jnp.maximum(N_k, jnp.finfo(N_k.dtype).tiny)), mu.shape[1])
     J = root[:, None] * jacobian(theta, data, mu) / root[None]
     J = jnp.where(jnp.isfinite(J), (J + J.T) / 2, 0)
     values, vectors = jnp.linalg.eigh(J)
-    direction = (vectors[:, -1] / root).reshape(mu.shape)
+    pattern = jnp.cos(1 + jnp.arange(mu.size, dtype=mu.dtype)) * root
+    leading = values >= values[-1] - jnp.sqrt(jnp.finfo(mu.dtype).eps) * jnp.abs(values[-1])
+    direction = vectors @ jnp.where(leading, vectors.T @ pattern, 0)
+    direction = jnp.where(jnp.any(direction != 0), direction, vectors[:, -1])
+    direction = (direction / root).reshape(mu.shape)
     return values[-1], direction / jnp.sqrt(jnp.max(jnp.sum(direction**2, axis=1)))
 
 

@@ -10,6 +10,11 @@ With π = 1/K and σ held and λ = λ_max(Cov X) simple, y = vᵀ(x − x̄) alo
 C20 is an asymptotic law, which no test of rounding can hold; C20′ is a theorem. Other stable pairs may exist above σ_c
 for K = 2, too (99 rows at 0 and one at 10: up to σ² = 6λ); they are not the global maximum.
 
+Later splits (Rose 1998) are C13 again, with the covariance of what a cluster's rows are responsible for. Let m ≥ 2 atoms
+coincide at a fixed point, and move them by u_j v with Σ_j π_j u_j = 0, v an eigenvector of that covariance C. To first
+order the mixture's density is unchanged, no other centre moves, and EM returns (λ/σ²) u_j v: λ_i(C)/σ², m − 1 times each,
+are eigenvalues of its Jacobian. So these atoms part as σ² falls below λ_max(C).
+
 Proof of C20′. Put μ = x̄ + c ± δ, b = ‖δ‖/σ, k = ‖c‖/σ. Then (L − L(x̄, x̄))/W = −k²/2 − b²/2 + E log cosh s with
 s = ⟨x − x̄ − c, δ⟩/σ², E s² ≤ b²(1 + k²), and log cosh √v is concave: with Q = 1 + k² and z = b√Q the right side is at
 most −(Q − 1)/2 − z²/2Q + log cosh z ≤ 0.
@@ -24,11 +29,12 @@ from jaxtyping import Array, Float
 
 from jaxem._core.arrays import numbers
 from jaxem._core.checks import blame_x, enter, prepare_centres, rows_and_weights
-from jaxem._core.model import Data, Theta
+from jaxem._core.model import Data, Model, Theta, ThetaLike
 from jaxem._core.objective import assign, weighted
 from jaxem.families.gaussian import isotropic
 from jaxem.limits._bound import Bound
 from jaxem.limits._kmeans_bound import prepared
+from jaxem.limits._lindsay import isotropic_only
 
 EPS_SHARE = 16  # allowance of C20′: so many eps·Σ w (|log p_n| of either side)
 
@@ -127,3 +133,49 @@ def _before(theta: Theta, data: Data) -> Bound:
     eps = jnp.finfo(x.dtype).eps
     scale = jnp.sum(weighted(jnp.abs(apart) + jnp.abs(together), data.weights))
     return Bound(jnp.sum(weighted(apart - together, data.weights)), EPS_SHARE * eps * scale)
+
+
+def critical_sigmas(m: Model, theta: ThetaLike, x: Any, *, weights: Any = None) -> Float[Array, " K"]:
+    """σ at which each component would split: √λ_max of the covariance of its rows (Rose 1998), in units of x.
+
+        C_k = (1/N_k) Σ_n w_n γ_nk (x_n − M_k)(x_n − M_k)ᵀ,    M_k = (1/N_k) Σ_n w_n γ_nk x_n
+
+    Where m ≥ 2 centres coincide at a fixed point of EM, π and σ held, λ_i(C_k)/σ² are eigenvalues of EM's Jacobian, m − 1
+    times each: they stay together while σ exceeds this number, and part as it falls below. With all centres at the mean
+    it is `limits.critical_sigma`. A centre that no other shares has nothing to split into, and NaN is an empty one's.
+    γ moves with σ, so that at another σ the number is another. Works inside `jit` and `vmap`.
+
+    Args:
+        m: `gaussian.isotropic`; the statement is about π and σ held, whatever it holds.
+        theta: a fixed point: pi, mu, sigma.
+        x: the data, (N, D), or (N,) for D = 1.
+        weights: w (N,) ≥ 0.
+
+    Raises:
+        ValueError: for another family, or shapes or concrete values that make no sense.
+
+    >>> import jax.numpy as jnp, jaxem
+    >>> x = jnp.array([-11.0, -9.0, 8.0, 12.0])                            # two far pairs, of variances 1 and 4
+    >>> theta = {"pi": [0.5, 0.25, 0.25], "mu": [[-10.0], [10.0], [10.0]], "sigma": 3.0}
+    >>> [f"{sigma:.3f}" for sigma in jaxem.limits.critical_sigmas(jaxem.families.gaussian.isotropic, theta, x)]
+    ['1.000', '2.000', '2.000']
+    """
+    isotropic_only("critical_sigmas", m)
+    theta, data = enter(m, theta, x, weights)
+    found = _critical_sigmas(theta, data)
+    blame_x(data.x, found)
+    return found
+
+
+@jax.jit
+def _critical_sigmas(theta: Theta, data: Data) -> Float[Array, " K"]:
+    x = data.x
+    gamma, _ = assign(isotropic.table(theta, x), 1.0, axis=0)
+    counted = gamma if data.weights is None else gamma * data.weights[None]
+    share = counted / jnp.sum(counted, axis=1, keepdims=True)  # empty: NaN
+
+    def of_one(share: Array) -> Array:
+        centred = x - (share @ x)[None]
+        return jnp.linalg.eigvalsh((centred * share[:, None]).T @ centred)[-1]
+
+    return jnp.sqrt(jnp.maximum(jax.vmap(of_one)(share), 0))
