@@ -7,8 +7,8 @@ At each σ the branch is continued from the last by EM with Newton's method on �
 taken where it raises the likelihood at least as much as EM's own step; EM alone crawls near a split, where ρ(J) → 1.
 J is self-adjoint in the metric N_k, so its spectrum is that of a symmetric matrix. Where ρ(J) > 1 the fixed point is
 no maximum, a symmetric one say: it is left along the leading eigenvector (C13, C20: at μ_k = x̄ the first principal
-axis; at a cluster's own σ_c that cluster's, Rose 1998), as far as raises the likelihood most, and the new branch is
-followed.
+axis; at a cluster's own σ_c that cluster's, Rose 1998), as far as raises the likelihood most, and again while where it
+leads is unstable, at most K times; the new branch is followed.
 """
 
 from typing import Any, NamedTuple
@@ -104,21 +104,25 @@ def _anneal(theta: Theta, data: Data, sigmas: Array, tol: Array, max_steps: Arra
     def at(mu: Array, sigma: Array) -> tuple[Array, Branches]:
         here = theta | {"sigma": sigma}
         found, count, residual = fixed_point(here, data, mu, tol, max_steps)
-        values, vectors = spectrum(here, data, found)
+        radius, direction = spectrum(here, data, found)
 
-        def leave() -> tuple[Array, Array, Array]:
-            start = stretched(here, data, found, vectors)
-            return fixed_point(here, data, start, tol, max_steps)
+        def unstable(carry: tuple[Array, ...]) -> Array:
+            _, _, _, radius, _, left = carry
+            return (radius > 1 + 1e3 * jnp.finfo(radius.dtype).eps) & (left < mu.shape[0])
 
-        unstable = values > 1 + 1e3 * jnp.finfo(values.dtype).eps
-        end, more, residual = lax.cond(unstable, leave, lambda: (found, jnp.zeros_like(count), residual))
-        radius = jnp.where(unstable, spectrum(here, data, end)[0], values)
+        def leave(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+            mu, count, _, _, direction, left = carry
+            end, more, residual = fixed_point(here, data, stretched(here, data, mu, direction), tol, max_steps)
+            return end, count + more, residual, *spectrum(here, data, end), left + 1
+
+        first = (found, count, residual, radius, direction, 0)
+        end, count, residual, radius, _, _ = lax.while_loop(unstable, leave, first)
         status = jnp.where(residual <= allowed(data, sigma, tol), Status.CONVERGED, Status.MAX_STEPS)
         status = jnp.where(jnp.all(jnp.isfinite(end)), status, Status.NONFINITE).astype(jnp.int32)
         moved = jnp.sqrt(jnp.max(jnp.sum((end - mu) ** 2, axis=1)))
         num = num_distinct(end, sigma)
         return end, Branches(
-            sigma, here | {"mu": end}, likelihood(here, data, end), radius, num, moved, count + more, status
+            sigma, here | {"mu": end}, likelihood(here, data, end), radius, num, moved, count, status
         )
 
     return lax.scan(at, theta["mu"], sigmas)[1]
