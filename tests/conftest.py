@@ -50,6 +50,7 @@ collect_ignore = (
     if PRECISION == 64
     else [
         "test_bad_input.py",
+        "test_beyond_experiments.py",
         "test_bregman.py",
         "test_checkpoint.py",
         "test_climb.py",

@@ -61,7 +61,7 @@ def test_later_splits_are_eigenvalues_of_EMs_jacobian():
     """C13 of a cluster (Rose 1998): where m centres coincide at a fixed point, λ_i(C_k)/σ², m − 1 times each."""
     for seed in (0, 1):
         rng, x = rows(3 * seed + 1, 30)
-        x, w = cast(np.concatenate([x, x + [[9.0, 2.0]]])), cast(rng.uniform(0.2, 2, 60))
+        x, w = cast(np.concatenate([x, x + np.array([9.0, 2.0])])), cast(rng.uniform(0.2, 2, 60))
         pi, sigma = cast([0.4, 0.3, 0.1, 0.2]), 2.0 * float(jnp.std(x[:30, 0]))
         apart = {"pi": cast([0.4, 0.6]), "mu": jnp.stack([x[:30].mean(0), x[30:].mean(0)]), "sigma": cast(sigma)}
         mu = jaxem.em(M, apart, x, weights=w, tol=0.0).theta["mu"]
@@ -78,7 +78,7 @@ def test_later_splits_are_eigenvalues_of_EMs_jacobian():
     together = {"pi": cast([0.5, 0.5]), "mu": jnp.stack([x.mean(0)] * 2), "sigma": cast(1.0)}
     critical = np.full(2, limits.critical_sigma(x))
     np.testing.assert_allclose(limits.critical_sigmas(M, together, x), critical, rtol=tolerance(1e-12, 1e-4))
-    with pytest.raises(ValueError, match="^m: "):
+    with pytest.raises(ValueError, match=r"^m: "):
         limits.critical_sigmas(gaussian.full, together, x)
 
 

@@ -121,9 +121,7 @@ def _anneal(theta: Theta, data: Data, sigmas: Array, tol: Array, max_steps: Arra
         status = jnp.where(jnp.all(jnp.isfinite(end)), status, Status.NONFINITE).astype(jnp.int32)
         moved = jnp.sqrt(jnp.max(jnp.sum((end - mu) ** 2, axis=1)))
         num = num_distinct(end, sigma)
-        return end, Branches(
-            sigma, here | {"mu": end}, likelihood(here, data, end), radius, num, moved, count, status
-        )
+        return end, Branches(sigma, here | {"mu": end}, likelihood(here, data, end), radius, num, moved, count, status)
 
     return lax.scan(at, theta["mu"], sigmas)[1]
 
@@ -150,8 +148,8 @@ def jacobian(theta: Theta, data: Data, mu: Array) -> Float[Array, "P P"]:
 def spectrum(theta: Theta, data: Data, mu: Array) -> tuple[Array, Float[Array, "K D"]]:
     """The largest eigenvalue of J and its direction, the largest step in it of length 1.
 
-    Where m ≥ 3 centres coincide it is m − 1 directions, and any mixture of them: the one nearest to a fixed pattern that
-    moves each centre by another length, so that it is not rounding, nor the machine, that divides them.
+    Where m ≥ 3 centres coincide it has m − 1 directions: of their mixtures that one which is nearest to a fixed pattern
+    that moves each centre by another length, so that it is not rounding, nor the machine, that divides them.
     """
     N_k = em_map(theta, data, mu)[1]
     root = jnp.repeat(jnp.sqrt(jnp.maximum(N_k, jnp.finfo(N_k.dtype).tiny)), mu.shape[1])

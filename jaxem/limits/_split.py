@@ -10,10 +10,10 @@ With π = 1/K and σ held and λ = λ_max(Cov X) simple, y = vᵀ(x − x̄) alo
 C20 is an asymptotic law, which no test of rounding can hold; C20′ is a theorem. Other stable pairs may exist above σ_c
 for K = 2, too (99 rows at 0 and one at 10: up to σ² = 6λ); they are not the global maximum.
 
-Later splits (Rose 1998) are C13 again, with the covariance of what a cluster's rows are responsible for. Let m ≥ 2 atoms
-coincide at a fixed point, and move them by u_j v with Σ_j π_j u_j = 0, v an eigenvector of that covariance C. To first
-order the mixture's density is unchanged, no other centre moves, and EM returns (λ/σ²) u_j v: λ_i(C)/σ², m − 1 times each,
-are eigenvalues of its Jacobian. So these atoms part as σ² falls below λ_max(C).
+Later splits (Rose 1998) are C13 again, with the covariance of what a cluster's rows are responsible for. Let m ≥ 2
+atoms coincide at a fixed point, and move them by u_j v with Σ_j π_j u_j = 0, v an eigenvector of that covariance C. To
+first order the mixture's density is unchanged, no other centre moves, and EM returns (λ/σ²) u_j v: the λ_i(C)/σ²,
+m − 1 times each, are eigenvalues of its Jacobian. So these atoms part as σ² falls below λ_max(C).
 
 Proof of C20′. Put μ = x̄ + c ± δ, b = ‖δ‖/σ, k = ‖c‖/σ. Then (L − L(x̄, x̄))/W = −k²/2 − b²/2 + E log cosh s with
 s = ⟨x − x̄ − c, δ⟩/σ², E s² ≤ b²(1 + k²), and log cosh √v is concave: with Q = 1 + k² and z = b√Q the right side is at
@@ -140,10 +140,10 @@ def critical_sigmas(m: Model, theta: ThetaLike, x: Any, *, weights: Any = None) 
 
         C_k = (1/N_k) Σ_n w_n γ_nk (x_n − M_k)(x_n − M_k)ᵀ,    M_k = (1/N_k) Σ_n w_n γ_nk x_n
 
-    Where m ≥ 2 centres coincide at a fixed point of EM, π and σ held, λ_i(C_k)/σ² are eigenvalues of EM's Jacobian, m − 1
-    times each: they stay together while σ exceeds this number, and part as it falls below. With all centres at the mean
-    it is `limits.critical_sigma`. A centre that no other shares has nothing to split into, and NaN is an empty one's.
-    γ moves with σ, so that at another σ the number is another. Works inside `jit` and `vmap`.
+    Where m ≥ 2 centres coincide at a fixed point of EM, π and σ held, λ_i(C_k)/σ² are eigenvalues of EM's Jacobian,
+    m − 1 times each: they stay together while σ exceeds this number, and part as it falls below. With all centres at
+    the mean it is `limits.critical_sigma`. A centre that no other shares has nothing to split into; NaN is an empty
+    one's. γ moves with σ, so that at another σ the number is another. Works inside `jit` and `vmap`.
 
     Args:
         m: `gaussian.isotropic`; the statement is about π and σ held, whatever it holds.
