@@ -115,7 +115,7 @@ def _anneal(theta: Theta, data: Data, sigmas: Array, tol: Array, max_steps: Arra
             end, more, residual = fixed_point(here, data, stretched(here, data, mu, direction), tol, max_steps)
             return end, count + more, residual, *spectrum(here, data, end), left + 1
 
-        first = (found, count, residual, radius, direction, 0)
+        first: tuple[Array, ...] = (found, count, residual, radius, direction, jnp.zeros((), jnp.int32))
         end, count, residual, radius, _, _ = lax.while_loop(unstable, leave, first)
         status = jnp.where(residual <= allowed(data, sigma, tol), Status.CONVERGED, Status.MAX_STEPS)
         status = jnp.where(jnp.all(jnp.isfinite(end)), status, Status.NONFINITE).astype(jnp.int32)
