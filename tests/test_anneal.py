@@ -76,6 +76,16 @@ def test_the_machine_does_not_choose_how_coincident_centres_part():
     np.testing.assert_allclose(*directions, atol=tolerance(1e-6, 2e-2))
 
 
+def test_a_walk_rests_at_maxima_only():
+    """Where the way out of an unstable point ends at another saddle, that one is left in its turn."""
+    for seed in (10, 28):
+        x = np.random.default_rng(seed).gamma(1.0, size=(40, 2)) * [2.0, 1.0]
+        theta = {"pi": cast(np.full(4, 0.25)), "mu": cast(np.tile(x.mean(0), (4, 1))), "sigma": cast(1.0)}
+        sigmas = float(limits.critical_sigma(cast(x))) * np.array([0.999, 0.98, 0.9, 0.7, 0.5])
+        walk = jaxem.anneal(M, theta, cast(x), cast(sigmas), max_steps=2000)
+        assert float(jnp.max(walk.spectral_radius)) < 1 + tolerance(0, 1e-3)
+
+
 def test_without_the_kick_the_mean_is_kept():
     """EM started exactly at the mean never leaves it, however unstable: what the walk does is not EM's doing."""
     x = cast(np.array([-1.0, -1.0, 1.0, 1.0])[:, None])
