@@ -40,7 +40,7 @@ NEAR, QUICK_NEAR = (1.06, 0.97, 60), (1.02, 0.97, 20)  # σ/σ_c, where the firs
 FAR = (0.96, {"blobs": 0.25, "iris": 0.5, "old_faithful": 0.25}, 110)  # … and from there on
 TOGETHER = 1e-4  # in σ: nearer centres are one
 KICK = 1e-4  # in σ: how far each is moved before EM says whether they part
-STEPS, HALVINGS = 800, 13  # of EM from a kick; of a step of the walk, to 2e-6 of σ
+STEPS, HALVINGS, QUICK_HALVINGS = 800, 13, 9  # of EM from a kick; of a step of the walk, to 2e-6 of σ
 AGREE = 1e-4  # of σ, relative; a kick of 1e-4 can overcome a distance from the split of its order
 SEEN = 1e-3  # beyond σ_c, relative: most of a step of the walk there
 
@@ -70,7 +70,9 @@ def splits(walk: jaxem.Branches) -> list[tuple[int, np.ndarray]]:
     return [(i, np.flatnonzero(one[i, pairs[0, 0]])) for i, pairs in enumerate(parted) if len(pairs)]
 
 
-def followed(x: jax.Array, walk: jaxem.Branches, i: int, cluster: np.ndarray, key: jax.Array) -> dict[str, float]:
+def followed(
+    x: jax.Array, walk: jaxem.Branches, i: int, cluster: np.ndarray, key: jax.Array, times: int
+) -> dict[str, float]:
     """The split of a cluster between σ_i and σ_{i+1}, by halving: predicted with its centres together, and measured."""
     before = jax.tree.map(lambda leaf: leaf[i], walk.theta)
     kick = KICK * jax.random.normal(key, before["mu"].shape)
@@ -88,18 +90,18 @@ def followed(x: jax.Array, walk: jaxem.Branches, i: int, cluster: np.ndarray, ke
 
     high, low = float(walk.sigma[i]), float(walk.sigma[i + 1])
     return {
-        "predicted": halved(unstable, high, low),
-        "measured": halved(apart, high, low),
+        "predicted": halved(unstable, high, low, times),
+        "measured": halved(apart, high, low, times),
         "radius": float(walk.spectral_radius[i]),
         "radius_of_the_cluster": float((limits.critical_sigmas(M, before, x)[cluster[0]] / high) ** 2),
     }
 
 
-def halved(true: Callable[[float], bool], high: float, low: float) -> float:
+def halved(true: Callable[[float], bool], high: float, low: float, times: int) -> float:
     """The σ between them below which it is true; NaN where it is not so at both ends."""
     if true(high) or not true(low):
         return float("nan")
-    for _ in range(HALVINGS):
+    for _ in range(times):
         middle = (high * low) ** 0.5
         high, low = (high, middle) if true(middle) else (middle, low)
     return (high * low) ** 0.5
@@ -111,14 +113,16 @@ def explore(name: str, config: Config, arrays: dict[str, np.ndarray]) -> dict[st
     first = limits.split(x)
     critical, axis, mean = float(first.sigma), np.asarray(first.direction), np.asarray(x.mean(axis=0))
     near = critical * np.linspace(*(QUICK_NEAR if config.quick else NEAR))
-    far = critical * np.geomspace(FAR[0], FAR[1][name], FAR[2] // 3 if config.quick else FAR[2])
+    far = critical * np.geomspace(FAR[0], FAR[1][name], FAR[2] // 2 if config.quick else FAR[2])
+    times = QUICK_HALVINGS if config.quick else HALVINGS
     sigma = np.concatenate([near, far])
     down, up = there_and_back(x, K, sigma)
     walks = {"down": down, "up": up} | dict(zip(("pair_down", "pair_up"), there_and_back(x, 2, near), strict=True))
     keys = jax.random.split(jax.random.key(config.seed), len(sigma))
     counts = down.num_centres.tolist()
     found = [
-        followed(x, down, i, cluster, keys[i]) | {"centres": counts[i : i + 2], "moved": float(down.moved[i + 1])}
+        followed(x, down, i, cluster, keys[i], times)
+        | {"centres": counts[i : i + 2], "moved": float(down.moved[i + 1])}
         for i, cluster in splits(down)
     ]
     alone = shared(down).sum(axis=2) == 1

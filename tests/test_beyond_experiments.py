@@ -67,9 +67,9 @@ def test_bad_arguments_end_in_one_line_and_code_2(module, refuses):
 
 
 def test_halving_finds_the_last_false_and_says_where_there_is_none():
-    assert phase_diagram.halved(lambda sigma: sigma < 0.777, 1.0, 0.5) == pytest.approx(0.777, rel=1e-4)
-    assert np.isnan(phase_diagram.halved(lambda sigma: True, 1.0, 0.5))
-    assert np.isnan(phase_diagram.halved(lambda sigma: False, 1.0, 0.5))
+    assert phase_diagram.halved(lambda sigma: sigma < 0.777, 1.0, 0.5, 13) == pytest.approx(0.777, rel=1e-4)
+    assert np.isnan(phase_diagram.halved(lambda sigma: True, 1.0, 0.5, 3))
+    assert np.isnan(phase_diagram.halved(lambda sigma: False, 1.0, 0.5, 3))
 
 
 def test_C22_with_the_exponent_doubled_or_about_the_other_mean_is_false():
