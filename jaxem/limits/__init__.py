@@ -1,9 +1,25 @@
 """Limits of EM, as statements with bounds: where it is k-means, and how far from the best there is.
 
-C7–C11 and C13–C15, one step at a time; C16, what a step gains; C17–C21, fixed points and global optimality.
+C7–C11 and C13–C15, one step at a time, and H7–H13, the same of a hidden Markov model; C16, what a step gains; C17–C21,
+fixed points and global optimality.
 """
 
 from jaxem.limits._bound import ROUNDING, Bound, tightest
+from jaxem.limits._chain import (
+    ChainLimit,
+    ChainStep,
+    chain_assignment_bound,
+    chain_limit,
+    chain_log_ratios,
+    chain_step,
+)
+from jaxem.limits._chain_path import (
+    chain_critical_sigma,
+    chain_iterates_gap,
+    chain_one_hot_sigma,
+    chain_spectrum,
+    chain_spectrum_bound,
+)
 from jaxem.limits._dirichlet import dpmeans_choice
 from jaxem.limits._gain import gain_identity
 from jaxem.limits._kmeans_bound import Dual, likelihood_ceiling, lower_bound
@@ -33,12 +49,23 @@ from jaxem.limits._split import Split, before_the_split, split
 __all__ = [
     "ROUNDING",
     "Bound",
+    "ChainLimit",
+    "ChainStep",
     "Dual",
     "Shadow",
     "Split",
     "assignment_gap",
     "before_the_split",
     "centre_gap",
+    "chain_assignment_bound",
+    "chain_critical_sigma",
+    "chain_iterates_gap",
+    "chain_limit",
+    "chain_log_ratios",
+    "chain_one_hot_sigma",
+    "chain_spectrum",
+    "chain_spectrum_bound",
+    "chain_step",
     "coincidence",
     "coincident_bound",
     "coincident_spectrum",
