@@ -12,11 +12,8 @@ from jaxtyping import Array, Float
 from jaxem._core.arrays import numbers, shown
 from jaxem._core.tracing import is_concrete
 from jaxem._fit.em import em_path
-from jaxem.limits._bound import ROUNDING, Bound
+from jaxem.limits._bound import ROUNDING, UNDERFLOW, Bound
 from jaxem.limits._chain import HELD, Chain, chain_log_ratios, em_step, eps_of, m_step, one_hot, prepare
-
-UNDERFLOW = {"float64": 750.0, "float32": 105.0}  # e^{−…} is 0
-
 
 # ---- H11: a σ small enough that Baum–Welch is Lloyd's algorithm, iterate by iterate
 
