@@ -143,6 +143,17 @@ def test_the_rate_is_the_lead_and_no_faster():
     assert float(check.value) == pytest.approx(float(check.bound), rel=1e-3 if EPS > 1e-10 else 1e-9)
 
 
+def test_a_small_cluster_moves_by_almost_its_bound():
+    """One row against others that lean: the distance is diam·(N − 1)e/(1 + (N − 2)e), the bound diam·Ne/(1 − e)."""
+    table = cast(np.concatenate([[[8.0, 0.0]], np.tile([[0.0, 8.0]], (N - 1, 1))]))
+    phi, e = cast(np.eye(N)[:, :1]), 1 / (1 + np.exp(8.0))
+    gap = limits.means_gap(table, phi, 1.0)
+    moved = (N - 1) * e / (1 + (N - 2) * e)
+    assert float(gap.check.value) == pytest.approx(moved, rel=tolerance(1e-10, 1e-3))
+    assert float(gap.rate.bound) == pytest.approx(N * e / (1 - e), rel=tolerance(1e-9, 1e-2))
+    assert moved > 0.95 * float(gap.rate.bound)
+
+
 def test_the_bounds_can_be_broken():
     """Half the lead in place of the lead, γ of another temperature, means of another φ."""
     rng = np.random.default_rng(0)

@@ -139,8 +139,8 @@ def freezing(m: Model, theta: ThetaLike, x: Any, temperature: Any, *, best: Lead
 def _freezing(m: Program, theta: Theta, data: Data, best: Lead) -> Freezing:
     T = jnp.where((data.temperature > 0) & (data.temperature <= 1), data.temperature, jnp.nan)
     tables, _, F = weighted_marginals(m, theta, data)
-    L = offset_partition(m, theta, data._replace(temperature=jnp.ones_like(T)))
-    L = L[0](L[1])
+    partition, zeros, _ = offset_partition(m, theta, data._replace(temperature=jnp.ones_like(T)))
+    L = partition(zeros)
     M = best.value.astype(F.dtype)
     tables = with_first_steps(tables)
     gammas = [jnp.take_along_axis(tables[name], z[..., None], axis=-1) for name, z in best.assignment.items()]
