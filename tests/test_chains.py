@@ -88,8 +88,7 @@ def test_the_theorems_of_every_path(seed, sigma):
     best = PATHS[np.argmax(prior + energy)]
     assert int(found.apart) == (best != r).sum()
     assert all(bool(getattr(found, name).holds) for name in CHECKS)
-    bound = limits.chain_assignment_bound(cast(x), cast(mu), sigma, cast(A), cast(start))
-    assert np.allclose(bound, np.minimum(others.sum(1), 1), rtol=tolerance(1e-11, 1e-3), atol=1e-30)
+    assert np.allclose(found.shares, np.minimum(others.sum(1), 1), rtol=tolerance(1e-11, 1e-3), atol=1e-30)
 
 
 def test_the_ratio_is_the_largest_over_all_neighbours():

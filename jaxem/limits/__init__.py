@@ -4,11 +4,10 @@ C7–C11 and C13–C15, one step at a time; H7–H13, the same of a hidden Marko
 C16, what a step gains; C17–C21, fixed points and global optimality.
 """
 
-from jaxem.limits._bound import ROUNDING, Bound, tightest
+from jaxem.limits._bound import ROUNDING, UNDERFLOW, Bound, tightest
 from jaxem.limits._chain import (
     ChainLimit,
     ChainStep,
-    chain_assignment_bound,
     chain_limit,
     chain_log_ratios,
     chain_step,
@@ -58,6 +57,7 @@ from jaxem.limits._temperature import (
 
 __all__ = [
     "ROUNDING",
+    "UNDERFLOW",
     "Bound",
     "ChainLimit",
     "ChainStep",
@@ -70,7 +70,6 @@ __all__ = [
     "assignment_gap",
     "before_the_split",
     "centre_gap",
-    "chain_assignment_bound",
     "chain_critical_sigma",
     "chain_iterates_gap",
     "chain_limit",

@@ -71,6 +71,7 @@ class ChainLimit(NamedTuple):
     h: Float[Array, ""]  # −log p(r)/N
     apart: Int[Array, ""]  # times at which Viterbi's path is not the nearest mean
     undecided: Int[Array, ""]  # times at which A may overrule it: Δ ≤ 2σ² log R
+    shares: Float[Array, " N"]  # H7's right side at every time, without an allowance for rounding
 
 
 def prepare(x: Any, mu: Any, sigma: Any, transitions: Any, start: Any) -> Chain:
@@ -141,6 +142,7 @@ def chain_log_ratios(transitions: Any, start: Any, nearest: Any) -> Float[Array,
     return _log_ratios(log_A, log_a, jnp.asarray(nearest))
 
 
+@jax.jit
 def _log_ratios(log_A: Array, log_a: Array, nearest: Array) -> Float[Array, "N K"]:
     def change(of: Array, to: Array) -> Array:  # what both forbid is no path
         return jnp.where(jnp.isneginf(of), -jnp.inf, of - jnp.where(jnp.isneginf(of), 0, to))
@@ -244,7 +246,8 @@ def _limit(chain: Chain, step: ChainStep) -> ChainLimit:
     d, nearest, gap = _relative(chain)
     eps, num_times, r = eps_of(chain), len(d), one_hot(nearest, d)
     log_R = _log_ratios(chain.log_A, chain.log_start, nearest)
-    theorem = jnp.minimum(_others(r, log_R, gap), 1)
+    others = jnp.sum(product(1 - r, jnp.exp(jnp.where(r == 1, 0, log_R - gap))), axis=1)
+    theorem = jnp.minimum(others, 1)
     decided = jnp.all((r == 1) | (gap > log_R + rounding), axis=1)
     apart = path != nearest
     v, h = -value / num_times, -_log_prior(chain, nearest) / num_times
@@ -265,31 +268,5 @@ def _limit(chain: Chain, step: ChainStep) -> ChainLimit:
         h,
         jnp.sum(apart),
         jnp.sum(~decided),
+        theorem,
     )
-
-
-def _others(r: Array, log_R: Array, gap: Array) -> Float[Array, " N"]:
-    """H7's Σ_{j≠l} R_tjl e^{−(d_tj − d_tl)/2σ²}."""
-    return jnp.sum(product(1 - r, jnp.exp(jnp.where(r == 1, 0, log_R - gap))), axis=1)
-
-
-def chain_assignment_bound(x: Any, mu: Any, sigma: Any, transitions: Any, start: Any = None) -> Float[Array, " N"]:
-    """H7's right side at every time, min(1, Σ_{j≠l} R_tjl e^{−(d_tj − d_tl)/2σ²}), without a rounding allowance.
-
-    Args:
-        x, mu, sigma, transitions, start: as for `chain_limit`.
-
-    >>> import jax.numpy as jnp, jaxem
-    >>> even = [[0.5, 0.5], [0.5, 0.5]]
-    >>> bound = jaxem.limits.chain_assignment_bound(jnp.array([0.0, 1.0]), [[0.0], [1.0]], 0.1, even)
-    >>> (bound < 1e-20).tolist()
-    [True, True]
-    """
-    return _assignment_bound(prepare(x, mu, sigma, transitions, start))
-
-
-@jax.jit
-def _assignment_bound(chain: Chain) -> Float[Array, " N"]:
-    d, nearest, gap = _relative(chain)
-    log_R = _log_ratios(chain.log_A, chain.log_start, nearest)
-    return jnp.minimum(_others(one_hot(nearest, d), log_R, gap), 1)

@@ -87,18 +87,24 @@ def _iterates_gap(chain: Chain, num_steps: int) -> Bound:
 
 def _stay(chain: Chain) -> Array:
     """λ of A = λI + (1 − λ)11ᵀ/K and a = 1/K; a ValueError, or NaN inside `jit`, where they are not of that form."""
+    stay, good = _stays(chain)
+    if is_concrete(good) and not bool(good):
+        raise ValueError(
+            f"transitions: must be λI + (1 − λ)/K and the start uniform, got {shown(np.exp(chain.log_A))}; H13 is "
+            "proved of a chain that stays, or goes anywhere alike"
+        )
+    return jnp.where(good, stay, jnp.nan)
+
+
+@jax.jit
+def _stays(chain: Chain) -> tuple[Array, Array]:
+    """(λ, is A of that form?)"""
     A, a = jnp.exp(chain.log_A), jnp.exp(chain.log_start)
     K = len(a)
     stay = A[0, 0] - A[0, -1] if K > 1 else jnp.zeros((), A.dtype)
     wanted = stay * jnp.eye(K, dtype=A.dtype) + (1 - stay) / K
     far = jnp.maximum(jnp.max(jnp.abs(A - wanted)), jnp.max(jnp.abs(a - 1 / K)))
-    good = far <= 16 * K * jnp.finfo(A.dtype).eps
-    if is_concrete(good) and not bool(good):
-        raise ValueError(
-            f"transitions: must be λI + (1 − λ)/K with a uniform start, got {shown(np.asarray(A))}; H13 is proved of a "
-            "chain that stays, or goes anywhere alike"
-        )
-    return jnp.where(good, stay, jnp.nan)
+    return stay, far <= 16 * K * jnp.finfo(A.dtype).eps
 
 
 def chain_critical_sigma(x: Any, transitions: Any) -> Float[Array, ""]:

@@ -82,7 +82,7 @@ def lead(m: Model, theta: ThetaLike, x: Any) -> Lead:
 
 @jax.jit
 def _lead(m: Program, theta: Theta, data: Data) -> Lead:
-    for term in m.tables(theta, data.x)[0]:
+    for term in m.terms(theta, data.x)[0]:
         if not (is_number(term.scale) and float(term.scale) == 1):
             raise ValueError(
                 f"lead: the site {term.name!r} is weighed (handlers.scale, or a plate's subsample), so that F_T is not "
