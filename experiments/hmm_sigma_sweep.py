@@ -226,7 +226,7 @@ def claims(x: np.ndarray, starts: np.ndarray, summary: dict[str, Any], walks: li
         swept("H9", "J ≤ Σγd ≤ G_σ, as |e − v/2| ≤ v/2"),
         swept("H10", "M-step: ‖μ_k(γ) − μ_k(r)‖ ≤ diam(X) Σ|γ − r|/N_k"),
         swept("HV", "times at which Viterbi's path is not the nearest mean although Δ > 2σ² log R"),
-        worst("H11", "iterates: at the last σ EM = hard EM = k-means in NumPy", sum((w.lloyd for w in walks), [])),
+        worst("H11", "iterates: at the last σ EM = hard EM = k-means in NumPy", [c for w in walks for c in w.lloyd]),
         Claim(
             "H13",
             "at μ_k = x̄ EM's spectrum is {0, σ_c²/σ²}, σ_c² = Σ λ^|t−s| x̃_t x̃_s/N",
