@@ -14,7 +14,7 @@ of its two largest entries and r one-hot at the largest, at every θ,
     ‖m_k(γ) − m_k(r)‖ ≤ diam(φ(X)) Σ_n |γ_nk − r_nk| / N_k
 
 which are `jaxem.limits.hardening`, `cooling` and `means_gap` (proofs: docs/theorems_chains.md); and where T < δ/750, δ
-the least Δ_n along the hard path from a start, e^{−Δ/T} is exactly 0 in float64, so EM's iterates equal those of Bregman
+the least Δ_n along the hard path from a start, e^{−Δ/T} is exactly 0 in float64, so EM is Bregman
 k-means (C11). Clustering is written here from its definition, with `jaxem.bregman`. The start is the means under random
 responsibilities; one that meets a tie on its path is drawn again.
 

@@ -3,6 +3,7 @@
 import itertools
 
 import _hidden_markov as hmm
+import _svi_programs
 import bayesian_view
 import em_vs_svi
 import hmm_sigma_sweep
@@ -118,15 +119,15 @@ def test_without_the_ratio_the_bounds_fail():
 
 @jax.numpy_rank_promotion("allow")  # NumPyro's distributions broadcast freely
 def test_the_likelihood_along_a_scan_is_that_of_numpyros_enumeration():
-    x = em_vs_svi.chain_sample(jax.random.key(0), 8)
+    x = _svi_programs.chain_sample(jax.random.key(0), 8)
     theta = {"A": jnp.asarray(hmm.transitions()), "mu": jnp.arange(3.0), "sigma": jnp.ones(3)}
-    program = em_vs_svi.hidden_markov(theta)
+    program = _svi_programs.hidden_markov(theta)
     wanted = float(jaxem.log_likelihood(jaxem.from_numpyro(program), theta, x))
-    assert float(em_vs_svi.numpyro_log_likelihood(program, theta, x)) == pytest.approx(wanted, rel=1e-12)
-    loss = em_vs_svi.Enumerated().loss(jax.random.key(0), theta, program, lambda x: None, x)
+    assert float(_svi_programs.numpyro_log_likelihood(program, theta, x)) == pytest.approx(wanted, rel=1e-12)
+    loss = _svi_programs.Enumerated().loss(jax.random.key(0), theta, program, lambda x: None, x)
     assert float(loss) == pytest.approx(-wanted, rel=1e-12)
-    problem = em_vs_svi.Problem(program, x, theta, has_scan=True)
-    assert np.isfinite(em_vs_svi.trace_enum_error(problem, wanted))
+    problem = _svi_programs.Problem(program, x, theta, has_scan=True)
+    assert np.isfinite(_svi_programs.trace_enum_error(problem, wanted))
 
 
 def test_labels_do_not_count_in_the_distance_of_two_optima():
