@@ -75,6 +75,7 @@ class ChainLimit(NamedTuple):
 
 
 def prepare(x: Any, mu: Any, sigma: Any, transitions: Any, start: Any) -> Chain:
+    """The one door: a ValueError where shapes or concrete values make no sense."""
     theta, data = enter(isotropic, parameters(numbers("mu", mu), numbers("sigma", sigma)), x)
     if len(data.x) < 2:
         raise ValueError("x: must have at least two rows, the times of a chain; one row is a mixture's")
@@ -100,6 +101,7 @@ def _law(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 def eps_of(chain: Chain) -> float:
+    """ROUNDING·eps of its precision."""
     return ROUNDING * float(jnp.finfo(chain.x.dtype).eps)
 
 
@@ -185,6 +187,7 @@ def chain_step(x: Any, mu: Any, sigma: Any, transitions: Any, start: Any = None)
 
 @jax.jit
 def em_step(chain: Chain) -> ChainStep:
+    """Forward–backward and Viterbi on −(d − d_r)/2σ², so that nothing is lost to J/2σ² as σ → 0."""
     _, _, gap = _relative(chain)
     tables = Tables(chain.log_start - gap[0], jnp.zeros_like(gap[0]), (chain.log_A,), (-gap[1:, None],))
 
@@ -237,7 +240,13 @@ def chain_limit(
     (1, 4, 0, 0)
     """
     chain = prepare(x, mu, sigma, transitions, start)
-    return _limit(chain, em_step(chain) if step is None else step)
+    if step is None:
+        return _limit(chain, em_step(chain))
+    (N, D), K = chain.x.shape, len(chain.log_start)
+    for name, shape in (("value", ()), ("gamma", (N, K)), ("path", (N,)), ("mu", (K, D)), ("rounding", ())):
+        if jnp.shape(found := getattr(step, name)) != shape:
+            raise ValueError(f"step.{name}: must have shape {shape}, got {jnp.shape(found)}")
+    return _limit(chain, step)
 
 
 @jax.jit
