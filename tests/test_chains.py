@@ -235,7 +235,7 @@ def test_what_makes_no_sense_is_said_in_one_line():
         with pytest.raises(ValueError, match=words):
             limits.chain_limit(*arguments)
     step = limits.chain_step(x, mu, 1.0, A)
-    with pytest.raises(ValueError, match="step.gamma: must have shape"):
+    with pytest.raises(ValueError, match=r"step\.gamma: must have shape"):
         limits.chain_limit(x, mu, 1.0, A, step=step._replace(gamma=step.gamma.T))
     with pytest.raises(ValueError, match="transitions: must be λI"):
         limits.chain_spectrum_bound(x, 1.0, A)
