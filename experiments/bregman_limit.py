@@ -8,112 +8,41 @@ Gaussians −D/2σ²), so with equal π held EM at temperature T has γ = softma
     r_n = argmin_k D(x_n, m_k),   m_k = mean of the rows with r_n = k,   objective Σ_n min_k D(x_n, m_k)
 
 which is k-means with D for ‖·‖² (Banerjee, Merugu, Dhillon & Ghosh 2005). With ℓ_nk = log p(x_n, z_n = k), Δ_n the gap
-of its two largest entries and r one-hot at the largest, at every θ, by the same arguments as for C7, C8 and C10:
+of its two largest entries and r one-hot at the largest, at every θ,
 
     |γ_nk − r_nk| ≤ (K − 1) e^{−Δ_n/T}        0 ≤ F_T(θ, γ) − F_0(θ, r) ≤ T N log K
     ‖m_k(γ) − m_k(r)‖ ≤ diam(φ(X)) Σ_n |γ_nk − r_nk| / N_k
 
-and where T < δ/750, δ the least Δ_n along the hard path from a start, e^{−Δ/T} is exactly 0 in float64, so EM's
-iterates equal those of Bregman k-means (C11). Clustering is written here from its definition, with `jaxem.bregman`.
-The start is the means under random responsibilities; one that meets a tie on its path is drawn again.
+which are `jaxem.limits.hardening`, `cooling` and `means_gap` (proofs: docs/theorems_chains.md); and where T < δ/750, δ
+the least Δ_n along the hard path from a start, e^{−Δ/T} is exactly 0 in float64, so EM is Bregman
+k-means (C11). Clustering is written here from its definition, with `jaxem.bregman`. The start is the means under random
+responsibilities; one that meets a tie on its path is drawn again.
 
 Writes DIR/bregman_limit.json, .npz, .pdf and .png. Exits 0 when every claim holds, 1 when one fails, 2 for bad
 arguments.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _bregman_families import DIVERGENCES, FAMILIES, NUM_COMPONENTS, Family, with_means
+from _claims import worst
 from jax import lax
 
 import jaxem
-from jaxem import Mixture, bregman, limits
-from jaxem.families import bernoulli, categorical, exponential, gaussian, poisson
-from jaxem.limits import ROUNDING, Bound, tightest
+from jaxem import limits
+from jaxem.limits import ROUNDING, Bound
 
 from _command import Config, Result, command, leave
 from _results import Claim
 
-NUM_POINTS, NUM_COMPONENTS, NUM_FEATURES, NUM_CATEGORIES = 300, 3, 4, 4
+NUM_POINTS = 300
 NUM_STEPS = 40  # of the paths compared; the hard one is at rest well before
 DRAWS = 20  # starts tried for an untied one
 UNTIED = 1e-9  # a least gap of ℓ below this, in nats, is a tie to rounding
-ONE_HOT = 750.0  # e^{−Δ/T} is 0 in float64 where Δ/T is above 745
-
-
-class Family(NamedTuple):
-    """A mixture with equal weights held, its divergence, and the mean parameters in which M-steps are means."""
-
-    m: Mixture
-    name: str  # the parameter beside π
-    divergence: Callable[[jax.Array, jax.Array], jax.Array]
-    scale: float  # −log p = scale · D + …
-    mean: Callable[[jax.Array], jax.Array]  # parameter → mean of φ; its own inverse in each family here
-    truth: Callable[[jax.Array], jax.Array]  # key → the parameter that generates the data
-    features: Callable[[jax.Array], jax.Array] = lambda x: x.astype(float)  # φ
-
-
-def probabilities(key: jax.Array) -> jax.Array:
-    return jax.random.uniform(key, (NUM_COMPONENTS, 2 * NUM_FEATURES), minval=0.1, maxval=0.9)
-
-
-def simplices(key: jax.Array) -> jax.Array:
-    logits = 1.5 * jax.random.normal(key, (NUM_COMPONENTS, 2 * NUM_FEATURES, NUM_CATEGORIES))
-    return jax.nn.softmax(logits, axis=-1)
-
-
-def rates(key: jax.Array, low: float, high: float) -> jax.Array:
-    logs = jax.random.uniform(key, (NUM_COMPONENTS, NUM_FEATURES), minval=np.log(low), maxval=np.log(high))
-    return jnp.exp(logs)
-
-
-def one_hot(x: jax.Array) -> jax.Array:
-    return jax.nn.one_hot(x.astype(int), NUM_CATEGORIES, dtype=jnp.result_type(float))
-
-
-SIGMA = 1.0
-FAMILIES = {
-    "gaussian": Family(
-        gaussian.isotropic.hold("pi", "sigma"),
-        "mu",
-        bregman.squared_euclidean,
-        1 / (2 * SIGMA**2),
-        lambda mu: mu,
-        lambda key: 1.5 * jax.random.normal(key, (NUM_COMPONENTS, NUM_FEATURES)),
-    ),
-    "bernoulli": Family(bernoulli.mixture.hold("pi"), "probs", bregman.logistic_loss, 1.0, lambda p: p, probabilities),
-    "categorical": Family(
-        categorical.mixture.hold("pi"), "probs", bregman.kullback_leibler, 1.0, lambda p: p, simplices, one_hot
-    ),
-    "poisson": Family(
-        poisson.mixture.hold("pi"), "rate", bregman.i_divergence, 1.0, lambda rate: rate, partial(rates, low=1, high=15)
-    ),
-    "exponential": Family(
-        exponential.mixture.hold("pi"),
-        "rate",
-        bregman.itakura_saito,
-        1.0,
-        lambda rate: 1 / rate,
-        partial(rates, low=0.1, high=10),
-    ),
-}
-DIVERGENCES = {
-    "gaussian": "squared Euclidean",
-    "bernoulli": "logistic loss",
-    "categorical": "Kullback–Leibler",
-    "poisson": "I-divergence",
-    "exponential": "Itakura–Saito",
-}
-
-
-def with_means(family: Family, means: jax.Array) -> dict[str, jax.Array]:
-    """θ with these means, equal weights, and σ where there is one."""
-    theta = {"pi": jnp.full(len(means), 1 / len(means)), family.name: family.mean(means)}
-    return theta | ({"sigma": jnp.asarray(SIGMA)} if "sigma" in family.m.parameters else {})
 
 
 def cluster_means(r: jax.Array, phi: jax.Array, old: jax.Array) -> jax.Array:
@@ -141,17 +70,11 @@ def bregman_kmeans(family: Family, phi: jax.Array, means: jax.Array) -> Clusteri
     def step(means: jax.Array, _: None) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         d = divergences(family, phi, means)
         r = jax.nn.one_hot(jnp.argmin(d, axis=1), len(means), dtype=d.dtype)
-        gap = jnp.min(row_gaps(-family.scale * d))
+        gap = jnp.min(limits.leads(-family.scale * d))
         return cluster_means(r, phi, means), (means, jnp.sum(jnp.min(d, axis=1)), gap)
 
     _, (path, objective, gaps) = lax.scan(step, means, length=NUM_STEPS + 1)
     return Clustering(path, objective, jnp.min(gaps))
-
-
-def row_gaps(log_joint: jax.Array) -> jax.Array:
-    """Δ_n, the gap of the two largest ℓ_nk; ∞ where the second is −∞."""
-    largest = lax.top_k(log_joint, 2)[0]
-    return largest[:, 0] - largest[:, 1]
 
 
 class Iterates(NamedTuple):
@@ -179,31 +102,17 @@ def random_start(phi: jax.Array, key: jax.Array) -> jax.Array:
 
 def gaps_at(family: Family, theta: dict, x: jax.Array, temperature: jax.Array, diam: jax.Array) -> dict[str, Any]:
     """The distance from hard clustering at one θ: γ, F and the M-step, each against its bound."""
-    table = jaxem.log_joint(family.m, theta, x)
+    table, phi = jaxem.log_joint(family.m, theta, x), family.features(x)
     gamma, r = (jaxem.responsibilities(family.m, theta, x, temperature=t) for t in (temperature, 0.0))
-    phi, eps = family.features(x), ROUNDING * float(jnp.finfo(table.dtype).eps)
-    finite = jnp.where(jnp.isfinite(table), jnp.abs(table), 0)
-    difference = jnp.max(jnp.abs(gamma - r), axis=1)
-    theorem = (NUM_COMPONENTS - 1) * jnp.exp(-row_gaps(table) / temperature)
-    # an error of eps·|ℓ| in ℓ is one of eps·|ℓ|/T in Δ/T; where that is not small the bound says only γ, r ≤ 1
-    loose = jnp.minimum(theorem * jnp.expm1(jnp.minimum(eps * jnp.max(finite, axis=1) / temperature, 50)), 1)
-    # F from the row's largest ℓ, so that nothing is lost to |F| as T → 0
-    shifted = table - jnp.max(table, axis=1, keepdims=True)
-    value = jaxem.free_energy(shifted, gamma, temperature) - jaxem.free_energy(shifted, r, 0.0)
-    value = value / (temperature * len(x))
-    half = jnp.log(NUM_COMPONENTS) / 2
-    N_k, used = jnp.sum(gamma, axis=0), jnp.sum(r, axis=0) > 0
-    means = family.mean(theta[family.name])
-    soft, hard = cluster_means(gamma, phi, means), cluster_means(r, phi, means)
-    distance = jnp.sqrt(jnp.sum((soft - hard).reshape(NUM_COMPONENTS, -1) ** 2, axis=1))
-    moved = diam * jnp.sum(jnp.abs(gamma - r), axis=0) / jnp.where(used, N_k, 1)
+    theorem = (NUM_COMPONENTS - 1) * jnp.exp(-limits.leads(table) / temperature)
+    value, half = limits.cooling_gap(table, temperature), jnp.log(NUM_COMPONENTS) / 2
     return {
-        "gamma": tightest(difference, theorem + loose + eps),
-        "gamma_mean": jnp.mean(difference),
+        "gamma": limits.hardening(table, temperature),
+        "gamma_mean": jnp.mean(jnp.max(jnp.abs(gamma - r), axis=1)),
         "gamma_mean_bound": jnp.mean(jnp.minimum(theorem, 1)),
         "F_value": value,
-        "F": Bound(jnp.abs(value - half), half + eps * (1 + half)),
-        "means": tightest(jnp.where(used, distance, 0), jnp.where(used, moved, 0) + eps * diam),
+        "F": Bound(jnp.abs(value - half), half + ROUNDING * jnp.finfo(table.dtype).eps * (1 + half)),
+        "means": limits.means_gap(table, phi, temperature, diam=diam).check,
     }
 
 
@@ -253,7 +162,7 @@ def run(config: Config) -> Result:
         starts, deltas = random_starts(family, x, keys[2])
         chosen = int(np.argmax(np.asarray(deltas) > UNTIED))  # the first that is untied
         start, delta = starts[chosen], float(deltas[chosen])
-        last = 0.999 * delta / ONE_HOT
+        last = 0.999 * float(limits.one_hot_temperature(delta))
         temperatures = np.geomspace(100.0, 1e-7, count)
         temperatures = np.append(temperatures[temperatures > last * (1 + 1e-9)], last)
         result = jax.tree.map(np.asarray, jax.jit(partial(sweep, family))(start, x, jnp.asarray(temperatures)))
@@ -303,21 +212,16 @@ def equal_from(temperatures: np.ndarray, distance: np.ndarray) -> float:
 def claims(measured: dict[str, Any]) -> list[Claim]:
     """The verdicts: over families and temperatures, the pair nearest to a violation."""
 
-    def worst(name: str, statement: str, pick: Callable[[dict], Bound]) -> Claim:
-        pairs = [pick(result) for result in measured.values()]
-        value, bound = (jnp.concatenate([jnp.ravel(pair[i]) for pair in pairs]) for i in (0, 1))
-        pair = tightest(value, bound)
-        return Claim(name, statement, float(pair.value), float(pair.bound))
-
+    found = measured.values()
     return [
-        worst("D", "ℓ_nk + D(x_n, m_k) is free of k: the divergence is the family's", lambda r: r["divergence"]),
-        worst("γ", "|γ − r| ≤ (K − 1) e^{−Δ/T}", lambda r: r["rows"]["gamma"]),
-        worst("F", "0 ≤ F_T − F_0 ≤ T N log K, as |v − ½ log K| ≤ ½ log K", lambda r: r["rows"]["F"]),
-        worst("m", "M-step: ‖m_k(γ) − m_k(r)‖ ≤ diam(φ(X)) Σ|γ − r|/N_k", lambda r: r["rows"]["means"]),
-        worst("C2", "no step of EM lowers F_T, at any T", lambda r: r["falls"]),
-        worst("J", "Σ_n min_k D(x_n, m_k) never rises", lambda r: r["rises"]),
-        worst("hard", "EM at T = 0 is Bregman k-means, at every step (relative)", lambda r: r["hard"]),
-        worst("path", "so is EM at T < δ/750, at every step (relative)", lambda r: r["path"]),
+        worst("D", "ℓ_nk + D(x_n, m_k) is free of k: the divergence is the family's", [r["divergence"] for r in found]),
+        worst("γ", "|γ − r| ≤ (K − 1) e^{−Δ/T}", [r["rows"]["gamma"] for r in found]),
+        worst("F", "0 ≤ F_T − F_0 ≤ T N log K, as |v − ½ log K| ≤ ½ log K", [r["rows"]["F"] for r in found]),
+        worst("m", "M-step: ‖m_k(γ) − m_k(r)‖ ≤ diam(φ(X)) Σ|γ − r|/N_k", [r["rows"]["means"] for r in found]),
+        worst("C2", "no step of EM lowers F_T, at any T", [r["falls"] for r in found]),
+        worst("J", "Σ_n min_k D(x_n, m_k) never rises", [r["rises"] for r in found]),
+        worst("hard", "EM at T = 0 is Bregman k-means, at every step (relative)", [r["hard"] for r in found]),
+        worst("path", "so is EM at T < δ/750, at every step (relative)", [r["path"] for r in found]),
     ]
 
 

@@ -28,7 +28,6 @@ import argparse
 import itertools
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -36,21 +35,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _coordinate_claims import checks, claims
+from _coordinate_problems import CLOSE, M, Problem, at_posterior, ceiling, height, problems
+from _race import Climb, Racer, as_row, ascent, choose, recorded
 
 import jaxem
-from jaxem import limits
-from jaxem.families import gaussian
 
 from _command import leave, parse
-from _data import load
 from _results import Claim, as_json, print_claims, provenance, writable_folder, written_together
 from benchmarks._timing import compiled, measure
 
-M = gaussian.isotropic.hold("pi", "sigma")
 GEM_STEPS = 5  # steps of L-BFGS in one M-step of generalised EM
 GEM = jaxem.gradient_m_step(M, num_steps=GEM_STEPS)
-CLOSE = 1e-8  # a method has arrived once F ≥ F* − CLOSE·|F*|
-RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)  # Adam's
 
 
 class Budget(NamedTuple):
@@ -60,26 +56,11 @@ class Budget(NamedTuple):
     gem: int = 1_000
     adam: int = 20_000
     lbfgs: int = 20_000
-    rates: tuple[float, ...] = RATES
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)  # Adam's
     repeats: int = 7
 
 
 QUICK = Budget(em=600, gem=200, adam=2_000, lbfgs=400, rates=(1e-2, 1e-1), repeats=2)
-
-
-class Problem(NamedTuple):
-    """Data, the start with its held σ, and T."""
-
-    x: jax.Array  # (N, D)
-    theta: dict[str, jax.Array]
-    temperature: jax.Array
-
-
-class Point(NamedTuple):
-    """The free variables of joint gradient ascent."""
-
-    mu: jax.Array  # (K, D)
-    logits: jax.Array  # (N, K), γ = softmax(logits)
 
 
 class Trace(NamedTuple):
@@ -91,144 +72,24 @@ class Trace(NamedTuple):
     mu: np.ndarray  # (K, D), where it ended
 
 
-# ---- the problems
-
-
-def problems(seed: int, quick: bool) -> dict[str, Problem]:
-    """Old Faithful with σ below its first split, and three overlapping components; at T = 1 and below."""
-    start, draw = jax.random.split(jax.random.key(seed))
-    geyser = jnp.asarray(load("old_faithful").x)
-    overlapping = overlapping_mixture(draw, 200 if quick else 1_000)
-
-    def problem(x: jax.Array, num_components: int, sigma: float, temperature: float) -> Problem:
-        theta = jaxem.inits.random_points(M, start, x, num_components)
-        return Problem(x, theta | {"sigma": jnp.asarray(sigma)}, jnp.asarray(temperature))
-
-    return {
-        "Old Faithful, T = 1": problem(geyser, 2, 0.5, 1.0),
-        "Old Faithful, T = 0.3": problem(geyser, 2, 0.5, 0.3),
-        "three overlapping components, T = 1": problem(overlapping, 3, 1.0, 1.0),
-        "three overlapping components, T = 0.3": problem(overlapping, 3, 1.0, 0.3),
-    }
-
-
-def overlapping_mixture(key: jax.Array, num_points: int) -> jax.Array:
-    """Three unit Gaussians of equal weight on a circle of radius 1: 1.7 standard deviations apart."""
-    angle = 2 * jnp.pi * jnp.arange(3) / 3
-    mu = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
-    theta = {"pi": jnp.full(3, 1 / 3), "mu": mu, "sigma": jnp.ones(())}
-    return jaxem.sample(gaussian.isotropic, theta, key, num_points)[0]
-
-
-def height(problem: Problem, point: Point) -> jax.Array:
-    """F_T(μ, γ) (eq:F)."""
-    table = jaxem.log_joint(M, problem.theta | {"mu": point.mu}, problem.x)
-    return jaxem.free_energy(table, jax.nn.softmax(point.logits, axis=-1), problem.temperature)
-
-
-def ceiling(problem: Problem, mu: jax.Array) -> jax.Array:
-    """L_T(μ) = T Σ_n log Σ_k e^{ℓ_nk/T}, the maximum of F over γ (eq:bound)."""
-    scaled = jaxem.log_joint(M, problem.theta | {"mu": mu}, problem.x) / problem.temperature
-    return problem.temperature * jnp.sum(jax.nn.logsumexp(scaled, axis=-1))
-
-
-def at_posterior(problem: Problem, mu: jax.Array) -> Point:
-    """(μ, γ(μ)), an E-step as a point of the joint space."""
-    table = jaxem.log_joint(M, problem.theta | {"mu": mu}, problem.x)
-    return Point(mu, jax.nn.log_softmax(table / problem.temperature, axis=-1))
-
-
 # ---- joint gradient ascent
-
-
-class Climb(NamedTuple):
-    """The carry of joint gradient ascent; F and its gradient are those at `point`."""
-
-    point: Point
-    state: Any  # the optimiser's
-    value: jax.Array
-    gradient: Point
-    evaluations: jax.Array
-
-
-def adam(rate: jax.Array) -> optax.GradientTransformationExtraArgs:
-    return optax.with_extra_args_support(optax.adam(rate))
-
-
-def lbfgs(rate: jax.Array) -> optax.GradientTransformationExtraArgs:
-    """optax's L-BFGS with its zoom line search, which leaves no rate to choose."""
-    return optax.lbfgs()
-
-
-def gradient_ascent(problem: Problem, optimizer: Any) -> tuple[Callable, Callable]:
-    """(initial, step) of joint ascent on F/N."""
-    num_rows = len(problem.x)
-
-    def loss(point: Point) -> jax.Array:
-        return -height(problem, point) / num_rows
-
-    def evaluate(point: Point, state: Any, evaluations: jax.Array) -> Climb:
-        searched = optax.tree.get(state, "num_linesearch_steps", None)
-        if searched is None:
-            value, gradient = jax.value_and_grad(loss)(point)
-        else:  # the line search has evaluated this point: its last step
-            value, gradient = optax.value_and_grad_from_state(loss)(point, state=state)
-        return Climb(point, state, -num_rows * value, gradient, evaluations + (1 if searched is None else searched))
-
-    def initial(point: Point) -> Climb:
-        return evaluate(point, optimizer.init(point), jnp.zeros((), int))._replace(evaluations=jnp.ones((), int))
-
-    def step(climb: Climb) -> Climb:
-        point, state, value, gradient, evaluations = climb
-        known = {"value": -value / num_rows, "grad": gradient, "value_fn": loss}
-        updates, state = optimizer.update(gradient, state, point, **known)
-        return evaluate(optax.apply_updates(point, updates), state, evaluations)
-
-    return initial, step
-
-
-class Run(NamedTuple):
-    """A finished climb: where it ended, and its history up to `steps`."""
-
-    value: jax.Array
-    mu: jax.Array
-    steps: jax.Array
-    history: dict[str, jax.Array]  # value, bound, evaluations, each (room,)
 
 
 def joint_run(
     problem: Problem, rate: jax.Array, target: jax.Array, most: jax.Array, record: jax.Array, optimizer: Any, room: int
-) -> Run:
+) -> tuple[Climb, jax.Array, dict[str, jax.Array]]:
     """Climb until F ≥ target or `most` steps are done. `record`: also evaluate L_T at every step, for C1.
 
     One program for the trace (target = ∞, recorded) and for the race that is timed.
     """
-    initial, step = gradient_ascent(problem, optimizer(rate))
+    initial, step = ascent(partial(height, problem), optimizer(rate), scale=len(problem.x))
 
-    def written(history: dict[str, jax.Array], climb: Climb, index: jax.Array) -> dict[str, jax.Array]:
+    def look(climb: Climb) -> dict[str, jax.Array]:
         bound = jax.lax.cond(record, lambda mu: ceiling(problem, mu), lambda mu: climb.value, climb.point.mu)
-        entry = {"value": climb.value, "bound": bound, "evaluations": climb.evaluations}
-        return {name: history[name].at[index].set(entry[name]) for name in history}
+        return {"value": climb.value, "bound": bound, "evaluations": climb.evaluations}
 
-    def body(carry: tuple) -> tuple:
-        climb, steps, history = carry
-        climb = step(climb)
-        return climb, steps + 1, written(history, climb, steps + 1)
-
-    start, zero = initial(at_posterior(problem, problem.theta["mu"])), jnp.zeros((), int)
-    empty = {"value": jnp.zeros(room), "bound": jnp.zeros(room), "evaluations": jnp.zeros(room, int)}
-    climb, steps, history = jax.lax.while_loop(
-        lambda carry: (carry[0].value < target) & (carry[1] < most), body, (start, zero, written(empty, start, zero))
-    )
-    return Run(climb.value, climb.point.mu, steps, history)
-
-
-class Racer(NamedTuple):
-    """A compiled method: its trace, and the call to time, given the target and the steps that the trace needed."""
-
-    trace: Trace
-    race: Callable[[float, int], tuple[jax.Array, jax.Array]]  # (target, steps) → F, μ
-    compile_seconds: float
+    start = initial(at_posterior(problem, problem.theta["mu"]))
+    return recorded(step, look, start, most, room, target)
 
 
 def joint_racers(problem: Problem, optimizer: Any, rates: dict[str, float], num_steps: int) -> dict[str, Racer]:
@@ -237,12 +98,12 @@ def joint_racers(problem: Problem, optimizer: Any, rates: dict[str, float], num_
     run, compile_seconds = compiled(partial(joint_run, optimizer=optimizer, room=num_steps + 1), *example)
 
     def racer(rate: float) -> Racer:
-        end = jax.tree.map(np.asarray, run(problem, jnp.asarray(rate), *example[2:]))
-        trace = Trace(**{name: values[: end.steps + 1] for name, values in end.history.items()}, mu=end.mu)
+        end, steps, history = jax.tree.map(np.asarray, run(problem, jnp.asarray(rate), *example[2:]))
+        trace = Trace(**{name: values[: steps + 1] for name, values in history.items()}, mu=end.point.mu)
 
         def race(target: float, steps: int) -> tuple[jax.Array, jax.Array]:
-            ended = run(problem, jnp.asarray(rate), jnp.asarray(target), jnp.asarray(steps), jnp.asarray(False))
-            return ended.value, ended.mu
+            end, *_ = run(problem, jnp.asarray(rate), jnp.asarray(target), jnp.asarray(steps), jnp.asarray(False))
+            return end.value, end.point.mu
 
         return Racer(trace, race, compile_seconds)
 
@@ -280,14 +141,14 @@ def run_case(name: str, problem: Problem, budget: Budget) -> dict[str, Any]:
     racers = {
         "EM": coordinate_racer(problem, M, budget.em, 1),
         f"GEM, {GEM_STEPS} L-BFGS": coordinate_racer(problem, GEM, budget.gem, GEM_STEPS + 1),
-        **joint_racers(problem, adam, {f"Adam {rate:g}": rate for rate in budget.rates}, budget.adam),
-        **joint_racers(problem, lbfgs, {"L-BFGS": 0.0}, budget.lbfgs),
+        **joint_racers(problem, optax.adam, {f"Adam {rate:g}": rate for rate in budget.rates}, budget.adam),
+        **joint_racers(problem, lambda rate: optax.lbfgs(), {"L-BFGS": 0.0}, budget.lbfgs),
     }
     traces = {method: racer.trace for method, racer in racers.items()}
     optimum, top = highest(problem, traces, budget.em)
     target = top - CLOSE * abs(top)
-    rows = {method: as_row(method, trace, target) for method, trace in traces.items()}
-    min((row for method, row in rows.items() if method.startswith("Adam")), key=merit)["chosen"] = True
+    rows = {method: row_of(method, trace, target) for method, trace in traces.items()}
+    choose(rows, "Adam", "F_best")
     for method, row in rows.items():
         if row["chosen"]:
             row |= timed(racers[method], row, target, optimum, budget.repeats)
@@ -322,28 +183,11 @@ def highest(problem: Problem, traces: dict[str, Trace], num_steps: int) -> tuple
     return next((mu, float(value)) for mu, value in ends if float(value) >= top - 1e-13 * abs(top))
 
 
-def as_row(method: str, trace: Trace, target: float) -> dict[str, Any]:
-    """Steps to the target, None where it is not reached."""
-    arrived = np.flatnonzero(trace.value >= target)
-    first = int(arrived[0]) if arrived.size else None
-    return {
-        "method": method,
-        "chosen": not method.startswith("Adam"),
-        "steps": first,
-        "steps_tried": len(trace.value) - 1,
-        "passes": int(trace.evaluations[first if arrived.size else -1]),
-        "F_best": float(np.nanmax(trace.value)),
-        "F": None,
-        "distance": None,
-        "compile_seconds": None,
-        "seconds": None,
-        "quartiles": None,
-    }
-
-
-def merit(row: dict[str, Any]) -> tuple[float, float]:
-    """Fewest steps to the target first; of those that never arrive, the highest."""
-    return (np.inf if row["steps"] is None else row["steps"], -row["F_best"])
+def row_of(method: str, trace: Trace, target: float) -> dict[str, Any]:
+    """With the passes over the data that the steps took."""
+    row = as_row(method, trace.value, target, "F_best")
+    last = -1 if row["steps"] is None else row["steps"]
+    return row | {"passes": int(trace.evaluations[last]), "F": None, "distance": None, "quartiles": None}
 
 
 def timed(racer: Racer, row: dict, target: float, optimum: jax.Array, repeats: int) -> dict[str, Any]:
@@ -365,63 +209,6 @@ def distance(mu: np.ndarray, other: np.ndarray) -> float:
     """‖μ − μ*‖, components matched."""
     orders = itertools.permutations(range(len(mu)))
     return min(float(np.linalg.norm(mu[list(order)] - other)) for order in orders)
-
-
-# ---- the claims
-
-
-def checks(problem: Problem, traces: dict, rows: dict, optimum: jax.Array, top: float) -> dict[str, limits.Bound]:
-    """Each claim's worst value and its bound on this problem."""
-    rounding = limits.ROUNDING * float(jnp.finfo(problem.x.dtype).eps)
-    scale = 1 + float(jnp.sum(jnp.abs(jaxem.log_joint(M, problem.theta, problem.x))))
-    joint = {name: trace for name, trace in traces.items() if name.startswith(("Adam", "L-BFGS"))}
-    starts = [trace.value[0] for trace in traces.values()]
-    arrived = [row for row in rows.values() if row["seconds"] is not None and row["steps"] is not None]
-
-    @jax.jit
-    def at_limit(mu: jax.Array) -> tuple[Point, Point, jax.Array]:
-        point = at_posterior(problem, mu)
-        gradient = jax.grad(partial(height, problem))(point)
-        curvature = jax.hessian(lambda flat: ceiling(problem, flat.reshape(mu.shape)))(mu.ravel())
-        return point, gradient, jnp.min(jnp.linalg.eigvalsh(-curvature))
-
-    point, gradient, curvature = at_limit(optimum)
-    num_rows, sigma = len(problem.x), float(problem.theta["sigma"])
-    mu_scale = 1 + num_rows * float(jnp.max(jnp.abs(problem.x))) / sigma**2  # Σγ|x − μ|/σ², at its largest
-    table = jaxem.log_joint(M, problem.theta | {"mu": optimum}, problem.x)
-    gamma_scale = 1 + float(jnp.max(jnp.abs(jax.nn.softmax(point.logits) * table)))
-    reach = float(np.sqrt(2 * CLOSE * abs(top) / curvature))  # ‖μ − μ*‖ ≤ √(2δ/λ_min)
-    return {
-        "start": limits.Bound(np.ptp(starts), rounding * scale),
-        "C1": limits.Bound(max(np.nanmax(t.value - t.bound) for t in joint.values()), rounding * scale),
-        "top": limits.Bound(max(np.nanmax(t.value) for t in joint.values()) - top, rounding * scale),
-        "EM": limits.Bound(1 - rows["EM"]["F"] / top if top > 0 else rows["EM"]["F"] / top - 1, CLOSE + rounding),
-        "grad_mu": limits.Bound(float(jnp.max(jnp.abs(gradient.mu))), rounding * mu_scale),
-        "grad_gamma": limits.Bound(float(jnp.max(jnp.abs(gradient.logits))), rounding * gamma_scale),
-        "same": limits.Bound(max((row["distance"] for row in arrived), default=np.nan), 1.5 * reach),
-    }
-
-
-STATEMENTS = {
-    "start": "all methods start at the same F",
-    "C1": "joint ascent: F(μ_t, γ_t) ≤ L_T(μ_t) at every step of every optimiser and rate",
-    "top": "joint ascent: F(μ_t, γ_t) ≤ L_T(θ*), no climb goes above EM's fixed point",
-    "EM": f"EM arrives: (F* − F)/|F*| ≤ {CLOSE:g}",
-    "grad_mu": "at EM's limit ∇_μ F = 0, by jax.grad",
-    "grad_gamma": "at EM's limit ∇_γ F = 0, by jax.grad through the logits",
-    "same": "who arrives is at the same optimum: ‖μ − μ*‖ ≤ 1.5 √(2·1e-8|F*|/λ_min(−∇²L_T))",
-}
-
-
-def claims(cases: list[dict[str, Any]]) -> list[Claim]:
-    """Over the problems, the value nearest to its bound, or furthest above it."""
-
-    def worst(name: str) -> Claim:
-        bounds = [case["checks"][name] for case in cases]
-        value, bound = max(bounds, key=lambda b: np.inf if np.isnan(b.value) else b.value / b.bound)
-        return Claim(name, STATEMENTS[name], float(value), float(bound))
-
-    return [worst(name) for name in STATEMENTS]
 
 
 # ---- the command line
@@ -499,55 +286,13 @@ def save(cases: list[dict], verdicts: list[Claim], options: argparse.Namespace, 
         write("coordinate_vs_gradient.json", lambda path: path.write_text(as_json(document)))
         write("coordinate_vs_gradient.npz", lambda path: np.savez_compressed(path, **arrays))
         if not options.no_plot:
+            from _coordinate_figure import draw
+
             import _style
 
-            figure = draw(cases)
+            figure = draw(cases, GEM_STEPS)
             for ending in ("pdf", "png"):
                 write(f"coordinate_vs_gradient.{ending}", partial(_style.save, figure))
-
-
-# ---- the figure
-
-
-def draw(cases: list[dict[str, Any]]) -> Any:
-    """F* − F, a row per problem: against steps, and against time."""
-    import matplotlib
-
-    from _style import BLUE, DOUBLE, GREEN, GREY, ORANGE, RED, STYLE, page
-
-    styles = {  # EM thin over the broad GEM: they often coincide
-        "GEM": {"color": GREEN, "linewidth": 3.5, "alpha": 0.5, "label": f"EM, M-step by {GEM_STEPS} steps of L-BFGS"},
-        "Adam": {"color": ORANGE, "label": "joint, Adam, best rate (faint: others)"},
-        "L-BFGS": {"color": RED, "label": "joint, L-BFGS"},
-        "EM": {"color": BLUE, "label": "EM", "zorder": 3},
-    }
-    with matplotlib.rc_context(STYLE):
-        figure = page(DOUBLE, 1.1 + 2.05 * len(cases))
-        axes = figure.subplots(len(cases), 2, squeeze=False, sharey="row")
-        for (left, right), case in zip(axes, cases, strict=True):
-            top, allowed = case["F_star"], case["F_star"] - case["target"]
-            for row in case["rows"]:
-                short = top - np.fmax.accumulate(case["traces"][row["method"]].value)
-                steps, style = np.arange(1, len(short) + 1), styles[row["method"].split()[0].rstrip(",")]
-                if not row["chosen"]:
-                    left.plot(steps, short, color=style["color"], linewidth=0.6, alpha=0.4, zorder=1)
-                    continue
-                timed = row["steps_tried"] if row["steps"] is None else row["steps"]
-                left.plot(steps, short, **style)
-                right.plot(steps * 1e3 * row["seconds"] / max(timed, 1), short, **style)
-                if row["method"].startswith("Adam"):
-                    right.set_title(f"Adam's best rate: {row['method'].split()[1]}")
-            for axis in (left, right):
-                axis.axhline(allowed, color=GREY, linewidth=0.8, linestyle="--", label=r"target, $10^{-8}|F^\star|$")
-                axis.set(xscale="log", yscale="log", ylim=(allowed / 30, 3 * (top - case["F_start"])))
-            left.set_title(rf"{case['case']}, $\sigma$ = {case['sigma']:g}")
-            left.set_ylabel(r"$F^\star - F$  (nats)")
-        axes[-1, 0].set_xlabel("step, from 1 at the start")
-        axes[-1, 1].set_xlabel("milliseconds, compiled")
-        handles = {line.get_label(): line for line in axes[0, 1].get_lines()}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
-        figure.suptitle(r"Coordinate ascent (EM) and joint gradient ascent on the same $F(\mu, \gamma)$", fontsize=9.5)
-    return figure
 
 
 if __name__ == "__main__":

@@ -20,36 +20,37 @@ compiled blocks of steps from the start, compilation apart; they depend on the m
 Writes DIR/em_vs_svi.json, .npz, .pdf and .png. Exits 0 when every claim holds, 1 when one fails, 2 for bad arguments.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 import optax
+from _claims import worst
+from _race import Racer, as_row, ascent, choose, recorded
+from _svi_programs import (
+    Enumerated,
+    Problem,
+    Theta,
+    bijections,
+    numpyro_log_likelihood,
+    problems,
+    trace_enum_error,
+)
 from jax.flatten_util import ravel_pytree
-from numpyro import distributions as dist
-from numpyro import handlers
-from numpyro.contrib.control_flow import scan
-from numpyro.contrib.funsor import config_enumerate, enum, log_density
-from numpyro.distributions import biject_to, constraints
-from numpyro.infer import ELBO, SVI, TraceEnum_ELBO
+from numpyro.contrib.funsor import config_enumerate
+from numpyro.infer import SVI, TraceEnum_ELBO
 
 import jaxem
-from jaxem.families import gaussian
 from jaxem.limits import ROUNDING
 
 from _command import Config, Result, command, leave
-from _data import load
 from _results import Claim
 from benchmarks._timing import compiled, measure
 
-Theta = dict[str, jax.Array]
 CLOSE = 1e-6  # a method has arrived once L ≥ L* − CLOSE·|L*|
 SAME = 1e-5  # two ends of EM whose θ differ by less, labels apart, are one optimum
-CENTRES = np.array([[-1.5, 1.0], [1.5, -1.0]])  # the slides' start on Old Faithful
 COMPARED = 12  # points of a path at which L is computed a second way
 CHECKPOINTS = 10  # times taken along a path
 
@@ -67,111 +68,11 @@ class Budget(NamedTuple):
 QUICK = Budget(em=300, adam=300, lbfgs=30, rates=(3e-2, 1e-1), repeats=1)
 
 
-class Problem(NamedTuple):
-    """A program, its data, and one start for all."""
-
-    program: Any
-    x: jax.Array
-    theta: Theta
-    has_scan: bool = False
-
-
 class Trace(NamedTuple):
     """A climb, one entry a step; entry 0 is the start."""
 
     value: np.ndarray  # L(θ_t), as the method itself computes it
     theta: dict[str, np.ndarray]  # θ_t
-
-
-class Racer(NamedTuple):
-    """A compiled method: its trace, the call to time for a number of steps, and the seconds of compilation."""
-
-    trace: Trace
-    race: Callable[[int], Any]
-    compile_seconds: float
-
-
-# ---- the problems
-
-
-def mixture(start: Theta) -> Any:
-    """A Gaussian mixture with full covariances."""
-
-    def program(x: jax.Array) -> None:
-        pi = numpyro.param("pi", start["pi"], constraint=constraints.simplex)
-        mu = numpyro.param("mu", start["mu"])
-        scale = numpyro.param("scale", start["scale"], constraint=constraints.lower_cholesky)
-        with numpyro.plate("rows", len(x)):
-            z = numpyro.sample("z", dist.Categorical(pi))
-            numpyro.sample("x", dist.MultivariateNormal(mu[z], scale_tril=scale[z]), obs=x)
-
-    return program
-
-
-def spherical(start: Theta) -> Any:
-    """A Gaussian mixture, one σ to a component."""
-
-    def program(x: jax.Array) -> None:
-        pi = numpyro.param("pi", start["pi"], constraint=constraints.simplex)
-        mu = numpyro.param("mu", start["mu"])
-        sigma = numpyro.param("sigma", start["sigma"], constraint=constraints.positive)
-        with numpyro.plate("rows", len(x)):
-            z = numpyro.sample("z", dist.Categorical(pi))
-            numpyro.sample("x", dist.Normal(mu[z], sigma[z][..., None]).to_event(1), obs=x)
-
-    return program
-
-
-def hidden_markov(start: Theta) -> Any:
-    """A Gaussian hidden Markov model; the last row of A is the start."""
-
-    def program(x: jax.Array) -> None:
-        A = numpyro.param("A", start["A"], constraint=constraints.simplex)
-        mu = numpyro.param("mu", start["mu"])
-        sigma = numpyro.param("sigma", start["sigma"], constraint=constraints.positive)
-
-        def step(before: jax.Array, x: jax.Array) -> tuple[jax.Array, None]:
-            z = numpyro.sample("z", dist.Categorical(A[before]))
-            numpyro.sample("x", dist.Normal(mu[z], sigma[z]), obs=x)
-            return z, None
-
-        scan(step, len(A) - 1, x)
-
-    return program
-
-
-def problems(config: Config) -> dict[str, Problem]:
-    """Old Faithful, three overlapping Gaussians, and a chain of three overlapping states."""
-    draw, start, chain = jax.random.split(jax.random.key(config.seed), 3)
-    geyser = jnp.asarray(load("old_faithful").x)
-    identity = jnp.broadcast_to(jnp.eye(2), (2, 2, 2))
-    slides = {"pi": jnp.array([0.5, 0.5]), "mu": jnp.asarray(CENTRES), "scale": identity}
-    chosen = {"Old Faithful, K = 2": Problem(mixture(slides), geyser, slides)}
-    if config.quick:
-        return chosen
-    angle = 2 * jnp.pi * jnp.arange(3) / 3
-    truth = {"pi": jnp.array([0.5, 0.3, 0.2]), "mu": 1.5 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)}
-    x, _ = jaxem.sample(gaussian.isotropic, truth | {"sigma": jnp.ones(())}, draw, 1_000)
-    centres = jaxem.inits.kmeans_plus_plus(gaussian.isotropic, start, x, 3)["mu"]
-    wide = {"pi": jnp.full(3, 1 / 3), "mu": centres, "sigma": jnp.ones(3)}
-    chosen["overlapping mixture, K = 3"] = Problem(spherical(wide), x, wide)
-    y = chain_sample(chain, 300)
-    A = jnp.concatenate([jnp.full((3, 3), 0.1) + 0.7 * jnp.eye(3), jnp.full((1, 3), 1 / 3)])
-    states = {"A": A, "mu": jnp.quantile(y, jnp.array([0.2, 0.5, 0.8])), "sigma": jnp.full(3, jnp.std(y))}
-    chosen["hidden Markov model, K = 3"] = Problem(hidden_markov(states), y, states, has_scan=True)
-    return chosen
-
-
-def chain_sample(key: jax.Array, num_steps: int) -> jax.Array:
-    """A draw from three states, two standard deviations apart, that last ten steps on average."""
-    first, stay, noise = jax.random.split(key, 3)
-    A = jnp.full((3, 3), 0.05) + 0.85 * jnp.eye(3)
-
-    def step(z: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jax.random.categorical(key, jnp.log(A[z])), z
-
-    _, z = jax.lax.scan(step, jax.random.randint(first, (), 0, 3), jax.random.split(stay, num_steps))
-    return 2.0 * z - 2.0 + jax.random.normal(noise, (num_steps,))
 
 
 # ---- the three methods
@@ -192,36 +93,11 @@ def em_racer(problem: Problem, num_steps: int) -> Racer:
     return Racer(trace, lambda steps: run(problem.theta, problem.x, jnp.asarray(steps)), seconds + plan.median)
 
 
-def recorded(step: Callable, look: Callable, state: Any, steps: jax.Array, room: int) -> tuple[jax.Array, jax.Array]:
-    """`steps` steps, and what `look` sees before each and after the last: values (room,) and parameters (room, P)."""
-    value, flat = jax.eval_shape(look, state)
-    history = jnp.zeros(room, value.dtype), jnp.zeros((room, flat.size), flat.dtype)
-
-    def write(index: jax.Array, state: Any, history: tuple) -> tuple:
-        return jax.tree.map(lambda past, now: past.at[index].set(now), history, look(state))
-
-    def body(index: jax.Array, carry: tuple) -> tuple:
-        state, history = carry
-        return step(state), write(index, state, history)
-
-    state, history = jax.lax.fori_loop(0, steps, body, (state, history))
-    return write(steps, state, history)
-
-
-class Enumerated(ELBO):
-    """−L(θ) by `log_density`, which eliminates along `scan`."""
-
-    can_infer_discrete = True
-
-    def loss(self, rng_key: jax.Array, param_map: Theta, model: Any, guide: Any, x: jax.Array) -> jax.Array:
-        return -numpyro_log_likelihood(model, param_map, x)
-
-
 def svi_racers(problem: Problem, rates: tuple[float, ...], num_steps: int) -> dict[str, Racer]:
     """NumPyro's SVI with Adam; one compilation for all rates."""
     unravel = ravel_pytree(problem.theta)[1]
 
-    def run(rate: jax.Array, x: jax.Array, steps: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def run(rate: jax.Array, x: jax.Array, steps: jax.Array) -> dict[str, jax.Array]:
         loss = Enumerated() if problem.has_scan else TraceEnum_ELBO()
         svi = SVI(config_enumerate(problem.program), lambda x: None, optax.adam(rate), loss)
         state = svi.init(jax.random.key(0), x)
@@ -230,42 +106,21 @@ def svi_racers(problem: Problem, rates: tuple[float, ...], num_steps: int) -> di
             state, _ = carry
             return svi.update(state, x)  # the loss is that of θ before the step
 
-        def look(carry: tuple) -> tuple[jax.Array, jax.Array]:
+        def look(carry: tuple) -> dict[str, jax.Array]:
             state, loss = carry
-            return -loss, ravel_pytree(svi.get_params(state))[0]
+            return {"value": -loss, "flat": ravel_pytree(svi.get_params(state))[0]}
 
-        return recorded(step, look, (state, jnp.zeros(())), steps, num_steps + 2)
+        return recorded(step, look, (state, jnp.zeros(())), steps, num_steps + 2)[2]
 
     example = (jnp.zeros(()), problem.x, jnp.asarray(num_steps + 1))
     run, seconds = compiled(run, *example)
 
     def racer(rate: float) -> Racer:
-        value, flat = run(jnp.asarray(rate), *example[1:])
-        trace = Trace(np.asarray(value[1:]), jax.tree.map(np.asarray, jax.vmap(unravel)(flat[:-1])))
+        seen = run(jnp.asarray(rate), *example[1:])
+        trace = Trace(np.asarray(seen["value"][1:]), jax.tree.map(np.asarray, jax.vmap(unravel)(seen["flat"][:-1])))
         return Racer(trace, lambda steps: run(jnp.asarray(rate), problem.x, jnp.asarray(steps)), seconds)
 
     return {f"SVI, Adam {rate:g}": racer(rate) for rate in rates}
-
-
-def numpyro_log_likelihood(program: Any, theta: Theta, x: jax.Array) -> jax.Array:
-    """L(θ) by NumPyro's own enumeration."""
-    model = handlers.seed(enum(config_enumerate(program), first_available_dim=-2), jax.random.key(0))
-    return log_density(model, (x,), {}, theta)[0]
-
-
-def bijections(program: Any, x: jax.Array) -> dict[str, Any]:
-    """From NumPyro's unconstrained coordinates to each parameter."""
-    sites = handlers.trace(handlers.seed(program, jax.random.key(0))).get_trace(x)
-    params = {name: site for name, site in sites.items() if site["type"] == "param"}
-    return {name: biject_to(site["kwargs"].get("constraint", constraints.real)) for name, site in params.items()}
-
-
-def trace_enum_error(problem: Problem, value: float) -> float:
-    """(ELBO − L)/|L| at the start, by `TraceEnum_ELBO` whatever the program."""
-    loss = TraceEnum_ELBO().loss(
-        jax.random.key(0), problem.theta, config_enumerate(problem.program), lambda x: None, problem.x
-    )
-    return (-float(loss) - value) / abs(value)
 
 
 def lbfgs_racer(problem: Problem, num_steps: int) -> Racer:
@@ -276,28 +131,16 @@ def lbfgs_racer(problem: Problem, num_steps: int) -> Racer:
     def theta_of(flat: jax.Array) -> Theta:
         return {name: to[name](u) for name, u in unravel(flat).items()}
 
-    optimizer = optax.lbfgs()
+    def run(flat: jax.Array, x: jax.Array, steps: jax.Array) -> dict[str, jax.Array]:
+        def height(flat: jax.Array) -> jax.Array:
+            return numpyro_log_likelihood(problem.program, theta_of(flat), x)
 
-    def run(flat: jax.Array, x: jax.Array, steps: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def loss(flat: jax.Array) -> jax.Array:
-            return -numpyro_log_likelihood(problem.program, theta_of(flat), x)
-
-        known = optax.value_and_grad_from_state(loss)  # the line search has evaluated where it ended
-
-        def step(carry: tuple) -> tuple:
-            flat, state, value, gradient = carry
-            updates, state = optimizer.update(gradient, state, flat, value=value, grad=gradient, value_fn=loss)
-            flat = optax.apply_updates(flat, updates)
-            return flat, state, *known(flat, state=state)
-
-        state = optimizer.init(flat)
-        return recorded(
-            step, lambda carry: (-carry[2], carry[0]), (flat, state, *known(flat, state=state)), steps, num_steps + 1
-        )
+        initial, step = ascent(height, optax.lbfgs())
+        return recorded(step, lambda c: {"value": c.value, "flat": c.point}, initial(flat), steps, num_steps + 1)[2]
 
     run, seconds = compiled(run, flat, problem.x, jnp.asarray(num_steps))
-    value, path = run(flat, problem.x, jnp.asarray(num_steps))
-    trace = Trace(np.asarray(value), jax.tree.map(np.asarray, jax.jit(jax.vmap(theta_of))(path)))
+    seen = run(flat, problem.x, jnp.asarray(num_steps))
+    trace = Trace(np.asarray(seen["value"]), jax.tree.map(np.asarray, jax.jit(jax.vmap(theta_of))(seen["flat"])))
     return Racer(trace, lambda steps: run(flat, problem.x, jnp.asarray(steps)), seconds)
 
 
@@ -312,17 +155,18 @@ def run_problem(problem: Problem, budget: Budget) -> dict[str, Any]:
     traces = {name: racer.trace for name, racer in racers.items()}
     ends = {name: polished(m, problem, trace, budget.em) for name, trace in traces.items()}
     best_end, top = max(ends.values(), key=lambda end: end[1])
-    rows = {name: as_row(name, traces[name], top) for name in racers}
+    rows = {name: as_row(name, traces[name].value, top - CLOSE * abs(top), "L_best") for name in racers}
     for name, row in rows.items():
         row |= {"distance": distance(ends[name][0], best_end)}
         row |= {"same_basin": distance(ends[name][0], ends["EM"][0]) <= SAME}
-    best = min((row for row in rows.values() if row["method"].startswith("SVI")), key=merit)
-    best["chosen"] = True
+    choose(rows, "SVI", "L_best")
     timed = {}
     for name, row in rows.items():
         if row["chosen"]:
             timed[name] = timetable(racers[name], row, budget.repeats)
-            row |= {"compile_seconds": racers[name].compile_seconds, "seconds": seconds_at(timed[name], row["steps"])}
+            steps, seconds = timed[name]
+            taken = None if row["steps"] is None else float(seconds[steps == row["steps"]][0])
+            row |= {"compile_seconds": racers[name].compile_seconds, "seconds": taken}
     return {
         "rows": list(rows.values()),
         "L_start": float(traces["EM"].value[0]),
@@ -356,25 +200,6 @@ def in_order(theta: Theta) -> Theta:
     return {name: leaf[with_start][:, order] if name == "A" else leaf[order] for name, leaf in theta.items()}
 
 
-def as_row(method: str, trace: Trace, top: float) -> dict[str, Any]:
-    """Steps to L* − CLOSE·|L*|, None where it is not reached."""
-    arrived = np.flatnonzero(trace.value >= top - CLOSE * abs(top))
-    return {
-        "method": method,
-        "chosen": not method.startswith("SVI"),
-        "steps": int(arrived[0]) if arrived.size else None,
-        "steps_tried": len(trace.value) - 1,
-        "L_best": float(np.nanmax(trace.value)),
-        "compile_seconds": None,
-        "seconds": None,
-    }
-
-
-def merit(row: dict[str, Any]) -> tuple[float, float]:
-    """Fewest steps to the target first; of those that never arrive, the highest."""
-    return (np.inf if row["steps"] is None else row["steps"], -row["L_best"])
-
-
 def timetable(racer: Racer, row: dict[str, Any], repeats: int) -> tuple[np.ndarray, np.ndarray]:
     """(steps, seconds from the start) at some points of the climb, each a compiled block, median of repeats."""
     last = row["steps_tried"] if row["steps"] is None else min(2 * row["steps"], row["steps_tried"])
@@ -382,10 +207,6 @@ def timetable(racer: Racer, row: dict[str, Any], repeats: int) -> tuple[np.ndarr
     if row["steps"] is not None:
         steps = np.union1d(steps, [row["steps"]])
     return steps, np.array([measure(racer.race, int(n), repeats=repeats).median for n in steps])
-
-
-def seconds_at(timed: tuple[np.ndarray, np.ndarray], steps: int | None) -> float | None:
-    return None if steps is None else float(timed[1][timed[0] == steps][0])
 
 
 # ---- the claims
@@ -436,12 +257,7 @@ STATEMENTS = {
 def claims(cases: dict[str, dict[str, Any]]) -> list[Claim]:
     """Over the problems, the value nearest to its bound, or furthest above it."""
 
-    def worst(name: str) -> Claim:
-        pairs = [case["checks"][name] for case in cases.values()]
-        value, bound = max(pairs, key=lambda pair: np.inf if np.isnan(pair[0]) else pair[0] / pair[1])
-        return Claim(name, STATEMENTS[name], float(value), float(bound))
-
-    return [worst(name) for name in STATEMENTS]
+    return [worst(name, STATEMENTS[name], [case["checks"][name] for case in cases.values()]) for name in STATEMENTS]
 
 
 def run(config: Config) -> Result:

@@ -7,297 +7,98 @@ With d_tk = ‖x_t − μ_k‖² and J(z) = Σ_t d_{t z_t},
 
     log p(x, z) = log p(z) − J(z)/2σ² − (N/2) log 2πσ²,   G_σ = −2σ² log Σ_z p(z) e^{−J(z)/2σ²}
 
-σ → 0. J drowns log p(z): the limit is k-means, whatever A, as A has no zeros. Let r be the nearest means, l = r_t, and
-
-    R_tkl = max over the neighbours' states of p(z with z_t = k) / p(z with z_t = l)
-
-that is max_ij A_ik A_kj / (A_il A_lj) inside the chain. Putting l for k at t maps the paths through k one to one into
-those through l, each heavier by e^{(d_tk − d_tl)/2σ²} / R at least. So  γ_tk ≤ R_tkl e^{−(d_tk − d_tl)/2σ²}  (H7),
-and the most probable path is at l wherever d_tk − d_tl > 2σ² log R_tkl for every k ≠ l (HV). As the sum over z is at
-least its term at r and at most e^{−J/2σ²},  J ≤ G_σ ≤ J + 2σ² log 1/p(r)  (H8); and G_σ = min_q E_q J + 2σ² KL(q‖p),
-so  J ≤ Σ γd ≤ G_σ  (H9).
+σ → 0. J drowns log p(z): the limit is k-means, whatever A, as A has no zeros. The bounds for γ, Viterbi's path, G_σ,
+Σγd and the means (H7, HV, H8, H9, H10) are `jaxem.limits.chain_limit`, which here judges jaxem's E- and M-step of the
+program.
 
 T → 0 at fixed σ. log p(x, z)/T grows as a whole, A with it: the limit is Viterbi's path ẑ and hard EM is segmental
 k-means. Let M be the largest log p(x, z), Δ its lead over the second largest, and P = e^{M − L} the posterior of ẑ.
-For T ≤ 1, as e^{(ℓ − M)/T} ≤ e^{ℓ − M} e^{−Δ(1/T − 1)} for every other path,
+The slope in 1/T is Δ, by `jaxem.limits.freezing`. ẑ and M come from Viterbi's algorithm in NumPy, Δ from
+`jaxem.limits.lead`, segmental k-means and k-means from loops in NumPy.
 
-    M ≤ F_T ≤ M + T log(1 + s_T),   s_T = (1/P − 1) e^{−Δ(1/T − 1)},   P_T = e^{(M − F_T)/T}
-    P_T e^{−Δ/T} ≤ max_t (1 − γ_{t ẑ_t}) ≤ s_T/(1 + s_T)
-
-so the slope in 1/T is Δ. M, Δ and ẑ come from a 2-best Viterbi in NumPy, segmental k-means from a loop around it.
-
-Writes DIR/hmm_sigma_sweep.json, .npz, .pdf and .png. Exits 0 when every claim holds, 1 when one fails, 2 for bad
-arguments.
+Proofs: docs/theorems_chains.md. Writes DIR/hmm_sigma_sweep.json, .npz, .pdf and .png. Exits 0 when every claim holds,
+1 when one fails, 2 for bad arguments.
 """
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import _hidden_markov as hmm
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
-from numpyro import distributions as dist
-from numpyro.contrib.control_flow import scan
-from numpyro.distributions import constraints
+from _claims import worst
 
 import jaxem
-from jaxem.limits import ROUNDING
+from jaxem import limits
+from jaxem.limits import ROUNDING, UNDERFLOW, Bound
 
 from _command import Config, Result, command, leave
 from _results import Claim
 from _table import print_table
 
-Theta = dict[str, Any]
-NUM_STATES = 3
-STAY = 0.9  # of the diagonal of A
-MEANS = np.array([-2.0, 0.0, 2.0])  # the truth, with σ = 1
 WARM = 1.0  # the σ of the sweep over T
 NUM_STEPS = 64  # length of the paths that are compared; hard EM stops well before
 MAX_STEPS = 5_000  # EM slows down near σ_c
-UNDERFLOW = 750.0  # e^{−750} is 0 in float64
 DISTINCT = 1e-3  # means nearer than this count as one
+EPS = ROUNDING * float(np.finfo(float).eps)
 
 
-class Check(NamedTuple):
-    """A measured value and the bound it must not exceed."""
-
-    value: float
-    bound: float
+# ---- what is measured at one θ
 
 
-def tightest(checks: Iterable[Check]) -> Check:
-    """The one nearest to its bound, or furthest above it; NaN first."""
-
-    def ratio(check: Check) -> float:
-        if np.isnan(check.value):
-            return np.inf
-        return check.value / check.bound if check.bound > 0 else np.inf if check.value > check.bound else -np.inf
-
-    return max(checks, key=ratio)
-
-
-def program(x: jax.Array) -> None:
-    """The last row of A is the start."""
-    A = numpyro.param("A", jnp.asarray(transitions()), constraint=constraints.simplex)
-    mu = numpyro.param("mu", jnp.asarray(MEANS[:, None]))
-    sigma = numpyro.param("sigma", 1.0, constraint=constraints.positive)
-
-    def step(before: jax.Array, x: jax.Array) -> tuple[jax.Array, None]:
-        z = numpyro.sample("z", dist.Categorical(A[before]))
-        numpyro.sample("x", dist.Normal(mu[z], sigma).to_event(1), obs=x)
-        return z, None
-
-    scan(step, len(A) - 1, x)
-
-
-M = jaxem.from_numpyro(program).hold("A", "sigma")
-
-
-def transitions(stay: float = STAY) -> np.ndarray:
-    """(K + 1, K): every other state equally likely, and a uniform start."""
-    off = (1 - stay) / (NUM_STATES - 1)
-    A = np.full((NUM_STATES, NUM_STATES), off) + (stay - off) * np.eye(NUM_STATES)
-    return np.concatenate([A, np.full((1, NUM_STATES), 1 / NUM_STATES)])
-
-
-def parameters(mu: Any, sigma: Any, stay: float = STAY) -> Theta:
-    return {"A": jnp.asarray(transitions(stay)), "mu": jnp.asarray(mu), "sigma": jnp.asarray(sigma, float)}
-
-
-def draw_chain(seed: int, num_times: int) -> tuple[np.ndarray, np.ndarray]:
-    """x (T, 1) from the program's own law at the truth, and its states."""
-    rng, A = np.random.default_rng(seed), transitions()
-    z = np.zeros(num_times, int)
-    before = NUM_STATES
-    for t in range(num_times):
-        z[t] = before = rng.choice(NUM_STATES, p=A[before])
-    return MEANS[z, None] + WARM * rng.normal(size=(num_times, 1)), z
-
-
-# ---- NumPy's own: two best paths, segmental k-means, the ratio R
-
-
-class Best(NamedTuple):
-    """The most probable path, its log p(x, z), and its lead over the second."""
-
-    path: np.ndarray
-    value: float
-    lead: float
-
-
-def two_best(log_start: np.ndarray, log_A: np.ndarray, log_emission: np.ndarray) -> Best:
-    """Viterbi with two survivors at each state."""
-    num_states = len(log_start)
-    score = np.stack([log_start + log_emission[0], np.full(num_states, -np.inf)], axis=1)  # (K, 2)
-    back = []
-    for emission in log_emission[1:]:
-        candidates = (score[:, :, None] + log_A[:, None, :]).reshape(-1, num_states)  # (K·2, K)
-        order = np.argsort(-candidates, axis=0, kind="stable")[:2]
-        score = np.take_along_axis(candidates, order, axis=0).T + emission[:, None]
-        back.append(order)
-    last = np.argsort(-score.ravel(), kind="stable")[:2]
-    value, second = score.ravel()[last]
-    at = int(last[0])
-    path = [at // 2]
-    for order in back[::-1]:
-        at = int(order[at % 2, at // 2])
-        path.append(at // 2)
-    return Best(np.array(path[::-1]), float(value), float(value - second))
-
-
-def best_path(x: np.ndarray, theta: Theta) -> Best:
-    A, mu, sigma = (np.asarray(theta[name]) for name in ("A", "mu", "sigma"))
-    emission = -squared(x, mu) / (2 * sigma**2) - x.shape[1] / 2 * np.log(2 * np.pi * sigma**2)
-    return two_best(np.log(A[-1]), np.log(A[:-1]), emission)
-
-
-def squared(x: np.ndarray, mu: np.ndarray) -> np.ndarray:
-    """d (T, K)."""
-    return ((x[:, None] - mu[None]) ** 2).sum(axis=-1)
-
-
-def means(x: np.ndarray, path: np.ndarray, mu: np.ndarray) -> np.ndarray:
-    """The mean of each state's points; a state without points keeps its own."""
-    return np.stack([x[path == k].mean(axis=0) if np.any(path == k) else mu[k] for k in range(len(mu))])
-
-
-def segmental_kmeans(x: np.ndarray, theta: Theta, num_steps: int) -> tuple[np.ndarray, list[Best]]:
-    """μ after every step of: Viterbi's path, then the means of its segments. And the paths."""
-    mus, paths = [], []
-    for _ in range(num_steps):
-        paths.append(best_path(x, theta))
-        theta = theta | {"mu": means(x, paths[-1].path, np.asarray(theta["mu"]))}
-        mus.append(theta["mu"])
-    return np.stack(mus), paths
-
-
-def lloyd(x: np.ndarray, mu: np.ndarray, num_steps: int) -> tuple[np.ndarray, float]:
-    """μ after every step of k-means, and the least gap between a point's two nearest means on the way."""
-    mus, least = [], np.inf
-    for _ in range(num_steps):
-        d = squared(x, mu)
-        least = min(least, float(np.min(np.diff(np.sort(d, axis=1)[:, :2], axis=1))))
-        mu = means(x, d.argmin(axis=1), mu)
-        mus.append(mu)
-    return np.stack(mus), least
-
-
-def log_ratios(A: np.ndarray, nearest: np.ndarray) -> np.ndarray:
-    """log R (T, K): the most that p(z) can gain by z_t = k in place of r_t, over all neighbours."""
-    log_A, log_start = np.log(A[:-1]), np.log(A[-1])
-    into = np.max(log_A[:, :, None] - log_A[:, None, :], axis=0)  # (k, l): max_i A_ik / A_il
-    out = np.max(log_A[:, None, :] - log_A[None, :, :], axis=2)  # (k, l): max_j A_kj / A_lj
-    ratio = (into + out)[:, nearest].T
-    ratio[0] = log_start - log_start[nearest[0]] + out[:, nearest[0]]
-    ratio[-1] = into[:, nearest[-1]]
-    return ratio
-
-
-# ---- one σ, one T
-
-
-def log_prior(A: np.ndarray, path: np.ndarray) -> float:
-    """log p(z)."""
-    return float(np.log(A[-1][path[0]]) + np.log(A[path[:-1], path[1:]]).sum())
-
-
-def sigma_row(x: np.ndarray, theta: Theta, start: Theta, fits: jaxem.Fit) -> dict[str, Any]:
+def sigma_row(x: np.ndarray, theta: hmm.Theta, start: hmm.Theta, fits: jaxem.Fit) -> dict[str, Any]:
     """Everything that is claimed at one σ: at the fit, and at a start, the statements being for any θ."""
-    at_fit, at_start = (sigma_checks(x, theta) for theta in (theta, start))
+    (at_fit, gamma_gap), (at_start, _) = (sigma_checks(x, theta) for theta in (theta, start))
     fit = jaxem.best(fits)
-    mu = np.sort(np.asarray(theta["mu"]), axis=0)
     row: dict[str, Any] = {
         "sigma": float(theta["sigma"]),
         "F": float(fit.free_energy),
         "steps": int(fit.num_steps),
         "unconverged": int(np.sum(np.asarray(fits.status) != jaxem.Status.CONVERGED)),
-        "distinct": 1 + int(np.sum(np.diff(mu[:, 0]) > DISTINCT)),
-        "apart": at_fit["apart"],
-        "undecided": at_fit["undecided"],
-        "gamma_gap": at_fit["gamma_gap"],
-        "gamma_gap_bound": at_fit["gamma_gap_bound"],
-        "v": at_fit["v"],
-        "h": at_fit["h"],
+        "distinct": 1 + int(np.sum(np.diff(np.sort(np.asarray(theta["mu"]), axis=0)[:, 0]) > DISTINCT)),
+        "apart": int(at_fit.apart),
+        "undecided": int(at_fit.undecided),
+        "gamma_gap": gamma_gap,
+        "gamma_gap_bound": float(at_fit.shares.max()),
+        "v": float(at_fit.v),
+        "h": float(at_fit.h),
     }
-    for name in ("H7", "H8", "H9", "H10", "HV"):
-        row |= {name: at_fit[name].value, f"{name}_bound": at_fit[name].bound}
-        row |= {f"{name}_start": at_start[name].value, f"{name}_start_bound": at_start[name].bound}
+    for name, field in FIELDS.items():
+        for end, found in (("", at_fit), ("_start", at_start)):
+            check = getattr(found, field)
+            row |= {f"{name}{end}": float(check.value), f"{name}{end}_bound": float(check.bound)}
     return row
 
 
-def sigma_checks(x: np.ndarray, theta: Theta) -> dict[str, Any]:
-    """H7–H10 and HV at one θ; L, γ, the M-step and Viterbi's path are jaxem's, the bounds are NumPy's."""
-    gamma = np.asarray(jaxem.marginals(M, theta, x)["z"])
-    viterbi = np.asarray(jaxem.decode(M, theta, x)["z"])
-    step = jaxem.em_path(M, theta, x, num_steps=NUM_STEPS)
-    A, mu, sigma = (np.asarray(theta[name]) for name in ("A", "mu", "sigma"))
-    num_times = len(x)
-    d, variance = squared(x, mu), float(sigma) ** 2
-    nearest = d.argmin(axis=1)
-    r = np.eye(NUM_STATES)[nearest]
-    gap = (d - d.min(axis=1, keepdims=True)) / (2 * variance)  # (d_tk − d_tl)/2σ²
-    ratio = log_ratios(A, nearest)
-    L, J = float(step.after_e[0]), float(d.min(axis=1).sum())
-    eps = ROUNDING * np.finfo(float).eps
-    rounding = eps * (1 + abs(L))  # an error of eps·|ℓ| in ℓ is a relative error in e^ℓ
-
-    others = np.where(r == 1, 0, np.exp(ratio - gap)).sum(axis=1)
-    apart = np.abs(gamma - r).max(axis=1)
-    v = (-L - num_times / 2 * np.log(2 * np.pi * variance) - J / (2 * variance)) / num_times
-    h = -log_prior(A, nearest) / num_times
-    excess = (gamma * (d - d.min(axis=1, keepdims=True))).sum() / (2 * variance * num_times)  # (Σγd − J)/2σ²N
-    decided = np.all((r == 1) | (gap > ratio * (1 + eps) + eps), axis=1)
-    hard, N_k = means(x, nearest, mu), gamma.sum(axis=0)
-    used = r.sum(axis=0) > 0
-    moved = np.linalg.norm(np.asarray(step.theta["mu"][0]) - hard, axis=1)
-    spread = 2 * rounding * (gamma * (1 - gamma)).sum(axis=0)  # what an error of `rounding` in log γ does to Σγ
-    allowed = np.ptp(x) * (np.abs(gamma - r).sum(axis=0) + spread) / N_k + eps * np.abs(x).max()
-    return {
-        "v": v,
-        "h": h,
-        "apart": int(np.sum(viterbi != nearest)),
-        "undecided": int(np.sum(~decided)),
-        "gamma_gap": float(apart.max()),
-        "gamma_gap_bound": float(np.minimum(others, 1).max()),
-        "H7": tightest(map(Check, apart, np.minimum(others, 1) * (1 + rounding) + eps)),
-        "H8": Check(abs(v - h / 2), h / 2 + rounding / num_times),
-        "H9": Check(abs(excess - v / 2), v / 2 + rounding / num_times),
-        "H10": tightest(map(Check, moved[used], allowed[used])),
-        "HV": Check(float(np.sum(viterbi[decided] != nearest[decided])), 0.0),
-    }
+FIELDS = {"H7": "assignment", "H8": "objective", "H9": "distances", "H10": "centres", "HV": "path"}
 
 
-def temperature_rows(x: np.ndarray, theta: Theta, temperatures: np.ndarray) -> list[dict[str, Any]]:
+def sigma_checks(x: np.ndarray, theta: hmm.Theta, transitions: Any = None) -> tuple[limits.ChainLimit, float]:
+    """H7–H10 and HV at one θ, and max|γ − r|. L, γ, the M-step and Viterbi's path are those of jaxem's program.
+
+    `transitions`: the A of which the statements are made, where it is another than θ's.
+    """
+    A, mu, sigma = (theta[name] for name in ("A", "mu", "sigma"))
+    step, gamma = jaxem.em_path(hmm.M, theta, x, num_steps=NUM_STEPS), jaxem.marginals(hmm.M, theta, x)["z"]
+    d, L = hmm.squared(x, np.asarray(mu)), step.after_e[0]
+    value = L + len(x) / 2 * jnp.log(2 * jnp.pi * sigma**2) + d.min(axis=1).sum() / (2 * sigma**2)
+    rounding = EPS * (1 + jnp.abs(L))  # an error of eps·|ℓ| in ℓ is a relative error in e^ℓ
+    judged = limits.ChainStep(value, gamma, jaxem.decode(hmm.M, theta, x)["z"], step.theta["mu"][0], rounding)
+    A = A if transitions is None else transitions
+    found = limits.chain_limit(x, mu, sigma, A[:-1], A[-1], step=judged)
+    return found, float(np.abs(gamma - np.eye(hmm.NUM_STATES)[d.argmin(axis=1)]).max())
+
+
+def temperature_rows(x: np.ndarray, theta: hmm.Theta, best: limits.Lead, temperatures: np.ndarray) -> list[dict]:
     """F_T and the marginals on their way to Viterbi's path, at one θ."""
-    best = best_path(x, theta)
-    L = float(jaxem.em_path(M, theta, x, num_steps=NUM_STEPS).after_e[0])
-    log_odds = np.log(np.expm1(L - best.value))  # log (1/P − 1)
-    eps = ROUNDING * np.finfo(float).eps
-    rows = []
+    hard, rows = hmm.means(x, np.asarray(best.assignment["z"]), np.asarray(theta["mu"])), []
     for T in temperatures:
-        gamma = np.asarray(jaxem.marginals(M, theta, x, T)["z"])
-        step = jaxem.em_path(M, theta, x, num_steps=NUM_STEPS, temperature=T)
-        rise = float(step.after_e[0]) - best.value
-        s = float(np.exp(np.minimum(log_odds - best.lead * (1 / T - 1), 700)))
-        rounding = eps * (1 + abs(L)) / T
-        short = float(np.max(1 - gamma[np.arange(len(x)), best.path]))
-        lower = float(np.exp(-(best.lead + rise) / T))
-        hard = means(x, best.path, np.asarray(theta["mu"]))
-        rows.append(
-            {
-                "T": float(T),
-                "rise": rise,
-                "rise_bound": T * (np.log1p(s) * (1 + rounding) + rounding),
-                "fall": -rise,
-                "fall_bound": T * rounding,
-                "gap": short,
-                "gap_bound": s / (1 + s) * (1 + rounding) + eps,
-                "lower": lower,
-                "lower_bound": short * (1 + rounding) + eps,
-                "mu": float(np.max(np.abs(np.asarray(step.theta["mu"][0]) - hard))),
-            }
-        )
+        step = jaxem.em_path(hmm.M, theta, x, num_steps=NUM_STEPS, temperature=T)
+        found = limits.freezing(hmm.M, theta, x, T, best=best)
+        row = {"T": float(T), "mu": float(np.max(np.abs(np.asarray(step.theta["mu"][0]) - hard)))}
+        for name, check in zip(("fall", "rise", "gap", "lower"), found, strict=True):
+            row |= {name: float(check.value), f"{name}_bound": float(check.bound)}
+        rows.append(row)
     return rows
 
 
@@ -307,49 +108,49 @@ def temperature_rows(x: np.ndarray, theta: Theta, temperatures: np.ndarray) -> l
 def run(config: Config) -> Result:
     """σ from above the first split to one-hot γ, then T from 1 to one-hot γ."""
     num_times, restarts = (60, 2) if config.quick else (200, 8)
-    x, z = draw_chain(config.seed, num_times)
+    x, z = hmm.draw_chain(config.seed, num_times)
     rng = np.random.default_rng([config.seed, 1])
-    starts = np.stack([rng.choice(x, NUM_STATES, replace=False) for _ in range(restarts)])
-    critical = critical_sigma(x)
-    least = min(lloyd(x, mu, NUM_STEPS)[1] for mu in starts)
-    log_R = float(log_ratios(transitions(), np.tile(np.arange(NUM_STATES), 3)).max())
-    last = 0.999 * np.sqrt(least / (2 * (UNDERFLOW + log_R)))
+    starts = np.stack([rng.choice(x, hmm.NUM_STATES, replace=False) for _ in range(restarts)])
+    A = hmm.transitions()
+    critical = float(limits.chain_critical_sigma(x, A[:-1]))
+    least = min(float(limits.least_gap(x, mu, num_steps=NUM_STEPS)) for mu in starts)
+    last = 0.999 * float(limits.chain_one_hot_sigma(least, A[:-1], A[-1]))
     sigmas = np.append(np.geomspace(2 * critical, 4 * last, 6 if config.quick else 40), last)
     rows, centres = [], []
     for index, sigma in enumerate(sigmas):
-        thetas = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(parameters(mu, sigma) for mu in starts))
-        fits = jaxem.em_batch(M, thetas, x, tol=0.0, max_steps=MAX_STEPS)
+        thetas = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(hmm.parameters(mu, sigma) for mu in starts))
+        fits = jaxem.em_batch(hmm.M, thetas, x, tol=0.0, max_steps=MAX_STEPS)
         theta = jaxem.best(fits).theta
-        rows.append(sigma_row(x, theta, parameters(starts[index % restarts], sigma), fits))
+        rows.append(sigma_row(x, theta, hmm.parameters(starts[index % restarts], sigma), fits))
         centres.append(np.asarray(theta["mu"]))
-    walks = [walked(x, parameters(mu, last), parameters(mu, WARM)) for mu in starts]
-    warm = max((walk.theta for walk in walks), key=lambda theta: best_path(x, theta).value)
-    best = best_path(x, warm)
+    walks = [walked(x, hmm.parameters(mu, last), hmm.parameters(mu, WARM)) for mu in starts]
+    warm = max((walk.theta for walk in walks), key=lambda theta: hmm.viterbi(x, theta)[1])
+    best = hmm.best_path(x, warm)
+    path, visible = np.asarray(best.assignment["z"]), float(best.lead) / 45  # e^{−45} is rounding
     coldest = min(walk.coldest for walk in walks)
-    visible = best.lead / 45  # e^{−45} is rounding
     temperatures = np.append(np.geomspace(1, visible, 6 if config.quick else 40), coldest)
-    cooling = temperature_rows(x, warm, temperatures)
+    nearest = np.tile(np.arange(hmm.NUM_STATES), 3)
     summary = {
         "num_times": num_times,
-        "stay": STAY,
+        "stay": hmm.STAY,
         "critical_sigma": critical,
         "last_sigma": last,
         "least_gap": least,
-        "log_ratio": log_R,
+        "log_ratio": float(limits.chain_log_ratios(A[:-1], A[-1], nearest).max()),
         "warm_sigma": WARM,
-        "lead": best.lead,
-        "apart": int(np.sum(best.path != squared(x, np.asarray(warm["mu"])).argmin(axis=1))),
+        "lead": float(best.lead),
+        "apart": int(np.sum(path != hmm.squared(x, np.asarray(warm["mu"])).argmin(axis=1))),
         "rows": rows,
-        "temperature_rows": cooling,
+        "temperature_rows": temperature_rows(x, warm, best, temperatures),
     }
     arrays = {
         "x": x,
         "z": z,
         "sigma": sigmas,
         "mu": np.stack(centres),
-        "kmeans_mu": lloyd(x, centres[-1], NUM_STEPS)[0][-1],
+        "kmeans_mu": hmm.lloyd(x, centres[-1], NUM_STEPS)[-1],
         "segment_mu": np.asarray(warm["mu"]),
-        "segment_path": best.path,
+        "segment_path": path,
     }
     return Result(summary, claims(x, starts, summary, walks), arrays)
 
@@ -357,71 +158,44 @@ def run(config: Config) -> Result:
 class Walk(NamedTuple):
     """From one start: the largest differences between iterates, and where hard EM ends."""
 
-    theta: Theta  # hard EM's end at σ = WARM
-    lloyd: tuple[Check, Check]  # at the last σ: EM and hard EM against k-means
-    segmental: Check  # at σ = WARM: hard EM against segmental k-means
-    cold: Check  # there, at the least T: EM against hard EM
+    theta: hmm.Theta  # hard EM's end at σ = WARM
+    lloyd: list[Bound]  # at the last σ: EM and hard EM against k-means
+    segmental: Bound  # at σ = WARM: hard EM against segmental k-means
+    cold: Bound  # there, at the least T: EM against hard EM
     coldest: float
-    falls: tuple[Check, Check]  # of F in any half-step, at T = 1 and T = 0
+    falls: list[Bound]  # of F in any half-step, at T = 1 and T = 0
 
 
-def walked(x: np.ndarray, small: Theta, warm: Theta) -> Walk:
+def walked(x: np.ndarray, small: hmm.Theta, warm: hmm.Theta) -> Walk:
     """C11 for chains: iterate by iterate."""
 
-    def path(theta: Theta, temperature: float) -> jaxem.Path:
-        return jaxem.em_path(M, theta, x, num_steps=NUM_STEPS, temperature=temperature)
+    def path(theta: hmm.Theta, temperature: float) -> jaxem.Path:
+        return jaxem.em_path(hmm.M, theta, x, num_steps=NUM_STEPS, temperature=temperature)
 
-    def apart(a: jaxem.Path, mu: Any) -> Check:
+    def apart(a: jaxem.Path, mu: Any) -> Bound:
         """‖μ − μ'‖ over the iterates: γ is one-hot, so the means differ by the rounding of their sums."""
-        scale = float(np.abs(x).max())
-        return Check(float(np.max(np.abs(a.theta["mu"] - mu))), ROUNDING * float(np.finfo(float).eps) * scale)
+        return Bound(np.max(np.abs(a.theta["mu"] - mu)), EPS * np.abs(x).max())
 
-    kmeans, _ = lloyd(x, np.asarray(small["mu"]), NUM_STEPS)
-    hard = path(warm, 0.0)
-    segmental, paths = segmental_kmeans(x, warm, NUM_STEPS)
-    thetas = [warm, *({**warm, "mu": mu} for mu in segmental[:-1])]
-    coldest = min(least_temperature(x, theta, best) for theta, best in zip(thetas, paths, strict=True))
+    kmeans, hard = hmm.lloyd(x, np.asarray(small["mu"]), NUM_STEPS), path(warm, 0.0)
+    segmental = hmm.segmental_kmeans(x, warm, NUM_STEPS)
+    met = np.unique(np.concatenate([np.asarray(warm["mu"])[None], segmental[:-1]]), axis=0)
+    leads = [float(limits.lead(hmm.M, warm | {"mu": mu}, x).lead) for mu in met]
+    # T at which s_T underflows; log(1/P − 1) ≤ N log K, the number of paths
+    coldest = min(lead / (UNDERFLOW["float64"] + lead + len(x) * np.log(hmm.NUM_STATES)) for lead in leads)
     return Walk(
         warm | {"mu": hard.theta["mu"][-1]},
-        (apart(path(small, 1.0), kmeans), apart(path(small, 0.0), kmeans)),
+        [apart(path(small, T), kmeans) for T in (1.0, 0.0)],
         apart(hard, segmental),
         apart(path(warm, coldest), hard.theta["mu"]),
         coldest,
-        (fall(path(warm, 1.0)), fall(hard)),
+        [fall(path(warm, 1.0)), fall(hard)],
     )
 
 
-def least_temperature(x: np.ndarray, theta: Theta, best: Best) -> float:
-    """T at which s_T underflows; log(1/P − 1) ≤ T log K, the number of paths."""
-    return best.lead / (UNDERFLOW + best.lead + len(x) * np.log(NUM_STATES))
-
-
-def fall(path: jaxem.Path) -> Check:
+def fall(path: jaxem.Path) -> Bound:
     """C2: the largest fall of F in any half-step."""
     trace = np.stack([path.after_e, path.after_m], axis=1).ravel()
-    return Check(float(np.max(trace[:-1] - trace[1:])), ROUNDING * np.finfo(float).eps * float(np.abs(trace).max()))
-
-
-# ---- the coincident point
-
-
-def critical_sigma(x: np.ndarray) -> float:
-    """σ_c² = Σ_ts λ^{|t − s|} x̃_t x̃_s / N, λ the second eigenvalue of A; λ = 0 gives the mixture's variance."""
-    centred = x[:, 0] - x.mean()
-    lag = np.abs(np.subtract.outer(np.arange(len(x)), np.arange(len(x))))
-    second = np.sort(np.linalg.eigvals(transitions()[:-1]).real)[-2]
-    return float(np.sqrt(centred @ second**lag @ centred / len(x)))
-
-
-def coincident_spectrum(x: np.ndarray, sigma: float) -> np.ndarray:
-    """Eigenvalues of EM's Jacobian in μ at μ_k = x̄, by `jax.jacfwd`, ascending."""
-
-    def em_map(mu: jax.Array) -> jax.Array:
-        theta = parameters(mu[:, None], sigma)
-        return jaxem.em_path(M, theta, x, num_steps=NUM_STEPS).theta["mu"][0, :, 0]
-
-    jacobian = jax.jit(jax.jacfwd(em_map))(jnp.full(NUM_STATES, x.mean()))
-    return np.sort(np.linalg.eigvals(np.asarray(jacobian)).real)
+    return Bound(np.max(trace[:-1] - trace[1:]), EPS * np.abs(trace).max())
 
 
 # ---- the claims
@@ -429,28 +203,22 @@ def coincident_spectrum(x: np.ndarray, sigma: float) -> np.ndarray:
 
 def claims(x: np.ndarray, starts: np.ndarray, summary: dict[str, Any], walks: list[Walk]) -> list[Claim]:
     """The verdicts. A bound that varies with σ or T is reported where value / bound is largest."""
-    eps = ROUNDING * float(np.finfo(float).eps)
     rows, cooling = summary["rows"], summary["temperature_rows"]
-
-    def worst(name: str, statement: str, checks: list[Check]) -> Claim:
-        value, bound = tightest(checks)
-        return Claim(name, statement, float(value), float(bound))
 
     def swept(name: str, statement: str) -> Claim:
         keys = (name, f"{name}_start")
-        return worst(name, statement, [Check(row[key], row[f"{key}_bound"]) for row in rows for key in keys])
+        return worst(name, statement, [(row[key], row[f"{key}_bound"]) for row in rows for key in keys])
 
     def cooled(name: str, statement: str, key: str) -> Claim:
-        return worst(name, statement, [Check(row[key], row[f"{key}_bound"]) for row in cooling])
+        return worst(name, statement, [(row[key], row[f"{key}_bound"]) for row in cooling])
 
-    theta = parameters(starts[0], WARM)
-    even = theta | {"A": jnp.full_like(theta["A"], 1 / NUM_STATES)}
-    scaled = -squared(x, starts[0]) / (2 * WARM**2)
+    theta = hmm.parameters(starts[0], WARM)
+    even = theta | {"A": jnp.full_like(theta["A"], 1 / hmm.NUM_STATES)}
+    scaled = -hmm.squared(x, starts[0]) / (2 * WARM**2)
     mixture = np.exp(scaled) / np.exp(scaled).sum(axis=1, keepdims=True)
-    best = [(best_path(x, w.theta), w.theta) for w in walks]
-    viterbi = [np.sum(np.asarray(jaxem.decode(M, theta, x)["z"]) != found.path) for found, theta in best]
+    viterbi = [np.sum(np.asarray(jaxem.decode(hmm.M, w.theta, x)["z"]) != hmm.viterbi(x, w.theta)[0]) for w in walks]
     split = summary["critical_sigma"] ** 2 / WARM**2
-    spectrum = coincident_spectrum(x, WARM) - np.array([0.0] + (NUM_STATES - 1) * [split])
+    spectrum = hmm.coincident_spectrum(x, WARM) - np.array([0.0] + (hmm.NUM_STATES - 1) * [split])
     return [
         worst("C2", "neither half-step of EM lowers F, at T = 1 and T = 0", [fall for w in walks for fall in w.falls]),
         swept("H7", "σ → 0, E-step: |γ − r| ≤ Σ_k R_kl exp(−Δ_k/2σ²), r the nearest mean"),
@@ -458,22 +226,18 @@ def claims(x: np.ndarray, starts: np.ndarray, summary: dict[str, Any], walks: li
         swept("H9", "J ≤ Σγd ≤ G_σ, as |e − v/2| ≤ v/2"),
         swept("H10", "M-step: ‖μ_k(γ) − μ_k(r)‖ ≤ diam(X) Σ|γ − r|/N_k"),
         swept("HV", "times at which Viterbi's path is not the nearest mean although Δ > 2σ² log R"),
-        worst(
-            "H11",
-            "iterates: at the last σ EM = hard EM = k-means in NumPy",
-            [check for w in walks for check in w.lloyd],
-        ),
+        worst("H11", "iterates: at the last σ EM = hard EM = k-means in NumPy", [c for w in walks for c in w.lloyd]),
         Claim(
             "H13",
             "at μ_k = x̄ EM's spectrum is {0, σ_c²/σ²}, σ_c² = Σ λ^|t−s| x̃_t x̃_s/N",
             float(np.max(np.abs(spectrum))),
-            eps * (1 + split) * len(x),
+            EPS * (1 + split) * len(x),
         ),
         Claim(
             "even",
             "A uniform: the marginals are the mixture's γ",
-            float(np.max(np.abs(jaxem.marginals(M, even, x)["z"] - mixture))),
-            eps * (1 + float(np.abs(scaled).sum())),
+            float(np.max(np.abs(jaxem.marginals(hmm.M, even, x)["z"] - mixture))),
+            EPS * (1 + float(np.abs(scaled).sum())),
         ),
         Claim("path", "jaxem.decode differs from Viterbi in NumPy (times)", float(max(viterbi)), 0.0),
         cooled("F_T", "T → 0: F_T ≤ M + T log(1 + s_T), M from Viterbi in NumPy", "rise"),

@@ -5,6 +5,7 @@ whatever plates, scans and other latents stand around it. At T = 0 it is the one
 assignment, because the derivative of a maximum backtracks.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -111,6 +112,15 @@ def weighted_marginals(
 
     With a key the tables are one-hot, one draw from the joint posterior.
     """
+    partition, zeros, weights = offset_partition(m, theta, data, key)
+    free_energy, found = jax.value_and_grad(partition)(zeros)
+    return found, weights, free_energy
+
+
+def offset_partition(
+    m: Program, theta: Theta, data: Data, key: Array | None = None
+) -> tuple[Callable[[dict[str, Array]], Array], dict[str, Array], dict[str, Array]]:
+    """(ε → F_T with ε added to the log-probabilities of every latent, ε = 0, the weights of their rows)."""
     terms, tables, _ = m.tables(theta, data.x)
     enumerated = m.structure(data.x).enumerated
     tiny = jnp.finfo(data.temperature.dtype).tiny ** 0.75  # a row of weight 0 has a posterior too
@@ -132,5 +142,4 @@ def weighted_marginals(
 
     scales = {name: factors[term.name].scale.along(places[name]) for name, term in laws.items()}
     weights = {name: jnp.broadcast_to(scale, rows[name]) for name, scale in scales.items()}
-    free_energy, found = jax.value_and_grad(partition)(zeros)
-    return found, weights, free_energy
+    return partition, zeros, weights

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 ROUNDING = 64  # allowances are ROUNDING·eps·(scale of the terms)
+UNDERFLOW = {"float64": 750.0, "float32": 105.0}  # e^{−…} is 0, subnormal numbers included
 
 
 class Bound(NamedTuple):
