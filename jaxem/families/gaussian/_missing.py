@@ -51,7 +51,9 @@ class Completed(NamedTuple):
     """Rows as each component would have them."""
 
     difference: Float[Array, "K D n"]  # E[x | observed, k] − μ_k
-    directions: Float[Array, "T K D n"]  # v_1 …: Cov[x | observed, k] is Σ v vᵀ; or T = 1, and v² is its diagonal
+    directions: Float[
+        Array, "T _ D n"
+    ]  # v_1 …, of each k or of all: Cov[x | observed, k] is Σ v vᵀ; or v² its diagonal
     squares: Float[Array, "K n"]  # (x_o − μ_o)ᵀ Σ_oo⁻¹ (x_o − μ_o)
     log_det: Float[Array, "K n"]  # log det Σ_oo
 
@@ -65,7 +67,7 @@ def completed(m: Mixture) -> Missing:
         fast=Fast(products),
         law=law,
         surface=surface,
-        in_order=True,
+        in_order=bool({"Sigma", "rotation", "correlation"} & dict(m.shapes).keys()),
     )
 
 
@@ -74,23 +76,26 @@ class Given(NamedTuple):
 
     mu: Float[Array, "K D"]
     scale: Float[Array, "K D ..."]  # σ_kd (K, D), or L_k⁻¹ (K, D, D) of Σ_k = L_k L_kᵀ
-    log_det: Float[Array, " K"] | None  # of L_k
+    log_det: Float[Array, " K"] | None = None  # of L_k
+    precision: Float[Array, "_ D D"] | None = None  # Λ_k, one where Σ is shared
 
 
 def given(theta: Theta) -> Given:
     """Of plain θ."""
     if "sigma" in theta:
-        return Given(theta["mu"], scales.by_feature(theta["sigma"], theta["mu"]), None)
-    return Given(theta["mu"], *covariances.whiteners(theta))
+        return Given(theta["mu"], scales.by_feature(theta["sigma"], theta["mu"]))
+    inverse, log_det = covariances.whiteners(theta)
+    own = inverse[:1] if theta["Sigma"].ndim == 2 else inverse
+    return Given(theta["mu"], inverse, log_det, jnp.einsum("kde,kdf->kef", own, own, precision=EXACT))
 
 
 def complete(given: Given, rows: Float[Array, "n both"], most: Array | None = None) -> Completed:
     """Of rows that miss so many cells at `most`, if that is known, and else with a gradient."""
     x, seen = halves(rows)
     difference = jnp.where(seen.T[None], differences(x, given.mu), 0)
-    if given.log_det is None:
+    if given.precision is None:
         return by_scales(given.scale, difference, seen.T)
-    return by_covariances(given.scale, given.log_det, difference, ~seen.T, most)
+    return by_covariances(given, difference, ~seen.T, most)
 
 
 def by_scales(sigma: Float[Array, "K D"], difference: Float[Array, "K D n"], seen: Bool[Array, "D n"]) -> Completed:
@@ -104,17 +109,15 @@ def by_scales(sigma: Float[Array, "K D"], difference: Float[Array, "K D n"], see
 
 
 def by_covariances(
-    inverse: Float[Array, "K D D"],
-    log_det: Float[Array, " K"],
-    difference: Float[Array, "K D n"],
-    missing: Bool[Array, "D n"],
-    most: Array | None,
+    given: Given, difference: Float[Array, "K D n"], missing: Bool[Array, "D n"], most: Array | None
 ) -> Completed:
-    """By the directions above, of L_k⁻¹ and log det L_k."""
-    precision = jnp.einsum("kde,kdf->kef", inverse, inverse, precision=EXACT)
-    up_to = jnp.tri(len(missing), dtype=difference.dtype)
+    """By the directions above."""
+    assert given.precision is not None
+    assert given.log_det is not None
+    precision, D = given.precision, len(missing)
+    up_to = jnp.tri(D, dtype=difference.dtype)
     turn = jnp.where(missing, jnp.matmul(up_to, missing.astype(difference.dtype)), 0)  # of a cell in its row, from 1 on
-    nothing = 0 * difference  # that lies where the rows do
+    nothing = 0 * difference[: len(precision)]  # that lies where the rows do
 
     def minimise(index: Any, state: Completed) -> Completed:
         difference, directions, _, log_pivots = state
@@ -127,18 +130,18 @@ def by_covariances(
             return known + v * jnp.sum(v * column, axis=1, keepdims=True)
 
         # those that follow are 0, and a loop of known length has a gradient
-        v = e[None] - lax.fori_loop(0, len(directions) if most is None else index, add, nothing)
+        v = e[None] - lax.fori_loop(0, D if most is None else index, add, nothing)
         pivot = jnp.where(one, jnp.sum(v * column, axis=1), 1)
         root = jnp.where(one, lax.rsqrt(pivot), 0)[:, None]
         difference = difference - v * root**2 * jnp.sum(column * difference, axis=1, keepdims=True)
         directions = lax.dynamic_update_index_in_dim(directions, v * root, index, 0)
         return Completed(difference, directions, state.squares, log_pivots + jnp.log(pivot))
 
-    directions = jnp.zeros_like(difference, shape=(missing.shape[0], *difference.shape)) + nothing[0, 0, 0]
+    directions = jnp.zeros_like(difference, shape=(D, *nothing.shape)) + nothing[0, 0, 0]
     start = Completed(difference, directions, nothing[:, 0], nothing[:, 0])
-    end = lax.fori_loop(0, missing.shape[0] if most is None else most, minimise, start)
-    squares = sum_of_squares(covariances.whitened(inverse, end.difference))
-    return end._replace(squares=squares, log_det=2 * log_det[:, None] + end.log_det)
+    end = lax.fori_loop(0, D if most is None else most, minimise, start)
+    squares = sum_of_squares(covariances.whitened(given.scale, end.difference))
+    return end._replace(squares=squares, log_det=2 * given.log_det[:, None] + end.log_det)
 
 
 def log_joint(theta: Theta, done: Completed, rows: Float[Array, "n both"]) -> Float[Array, "K n"]:
@@ -156,18 +159,21 @@ def moments(theta: Theta, done: Completed, gamma: Float[Array, "K n"], most: Arr
         spread = jnp.einsum("kn,kdn->kd", gamma, squares, precision=EXACT)
         return Moments(N_k, shift, scales.pooled(spread, theta["sigma"]))
 
+    own = gamma if done.directions.shape[1] == len(gamma) else jnp.sum(gamma, axis=0, keepdims=True)
+
     def add(i: Any, spread: Array) -> Array:
         v = done.directions[i]
-        return spread + covariances.products_of(gamma[:, None] * v, v)
+        return spread + covariances.pooled(covariances.products_of(own[:, None] * v, v), theta["Sigma"])
 
     spread = covariances.products_of(gamma[:, None] * done.difference, done.difference)
-    spread = lax.fori_loop(0, len(done.directions) if most is None else most, add, spread)
-    return Moments(N_k, shift, covariances.pooled(spread, theta["Sigma"]))
+    spread = covariances.pooled(spread, theta["Sigma"])
+    return Moments(N_k, shift, lax.fori_loop(0, len(done.directions) if most is None else most, add, spread))
 
 
 def covariance(done: Completed) -> Float[Array, "K D D n"]:
     """Cov[x | observed, k], with correlations."""
-    return jnp.einsum("tkdn,tken->kden", done.directions, done.directions, precision=EXACT)
+    products = jnp.einsum("tkdn,tken->kden", done.directions, done.directions, precision=EXACT)
+    return jnp.broadcast_to(products, (len(done.difference), *products.shape[1:]))
 
 
 def table(theta: Theta, rows: Float[Array, "n both"]) -> Float[Array, "K n"]:
