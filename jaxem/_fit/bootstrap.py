@@ -31,7 +31,7 @@ from jaxem._core.tracing import compiled, is_concrete
 from jaxem._fit.em import remembered
 from jaxem._fit.lanes import slots_here
 from jaxem._fit.loop import Fit, gain_is_small, run
-from jaxem.families._missing import halves
+from jaxem.families._missing import beside, halves
 from jaxem.families._mixture import Mixture, num_components
 
 KINDS = ("nonparametric", "weighted", "parametric")
@@ -161,8 +161,7 @@ def as_rows(m: Mixture, drawn: Array, x: Array) -> Array:
     drawn = drawn.astype(x.dtype)
     if m.takes_whole_rows:
         return drawn.reshape(x.shape)
-    _, seen = halves(x)
-    return jnp.concatenate([jnp.where(seen, drawn, 0), seen.astype(x.dtype)], axis=1)
+    return beside(drawn, ~halves(x)[1])
 
 
 def assignments(m: Model, theta: Theta, data: Data) -> Array:

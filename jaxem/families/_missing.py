@@ -3,7 +3,7 @@
     ℓ_nk = log p(x_n,observed, z_n = k | θ)          (eq:observed)
 
 A mixture for such rows is a mixture itself, `Missing`: another table, other statistics and M-step for the same θ, so
-that every algorithm and answer runs on it unchanged. Its rows are (x, 1 where observed), x being 0 where it is not.
+that every algorithm and answer runs on it unchanged. Its rows are (x, 1 where missing), x being 0 where it is.
 
 Where columns are independent given z, ℓ_nk = log π_k + Σ_d log p(x_nd | θ_kd) over the observed d: the mixture is D
 mixtures of one column, and a missing cell is a row of weight 0 in its column (`by_column`). A column never observed in
@@ -43,10 +43,12 @@ class Missing(Mixture):
             says only the missing cells count.
         surface: (θ, θ_old, rows) → the ℓ̂ (K, n) that the M-step climbs from θ_old, if not ℓ itself: ℓ̂ ≤ ℓ, and equal
             at θ_old. Of a family that completes its rows, E[log p(x, z = k | θ)] plus the entropy of what is missing.
+        in_order: does it sum rows sooner where those that miss as many cells lie together?
     """
 
     law: Callable[[Theta, Array], Distribution] | None = None
     surface: Callable[[Theta, Theta, Array], Array] | None = None
+    in_order: bool = False
 
     @property
     def takes_whole_rows(self) -> bool:
@@ -65,9 +67,19 @@ class Missing(Mixture):
         x = checks.as_floating(x)
         seen = ~jnp.isnan(x)
         weights = _without_blank_rows(x, seen, weights)
-        filled = jnp.where(seen, x, 0)
-        theta, data = super().enter(theta, filled, weights, temperature, labels, batched=batched)
-        return theta, data._replace(x=jnp.concatenate([filled, seen.astype(x.dtype)], axis=1))
+        whole = jnp.where(seen, x, 0)
+        theta, data = super().enter(theta, whole, weights, temperature, labels, batched=batched)
+        return theta, data._replace(x=beside(whole, ~seen))
+
+    def once(self, theta: Theta, data: Data) -> Data:
+        """Those that miss fewest cells first, where that is faster; on several devices they stay as they lie."""
+        if self.in_order and data.shards is None:
+            order = jnp.argsort(jnp.sum(~halves(data.x)[1], axis=1))
+            ordered = {
+                name: rows[order] for name in ("x", "weights", "labels") if (rows := getattr(data, name)) is not None
+            }
+            data = data._replace(**ordered)
+        return super().once(theta, data)
 
     def rows(self, x: Any) -> Array:
         """x (N, D), floating, NaN where it is missing."""
@@ -116,10 +128,15 @@ def _without_blank_rows(x: Array, seen: Bool[Array, "N D"], weights: Array | Non
     return jnp.where(some, ones if weights is None else weights, 0)
 
 
+def beside(x: Shaped[Array, "n D"], missing: Bool[Array, "n D"]) -> Shaped[Array, "n both"]:
+    """The rows: x, 0 where it is missing, and where that is."""
+    return jnp.concatenate([jnp.where(missing, 0, x), missing.astype(x.dtype)], axis=1)
+
+
 def halves(rows: Shaped[Array, "n both"]) -> tuple[Shaped[Array, "n D"], Bool[Array, "n D"]]:
     """x, 0 where it is missing, and where it is observed."""
-    x, seen = jnp.split(rows, 2, axis=1)
-    return x, seen > 0
+    x, missing = jnp.split(rows, 2, axis=1)
+    return x, missing == 0
 
 
 def missing_of(m: Mixture, **changes: Any) -> Missing:

@@ -1,28 +1,31 @@
 """Gaussians whose rows have missing cells: each row is completed under each component, and no pattern is formed.
 
 With M_n = diag of what is observed of row n, the masked Σ̃ = MΣM + I − M and x̃ = M(x − μ) have the density of the
-observed cells, N(x̃; 0, Σ̃) = N(x_o; μ_o, Σ_oo) N(0; 0, I) (eq:observed). Its factorisation feature by feature is this
-recursion, one prediction, and one update of what is expected of the others, for each observed feature j:
+observed cells, N(x̃; 0, Σ̃) = N(x_o; μ_o, Σ_oo) N(0; 0, I) (eq:observed). With Λ = Σ⁻¹ it takes the missing cells alone:
+least squares over them by conjugate directions, one for each missing cell j, with what came before kept least:
 
-    e = x_j − m_j,  v = S_jj,   log p += −½(e²/v + log 2πv),   m += S_·j e/v,   S −= S_·j S_j·/v
+    v = e_j − Σ_i v_i v_iᵀΛe_j,   v /= √vᵀΛv,   x̂ −= v vᵀΛx̂
 
-from m = μ_k, S = Σ_k. It ends in m = E[x | x_o, k] and S = Cov[x | x_o, k], 0 but for what is missing, and with
-x̂_nk = m those are all that the M-step needs (Dempster, Laird & Rubin 1977; Ghahramani & Jordan 1994):
+From x̂ = x̃ on this ends in μ + x̂ = E[x | x_o, k], and Σ_i v_i v_iᵀ = Λ_mm⁻¹ = Cov[x | x_o, k], 0 but for what is
+missing. Then (x_o − μ_o)ᵀ Σ_oo⁻¹ (x_o − μ_o) = x̂ᵀΛx̂ and det Σ_oo = det Σ det Λ_mm, where det Λ_mm is the product of the
+vᵀΛv that were divided by; and for the M-step (Dempster, Laird & Rubin 1977; Ghahramani & Jordan 1994)
 
-    W_k = Σ_n γ_nk [(x̂_nk − μ_k⁺)(x̂_nk − μ_k⁺)ᵀ + Cov[x_n | x_n,observed, k]]
+    W_k = Σ_n γ_nk [(x̂_nk + μ_k − μ_k⁺)(x̂_nk + μ_k − μ_k⁺)ᵀ + Cov[x_n | x_n,observed, k]]
 
 So every model that is fitted by way of W_k, under a floor or a prior too, is fitted with missing cells. A column never
 observed in a component keeps its law given the others (without correlations: its mean and its variance).
+
+A step serves all rows of a chunk, each with its own next missing cell; rows that miss as many lie together
+(`Missing.in_order`), so that a chunk takes few steps.
 """
 
 import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxem._core.model import Theta
 from jaxem._rows.products import Products, by_gamma
@@ -30,9 +33,16 @@ from jaxem.families._missing import Missing, halves, missing_of
 from jaxem.families._mixture import Fast, Mixture
 from jaxem.families.gaussian import _covariances as covariances
 from jaxem.families.gaussian import _scales as scales
-from jaxem.families.gaussian._accuracy import EXACT
+from jaxem.families.gaussian._accuracy import EXACT, and_one, linear
 from jaxem.families.gaussian._factors import plain
-from jaxem.families.gaussian._moments import SPELLED_OUT, Moments, differences, log_weights
+from jaxem.families.gaussian._moments import (
+    Moments,
+    centre,
+    differences,
+    log_weights,
+    sum_and_count,
+    sum_of_squares,
+)
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -41,9 +51,9 @@ class Completed(NamedTuple):
     """Rows as each component would have them."""
 
     difference: Float[Array, "K D n"]  # E[x | observed, k] − μ_k
-    covariance: Float[
-        Array, "K D ..."
-    ]  # Cov[x | observed, k], (K, D, D, n), or (K, D, n) its diagonal: there is no more
+    directions: Float[
+        Array, "T _ D n"
+    ]  # v_1 …, of each k or of all: Cov[x | observed, k] is Σ v vᵀ; or v² its diagonal
     squares: Float[Array, "K n"]  # (x_o − μ_o)ᵀ Σ_oo⁻¹ (x_o − μ_o)
     log_det: Float[Array, "K n"]  # log det Σ_oo
 
@@ -57,57 +67,81 @@ def completed(m: Mixture) -> Missing:
         fast=Fast(products),
         law=law,
         surface=surface,
+        in_order=bool({"Sigma", "rotation", "correlation"} & dict(m.shapes).keys()),
     )
 
 
-def complete(theta: Theta, rows: Float[Array, "n both"]) -> Completed:
+class Given(NamedTuple):
+    """What completing a row takes of θ."""
+
+    mu: Float[Array, "K D"]
+    scale: Float[Array, "K D ..."]  # σ_kd (K, D), or L_k⁻¹ (K, D, D) of Σ_k = L_k L_kᵀ
+    log_det: Float[Array, " K"] | None = None  # of L_k
+    precision: Float[Array, "_ D D"] | None = None  # Λ_k, one where Σ is shared
+
+
+def given(theta: Theta) -> Given:
     """Of plain θ."""
-    x, seen = halves(rows)
-    difference, seen = differences(x, theta["mu"]), seen.T[None]
     if "sigma" in theta:
-        return by_scales(scales.by_feature(theta["sigma"], theta["mu"]), difference, seen)
-    return by_covariances(covariances.by_component(theta["Sigma"], theta["mu"]), difference, seen)
+        return Given(theta["mu"], scales.by_feature(theta["sigma"], theta["mu"]))
+    inverse, log_det = covariances.whiteners(theta)
+    own = inverse[:1] if theta["Sigma"].ndim == 2 else inverse
+    return Given(theta["mu"], inverse, log_det, jnp.einsum("kde,kdf->kef", own, own, precision=EXACT))
 
 
-def by_scales(sigma: Float[Array, "K D"], difference: Float[Array, "K D n"], seen: Array) -> Completed:
+def complete(given: Given, rows: Float[Array, "n both"], most: Array | None = None) -> Completed:
+    """Of rows that miss so many cells at `most`, if that is known, and else with a gradient."""
+    x, seen = halves(rows)
+    difference = jnp.where(seen.T[None], differences(x, given.mu), 0)
+    if given.precision is None:
+        return by_scales(given.scale, difference, seen.T)
+    return by_covariances(given, difference, ~seen.T, most)
+
+
+def by_scales(sigma: Float[Array, "K D"], difference: Float[Array, "K D n"], seen: Bool[Array, "D n"]) -> Completed:
     """Features that tell nothing of each other."""
-    sigma = sigma[:, :, None]
-    difference = jnp.where(seen, difference, 0)
     return Completed(
         difference,
-        jnp.where(seen, 0, sigma**2),
-        jnp.sum((difference / sigma) ** 2, axis=1),
-        jnp.sum(jnp.where(seen, 2 * jnp.log(sigma), 0), axis=1),
+        jnp.where(seen[None], 0, sigma[:, :, None])[None],
+        sum_of_squares(difference * (1 / sigma)[:, :, None]),
+        2 * jnp.matmul(jnp.log(sigma), seen.astype(sigma.dtype), precision=EXACT),
     )
 
 
-def by_covariances(Sigma: Float[Array, "K D D"], difference: Float[Array, "K D n"], seen: Array) -> Completed:
-    """The recursion above."""
-    Sigma = (Sigma + jnp.swapaxes(Sigma, 1, 2)) / 2  # as its gradient then is
+def by_covariances(
+    given: Given, difference: Float[Array, "K D n"], missing: Bool[Array, "D n"], most: Array | None
+) -> Completed:
+    """By the directions above."""
+    assert given.precision is not None
+    assert given.log_det is not None
+    precision, D = given.precision, len(missing)
+    up_to = jnp.tri(D, dtype=difference.dtype)
+    turn = jnp.where(missing, jnp.matmul(up_to, missing.astype(difference.dtype)), 0)  # of a cell in its row, from 1 on
+    nothing = 0 * difference[: len(precision)]  # that lies where the rows do
 
-    def observe(state: Completed, j: Any) -> tuple[Completed, None]:
-        mean, S, squares, log_det = state
-        column, here = S[:, :, j], seen[:, j]
-        v = jnp.where(here, column[:, j], 1)
-        e = jnp.where(here, difference[:, j] - mean[:, j], 0)
-        gain = jnp.where(here[:, None], column / v[:, None], 0)
-        return Completed(
-            mean + gain * e[:, None], S - gain[:, :, None] * column[:, None], squares + e**2 / v, log_det + jnp.log(v)
-        ), None
+    def minimise(index: Any, state: Completed) -> Completed:
+        difference, directions, _, log_pivots = state
+        here = turn == index + 1
+        e, one = here.astype(difference.dtype), jnp.any(here, axis=0)[None]
+        column = jnp.einsum("kde,en->kdn", precision, e, precision=EXACT)
 
-    nothing = 0 * difference[:, 0]  # that lies where the rows do
-    S = Sigma[..., None] + nothing[:, None, None]
-    start = Completed(0 * difference, S, nothing, nothing)
-    features = np.arange(Sigma.shape[1])
-    if len(features) <= SPELLED_OUT:  # three times as fast
-        end = start
-        for j in features:
-            end, _ = observe(end, j)
-    else:
-        end, _ = lax.scan(observe, start, features)
-    mean, S, squares, log_det = end
-    both = ~seen[:, :, None] & ~seen[:, None]
-    return Completed(jnp.where(seen, difference, mean), jnp.where(both, S, 0), squares, log_det)
+        def add(i: Any, known: Array) -> Array:
+            v = directions[i]
+            return known + v * jnp.sum(v * column, axis=1, keepdims=True)
+
+        # those that follow are 0, and a loop of known length has a gradient
+        v = e[None] - lax.fori_loop(0, D if most is None else index, add, nothing)
+        pivot = jnp.where(one, jnp.sum(v * column, axis=1), 1)
+        root = jnp.where(one, lax.rsqrt(pivot), 0)[:, None]
+        difference = difference - v * root**2 * jnp.sum(column * difference, axis=1, keepdims=True)
+        directions = lax.dynamic_update_index_in_dim(directions, v * root, index, 0)
+        return Completed(difference, directions, state.squares, log_pivots + jnp.log(pivot))
+
+    directions = jnp.zeros_like(difference, shape=(D, *nothing.shape)) + nothing[0, 0, 0]
+    start = Completed(difference, directions, nothing[:, 0], nothing[:, 0])
+    end = lax.fori_loop(0, D if most is None else most, minimise, start)
+    squares = sum_of_squares(covariances.whitened(given.scale, end.difference))
+    return end._replace(squares=squares, log_det=2 * given.log_det[:, None] + end.log_det)
 
 
 def log_joint(theta: Theta, done: Completed, rows: Float[Array, "n both"]) -> Float[Array, "K n"]:
@@ -116,47 +150,96 @@ def log_joint(theta: Theta, done: Completed, rows: Float[Array, "n both"]) -> Fl
     return log_weights(theta["pi"])[:, None] - (done.squares + done.log_det + count * LOG_2PI) / 2
 
 
-def moments(theta: Theta, done: Completed, gamma: Float[Array, "K n"]) -> Moments:
+def moments(theta: Theta, done: Completed, gamma: Float[Array, "K n"], most: Array | None = None) -> Moments:
     """Σγ, Σγ(x̂ − μ_k), and Σγ[(x̂ − μ_k)(x̂ − μ_k)ᵀ + Cov], or its diagonal, summed over what shares σ or Σ."""
-    weighted = gamma[:, None] * done.difference
-    N_k, shift = jnp.sum(gamma, axis=1), jnp.sum(weighted, axis=2)
+    N_k = jnp.sum(gamma, axis=1)
+    shift = jnp.einsum("kn,kdn->kd", gamma, done.difference, precision=EXACT)
     if "sigma" in theta:
-        spread = jnp.sum(weighted * done.difference + gamma[:, None] * done.covariance, axis=2)
+        squares = done.difference**2 + done.directions[0] ** 2
+        spread = jnp.einsum("kn,kdn->kd", gamma, squares, precision=EXACT)
         return Moments(N_k, shift, scales.pooled(spread, theta["sigma"]))
-    spread = covariances.products_of(weighted, done.difference)
-    spread = spread + jnp.sum(gamma[:, None, None] * done.covariance, axis=3)
-    return Moments(N_k, shift, covariances.pooled(spread, theta["Sigma"]))
+
+    own = gamma if done.directions.shape[1] == len(gamma) else jnp.sum(gamma, axis=0, keepdims=True)
+
+    def add(i: Any, spread: Array) -> Array:
+        v = done.directions[i]
+        return spread + covariances.pooled(covariances.products_of(own[:, None] * v, v), theta["Sigma"])
+
+    spread = covariances.products_of(gamma[:, None] * done.difference, done.difference)
+    spread = covariances.pooled(spread, theta["Sigma"])
+    return Moments(N_k, shift, lax.fori_loop(0, len(done.directions) if most is None else most, add, spread))
+
+
+def covariance(done: Completed) -> Float[Array, "K D D n"]:
+    """Cov[x | observed, k], with correlations."""
+    products = jnp.einsum("tkdn,tken->kden", done.directions, done.directions, precision=EXACT)
+    return jnp.broadcast_to(products, (len(done.difference), *products.shape[1:]))
 
 
 def table(theta: Theta, rows: Float[Array, "n both"]) -> Float[Array, "K n"]:
     """ℓ of the observed cells."""
-    return log_joint(theta, complete(plain(theta), rows), rows)
+    return log_joint(theta, complete(given(plain(theta)), rows), rows)
 
 
 def statistics(theta: Theta, rows: Float[Array, "n both"], gamma: Float[Array, "K n"]) -> Moments:
     """Of the completed rows."""
     theta = plain(theta)
-    return moments(theta, complete(theta, rows), gamma)
+    return moments(theta, complete(given(theta), rows), gamma)
 
 
 def products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
-    """Both, of rows completed once, and so few rows at a time that they stay in a core's cache."""
+    """Both, as is fastest."""
     theta = plain(theta)
+    return by_cells(theta) if "sigma" in theta else by_completing(theta, about)
+
+
+def by_cells(theta: Theta) -> Products:
+    """φ = m (x − c)², m (x − c), (m, 1), m being 1 where x is observed: no row is completed, the sums are."""
+    c = centre(theta)
+    sigma, offset = scales.by_feature(theta["sigma"], theta["mu"]), theta["mu"] - c
+    height = -((offset / sigma) ** 2) / 2 - jnp.log(sigma) - LOG_2PI / 2
+    eta = (
+        -1 / (2 * sigma**2),
+        offset / sigma**2,
+        jnp.concatenate([height, log_weights(theta["pi"])[:, None]], axis=1),
+    )
+
+    def features(rows: Float[Array, "n both"], squares: Array | None = None) -> tuple[Array, Array, Array]:
+        x, seen = halves(rows)
+        x = jnp.where(seen, x - c, 0)
+        return x**2, x, and_one(seen.astype(x.dtype))
+
+    def finish(sums: tuple[tuple[Array, Array, Array], Any]) -> Moments:
+        squares, S, counts = sums[0]
+        counts, N_k = sum_and_count(counts)
+        shift = S - counts * offset
+        spread = squares - offset * (S + shift) + (N_k[:, None] - counts) * sigma**2
+        return Moments(N_k, shift, scales.pooled(spread, theta["sigma"]))
+
+    return linear(
+        theta, c, scales.geometry, eta, features=features, finish=finish, common=lambda phi: jnp.zeros((), c.dtype)
+    )
+
+
+def by_completing(theta: Theta, about: Theta) -> Products:
+    """Of rows completed once for both, and so few at a time that they stay in a core's cache."""
     K, D = theta["mu"].shape
-    from_about = (theta["mu"] - about["mu"])[:, :, None]
+    of_theta, from_about = given(theta), (theta["mu"] - about["mu"])[:, :, None]
 
-    def features(rows: Float[Array, "n both"], squares: Array | None = None) -> tuple[Completed, Array]:
-        return complete(theta, rows), rows
+    def features(rows: Float[Array, "n both"], squares: Array | None = None) -> tuple[Completed, Array, Array]:
+        most = jnp.max(jnp.sum(~halves(rows)[1], axis=1))
+        return complete(of_theta, rows, most), rows, most
 
-    def moved(done: Completed) -> Completed:
-        return done._replace(difference=done.difference + from_about)
+    def sums(phi: tuple[Completed, Array, Array], gamma: Float[Array, "K n"]) -> Moments:
+        done, _, most = phi
+        return moments(theta, done._replace(difference=done.difference + from_about), gamma, most)
 
     return Products(
-        width=K * D * (1 if "sigma" in theta else D),
+        width=2 * K * D * D,
         features=features,
-        table=lambda phi: log_joint(theta, *phi),
+        table=lambda phi: log_joint(theta, *phi[:2]),
         common=lambda phi: 0.0,
-        sums=by_gamma(lambda phi, gamma: moments(theta, moved(phi[0]), gamma)),
+        sums=by_gamma(sums),
         hard=None,
         finish=lambda sums: sums,
         accurate=None,
@@ -167,31 +250,32 @@ def products(theta: Theta, about: Theta, may_cancel: Array | bool) -> Products:
 def law(theta: Theta, rows: Float[Array, "n both"]) -> dist.Distribution:
     """N(E[x | observed, k], Cov[x | observed, k]), with variance 1 where x is observed."""
     theta = plain(theta)
-    done, (_, seen) = complete(theta, rows), halves(rows)
+    done, (_, seen) = complete(given(theta), rows), halves(rows)
     mean = jnp.swapaxes(theta["mu"][:, :, None] + done.difference, 1, 2)
     if "sigma" in theta:
-        variance = jnp.where(seen[None], 1, jnp.swapaxes(done.covariance, 1, 2))
+        variance = jnp.where(seen[None], 1, jnp.swapaxes(done.directions[0] ** 2, 1, 2))
         return dist.Normal(mean, jnp.sqrt(variance)).to_event(1)
-    covariance = jnp.moveaxis(done.covariance, 3, 1) + (jnp.eye(seen.shape[1])[None] * seen[:, None])[None]
-    return dist.MultivariateNormal(mean, scale_tril=jnp.linalg.cholesky(covariance))
+    observed = (jnp.eye(seen.shape[1])[None] * seen[:, None])[None]
+    factor = jnp.linalg.cholesky(jnp.moveaxis(covariance(done), 3, 1) + observed)
+    return dist.MultivariateNormal(mean, scale_tril=factor)
 
 
 def surface(theta: Theta, old: Theta, rows: Float[Array, "n both"]) -> Float[Array, "K n"]:
     """ℓ̂ = E_old[log p(x, z = k | θ) | observed, k] + the entropy of what is missing there, what the M-step climbs."""
     theta, old = plain(theta), plain(old)
-    done = complete(old, rows)
+    done = complete(given(old), rows)
     moved = done.difference + (old["mu"] - theta["mu"])[:, :, None]
     hidden = jnp.sum(~halves(rows)[1], axis=1, dtype=rows.dtype)[None]
     if "sigma" in theta:
         sigma, before = (scales.by_feature(t["sigma"], t["mu"]) for t in (theta, old))
         heights = scales.heights(theta)
-        squares = jnp.sum((moved**2 + done.covariance) / sigma[:, :, None] ** 2, axis=1)
+        squares = jnp.sum((moved**2 + done.directions[0] ** 2) / sigma[:, :, None] ** 2, axis=1)
         log_det = 2 * jnp.sum(jnp.log(before), axis=1)
     else:
         inverse, heights = covariances.whiteners_and_heights(theta)
         white = covariances.whitened(inverse, moved)
         precision = jnp.einsum("kde,kdf->kef", inverse, inverse, precision=EXACT)
-        trace = jnp.einsum("kde,kden->kn", precision, done.covariance, precision=EXACT)
+        trace = jnp.einsum("kde,kden->kn", precision, covariance(done), precision=EXACT)
         squares = jnp.sum(white**2, axis=1) + trace
         log_det = 2 * covariances.whiteners(old)[1]
     entropy = log_det[:, None] - done.log_det + hidden * (LOG_2PI + 1)
