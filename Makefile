@@ -14,8 +14,8 @@ sweep: $(VENV)/.ready-experiments  ## the main job: certify and draw the k-means
 test: $(VENV)/.ready-test  ## the theorems, in float64, families taking turns
 	$(RUN) -m pytest -n $(JOBS)
 
-test-f32: $(VENV)/.ready-test  ## the same theorems, in float32 with its own tolerances
-	JAXEM_TEST_PRECISION=32 $(RUN) -m pytest -n $(JOBS)
+test-f32: $(VENV)/.ready-test  ## the same theorems, in float32 with its own tolerances; annotations were checked in float64
+	JAXEM_TEST_PRECISION=32 $(RUN) -m pytest -n $(JOBS) -o addopts="--dist=loadgroup -q"
 
 test-all: $(VENV)/.ready-test  ## every statement of every family and program, in both precisions (tests/turns.py)
 	JAXEM_TURN=all $(RUN) -m pytest -n $(JOBS)

@@ -1,9 +1,9 @@
 """All comparisons, one subprocess each; the tables of speed and memory.
 
-    python experiments/benchmarks/run.py [--full] [--seed S] [--out DIR] [--quick] [--devices 1|all]
+    python experiments/benchmarks/run.py [--only SCRIPT …] [--full] [--seed S] [--out DIR] [--quick] [--devices 1|all]
 
-Writes DIR/bench.json and DIR/bench.md, and DIR/bench_cost.json with its figure. Targets are reported, never asserted:
-exits 1 only if a comparison breaks. Run it on a machine with nothing else to do.
+Writes DIR/bench.json and DIR/bench.md, and of cost.py DIR/bench_cost.json with its figure. Targets are reported, never
+asserted: exits 1 only if a comparison breaks. Run it on a machine with nothing else to do.
 """
 
 import argparse
@@ -31,7 +31,8 @@ def commands(options: argparse.Namespace) -> list[list[str]]:
     ]
     small = ["small_fits.py", *["--full"] * options.full, *devices]
     rest = [["devices.py"], ["programs.py"], ["program_rows.py"], ["mclust.py"], ["import_time.py"], ["sweep_cost.py"]]
-    return [small, *large, *([script, *devices] for script in SPREAD), *rest]
+    every = [small, *large, *([script, *devices] for script in SPREAD), *rest]
+    return [command for command in every if not options.only or command[0] in options.only]
 
 
 def run_all(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
@@ -102,6 +103,8 @@ def cells(row: dict[str, Any], setting: dict[str, Any]) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     options = parser("run", __doc__, devices=True)
     options.add_argument("--full", action="store_true", help="time all of scikit-learn's small fits")
+    scripts = sorted(path.name for path in HERE.glob("[!_]*.py"))
+    options.add_argument("--only", nargs="+", choices=scripts, metavar="SCRIPT", help="of all these files")
     options = options.parse_args(arguments)
     by_file = run_all(options)
     found = [comparison for comparisons in by_file.values() for comparison in comparisons]
@@ -111,16 +114,17 @@ def main(arguments: list[str] | None = None) -> int:
 
     where = provenance()
     where |= {"cores": cores(), "versions": where["versions"] | {peer: version(peer) for peer in PEERS}}
-    costs = by_file["bench_cost.json"]
-    figure = cost_figure.draw(costs)
+    costs = by_file.get("bench_cost.json")
     folder = writable_folder(options.out)
     with written_together(folder) as write:
         write("bench.json", lambda path: path.write_text(as_json({"provenance": where, "comparisons": found})))
         write("bench.md", lambda path: path.write_text(markdown(found, where), encoding="utf-8"))
-        write("bench_cost.json", lambda path: path.write_text(as_json(costs)))
-        for ending in ("pdf", "png"):
-            write(f"bench_cost.{ending}", lambda path: save(figure, path))
-    print(f"wrote {folder}/bench.{{json,md}} and bench_cost.{{json,pdf,png}}")
+        if costs:
+            figure = cost_figure.draw(costs)
+            write("bench_cost.json", lambda path: path.write_text(as_json(costs)))
+            for ending in ("pdf", "png"):
+                write(f"bench_cost.{ending}", lambda path: save(figure, path))
+    print(f"wrote {folder}/bench.{{json,md}}" + " and bench_cost.{json,pdf,png}" * bool(costs))
     return 0
 
 
