@@ -43,12 +43,20 @@ def fitted():
     return x, jaxem.em(ISO, jaxem.inits.random_points(ISO, KEY, x, 3), x, max_steps=3)
 
 
+PRIOR = gaussian.Prior((0.1, -0.3), 0.01, 4, 0.7)
+
+
 @pytest.mark.parametrize(
     "m",
     [
         ISO,
         gaussian.full.hold("pi", "Sigma"),
         gaussian.with_floor(gaussian.diagonal.hold("mu"), 0.015625),
+        gaussian.with_prior(ISO.hold("pi"), PRIOR),
+        gaussian.with_prior(gaussian.VEV, gaussian.Prior((0.1, 0.3), 0.01, 4, ((2.0, 0.3), (0.3, 1.1)))),
+        gaussian.with_noise(gaussian.EEV.hold("mu")),
+        gaussian.with_noise(gaussian.with_prior(gaussian.diagonal, PRIOR), volume=1 / 3),
+        gaussian.with_noise(gaussian.with_floor(gaussian.full, 0.015625)).hold("pi"),
         bernoulli.mixture,
         categorical.mixture.hold("pi"),
     ],
@@ -62,6 +70,17 @@ def test_a_family_comes_back_by_its_name(tmp_path, fitted, m):
     assert repr(found) == repr(m)
     same(again, fit)
     assert jaxem.load(tmp_path / "fit", m)[0] is m
+
+
+def test_another_volume_or_prior_is_another_model(tmp_path, fitted):
+    _, fit = fitted
+    for one, two in (
+        (gaussian.with_noise(ISO, volume=2.0), gaussian.with_noise(ISO, volume=3.0)),
+        (gaussian.with_prior(ISO, PRIOR), gaussian.with_prior(ISO, PRIOR._replace(dof=5))),
+    ):
+        jaxem.save(tmp_path / "fit", one, fit)
+        with pytest.raises(ValueError, match="holds a fit of"):
+            jaxem.load(tmp_path / "fit", two)
 
 
 def test_lanes_and_the_best_of_them_come_back(tmp_path, fitted):

@@ -49,6 +49,8 @@ def identity(value: Any, known: list[tuple[Any, str]]) -> Any:
     for function, name in known if callable(value) else []:
         if value == function:
             return name
+    if isinstance(value, Mixture):
+        return description(value)
     if isinstance(value, functools.partial):
         return [identity(part, known) for part in (value.func, value.args, value.keywords)]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

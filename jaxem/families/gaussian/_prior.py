@@ -149,14 +149,20 @@ def with_prior(m: Mixture, prior: Any) -> Mixture:
             f"m: holds {', '.join(map(repr, held))}, and a prior of what is held decides nothing; leave out "
             "the hold, or the prior"
         )
-    conjugate = checked(bare, prior)
+    return with_conjugate(m, vars(checked(bare, prior)))
+
+
+def with_conjugate(m: Mixture, fields: Mapping[str, Any]) -> Mixture:
+    """The same mixture under a prior that is known to fit it, of what a `Conjugate` says beside the model."""
+    bare, scale = replace(m, held=frozenset(), missing=None), tuple(map(tuple, fields["scale"]))
+    conjugate = Conjugate(bare, tuple(fields["mean"]), fields["shrinkage"], fields["dof"], scale)
     accuracy, update = m.accuracy, m.update
     if conjugate.lifts and m.update is covariances.update:  # the prior lifts it
         rounding = partial(rounding_of_covariances, inflation=covariances.inflation, scatter=None)
         accuracy, update = accuracy._replace(rounding=rounding), partial(covariances.update, lifts=False)
     return replace(
         m,
-        name=f"gaussian.with_prior({bare!r}, dof={conjugate.dof:g}, shrinkage={conjugate.shrinkage:g})",
+        name=f"gaussian.with_prior({conjugate.m!r}, dof={conjugate.dof:g}, shrinkage={conjugate.shrinkage:g})",
         update=MaximumAPosteriori(update, conjugate),
         prior=conjugate.log_density,
         gradient_form=None,
