@@ -26,6 +26,7 @@ from jaxem._fit.names import FAMILIES, description
 from jaxem._programs.program import Program
 from jaxem._version import __version__
 from jaxem.families import gaussian
+from jaxem.families._mixture import Mixture
 from jaxem.families.gaussian._prior import with_conjugate
 
 FORMAT = "jaxem fit 1"
@@ -34,8 +35,8 @@ FORMAT = "jaxem fit 1"
 def save(path: Any, m: Any, fit: Any) -> None:
     """Write a model and its fit to one `.npz` file, whole or not at all.
 
-        A family is written by its name, with what is held, its floor, prior or noise; a program, or a mixture of your own,
-        by the name of its function, and is passed to `load`. No suffix is added to the path.
+        A family is written by its name, with what is held, its floor, prior or noise; a program, or a mixture of your
+    own, by the name of its function, and is passed to `load`. No suffix is added to the path.
 
         Args:
             path: the file; one that is there is replaced.
@@ -48,6 +49,7 @@ def save(path: Any, m: Any, fit: Any) -> None:
 
         >>> import jax.numpy as jnp, jaxem, tempfile, os
         >>> from jaxem.families import gaussian
+from jaxem.families._mixture import Mixture
     from jaxem.families.gaussian._prior import with_conjugate
         >>> m, theta = gaussian.isotropic.hold("pi"), {"pi": jnp.ones(1), "mu": jnp.zeros((1, 1)), "sigma": 1.0}
         >>> fit = jaxem.em(m, theta, jnp.array([0.0, 2.0]))
@@ -94,6 +96,7 @@ def load(path: Any, m: Any = None) -> tuple[Model, Fit]:
 
         >>> import jax.numpy as jnp, jaxem, tempfile, os
         >>> from jaxem.families import gaussian
+from jaxem.families._mixture import Mixture
     from jaxem.families.gaussian._prior import with_conjugate
         >>> fit = jaxem.kmeans(jnp.array([0.0, 2.0, 9.0]), jnp.array([[0.0], [9.0]]))
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -167,7 +170,7 @@ def _model(where: Path, described: Any, m: Any) -> Model:
     return m
 
 
-def _of_family(described: Any) -> Model | None:
+def _of_family(described: Any) -> Mixture | None:
     """The family of this name, with its prior, noise, floor and what is held; None where there is none."""
     if not isinstance(described, dict):
         return None
