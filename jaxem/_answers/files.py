@@ -35,29 +35,27 @@ FORMAT = "jaxem fit 1"
 def save(path: Any, m: Any, fit: Any) -> None:
     """Write a model and its fit to one `.npz` file, whole or not at all.
 
-        A family is written by its name, with what is held, its floor, prior or noise; a program, or a mixture of your
+    A family is written by its name, with what is held, its floor, prior or noise; a program, or a mixture of your
     own, by the name of its function, and is passed to `load`. No suffix is added to the path.
 
-        Args:
-            path: the file; one that is there is replaced.
-            m: the model.
-            fit: its fit, of one start or with lanes. θ may hold dicts of arrays.
+    Args:
+        path: the file; one that is there is replaced.
+        m: the model.
+        fit: its fit, of one start or with lanes. θ may hold dicts of arrays.
 
-        Raises:
-            ValueError: for a path that is no file's, a fit that is traced, or an entry of θ that is no dict of arrays.
-            OSError: when the file cannot be written; what was there still is.
+    Raises:
+        ValueError: for a path that is no file's, a fit that is traced, or an entry of θ that is no dict of arrays.
+        OSError: when the file cannot be written; what was there still is.
 
-        >>> import jax.numpy as jnp, jaxem, tempfile, os
-        >>> from jaxem.families import gaussian
-from jaxem.families._mixture import Mixture
-    from jaxem.families.gaussian._prior import with_conjugate
-        >>> m, theta = gaussian.isotropic.hold("pi"), {"pi": jnp.ones(1), "mu": jnp.zeros((1, 1)), "sigma": 1.0}
-        >>> fit = jaxem.em(m, theta, jnp.array([0.0, 2.0]))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     jaxem.save(os.path.join(folder, "fit.npz"), m, fit)
-        ...     again, loaded = jaxem.load(os.path.join(folder, "fit.npz"))
-        >>> again == m, bool(loaded.free_energy == fit.free_energy), loaded.theta["mu"].tolist()
-        (True, True, [[1.0]])
+    >>> import jax.numpy as jnp, jaxem, tempfile, os
+    >>> from jaxem.families import gaussian
+    >>> m, theta = gaussian.isotropic.hold("pi"), {"pi": jnp.ones(1), "mu": jnp.zeros((1, 1)), "sigma": 1.0}
+    >>> fit = jaxem.em(m, theta, jnp.array([0.0, 2.0]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     jaxem.save(os.path.join(folder, "fit.npz"), m, fit)
+    ...     again, loaded = jaxem.load(os.path.join(folder, "fit.npz"))
+    >>> again == m, bool(loaded.free_energy == fit.free_energy), loaded.theta["mu"].tolist()
+    (True, True, [[1.0]])
     """
     where = checkpoint.path_of("path", path)
     if not isinstance(m, Model):
@@ -85,25 +83,23 @@ from jaxem.families._mixture import Mixture
 def load(path: Any, m: Any = None) -> tuple[Model, Fit]:
     """The model and the fit that `save` wrote.
 
-        Args:
-            path: the file.
-            m: the model where the file only names it: a program, or a mixture of your own; it must be the one that was
-                saved, as far as names tell. Of a family it is left out.
+    Args:
+        path: the file.
+        m: the model where the file only names it: a program, or a mixture of your own; it must be the one that was
+            saved, as far as names tell. Of a family it is left out.
 
-        Raises:
-            ValueError: for a file that is missing, damaged or no fit's, one whose model has to be passed, and a model
-                that is not the file's.
+    Raises:
+        ValueError: for a file that is missing, damaged or no fit's, one whose model has to be passed, and a model
+            that is not the file's.
 
-        >>> import jax.numpy as jnp, jaxem, tempfile, os
-        >>> from jaxem.families import gaussian
-from jaxem.families._mixture import Mixture
-    from jaxem.families.gaussian._prior import with_conjugate
-        >>> fit = jaxem.kmeans(jnp.array([0.0, 2.0, 9.0]), jnp.array([[0.0], [9.0]]))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     jaxem.save(os.path.join(folder, "kmeans.npz"), gaussian.isotropic, fit)
-        ...     m, fit = jaxem.load(os.path.join(folder, "kmeans.npz"))
-        >>> m, fit.theta["mu"].tolist()
-        (gaussian.isotropic, [[1.0], [9.0]])
+    >>> import jax.numpy as jnp, jaxem, tempfile, os
+    >>> from jaxem.families import gaussian
+    >>> fit = jaxem.kmeans(jnp.array([0.0, 2.0, 9.0]), jnp.array([[0.0], [9.0]]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     jaxem.save(os.path.join(folder, "kmeans.npz"), gaussian.isotropic, fit)
+    ...     m, fit = jaxem.load(os.path.join(folder, "kmeans.npz"))
+    >>> m, fit.theta["mu"].tolist()
+    (gaussian.isotropic, [[1.0], [9.0]])
     """
     where = checkpoint.path_of("path", path)
     said, arrays = _read(where)
@@ -174,7 +170,7 @@ def _of_family(described: Any) -> Mixture | None:
     """The family of this name, with its prior, noise, floor and what is held; None where there is none."""
     if not isinstance(described, dict):
         return None
-    m = FAMILIES.get(described.get("family"))
+    m = FAMILIES.get(described.get("family", ""))
     with contextlib.suppress(KeyError, TypeError, IndexError, ValueError):
         if m is None:
             _, ((_, noisy),), _ = described["update"]
