@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats as st
 from jax.flatten_util import ravel_pytree
+from test_gaussian_families import old_faithful
 from test_mclust import IRIS, START, random_theta, rows
 
 import jaxem
@@ -241,3 +242,23 @@ def test_what_is_no_prior_says_so_in_one_line(call, match):
     with pytest.raises(ValueError, match=match) as found:
         call()
     assert "\n" not in str(found.value)
+
+
+def test_select_under_a_prior_of_each_K():
+    """R's mclust 6.0.0: mclustBIC(faithful, 1:3, c("EEE", "VVV"), prior = priorControl()); it stops 1e-5 from the end.
+
+    With one component there is nothing to iterate, and the numbers agree in all digits that R printed. For VVV, 3 its
+    one start, hierarchical, ends at a lower maximum.
+    """
+    x, key, of_prior = cast(old_faithful()), jax.random.key(0), {"prior": gaussian.mclust_prior}
+    EEE, VVV = (2607.79814235, 2325.36830626, 2314.54924233), (2607.79814235, 2322.68611937, 2351.66540989)
+    found = jaxem.select(x, key, models=(gaussian.EEE, gaussian.VVV), num_components=(1, 2, 3), starts=4, **of_prior)
+    assert repr(found.table).splitlines()[0].count("with_prior") == 2  # columns, not six
+    for candidate, value in zip(found.table, (*EEE, *VVV), strict=True):
+        within = 1e-11 if candidate.num_components == 1 else 1e-4
+        assert candidate.value < (1 + within) * value
+        assert candidate.value > (1 - within) * value or (candidate.num_components, value) == (3, VVV[2])
+    assert len(found.fit.theta["pi"]) == 3
+    given = jaxem.select(x, key, models=gaussian.EEE, num_components=3, starts=4, prior=gaussian.mclust_prior(x, 3))
+    assert given.m == found.m
+    assert given.fit.free_energy == found.fit.free_energy

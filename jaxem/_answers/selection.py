@@ -65,11 +65,11 @@ class Table(tuple[Candidate, ...]):
         return min(converged, key=lambda candidate: candidate.value, default=None)
 
     def __repr__(self) -> str:
-        models = list(dict.fromkeys(candidate.m for candidate in self))
+        models = list(dict.fromkeys(repr(candidate.m) for candidate in self))  # under a prior of each K they differ
         counts = list(dict.fromkeys(candidate.num_components for candidate in self))
-        cells = {(candidate.m, candidate.num_components): self.cell(candidate) for candidate in self}
-        rows = [["K", *(repr(m).replace("gaussian.", "") for m in models)]]
-        rows += [[str(K), *(cells.get((m, K), "") for m in models)] for K in counts]
+        cells = {(repr(candidate.m), candidate.num_components): self.cell(candidate) for candidate in self}
+        rows = [["K", *(name.replace("gaussian.", "") for name in models)]]
+        rows += [[str(K), *(cells.get((name, K), "") for name in models)] for K in counts]
         notes = [f"{self.criterion} in nats, smaller is better; * the least"]
         failed = sum(candidate.failed for candidate in self)
         if failed:
@@ -105,6 +105,7 @@ def select(
     num_components: Any = range(1, 10),
     starts: int = 10,
     criterion: str = "bic",
+    prior: Any = None,
     weights: ArrayLike | None = None,
     missing: bool = False,
     progress: bool = False,
@@ -122,6 +123,9 @@ def select(
         num_components: the K to try, one or several.
         starts: how many for each candidate.
         criterion: "bic", "aic" or "icl", smaller is better.
+        prior: of every candidate, one of `gaussian.with_prior`, or a function of (x, K) that makes it, as
+            `gaussian.mclust_prior` is; for models that have one. The criterion is of the likelihood at the maximum
+            a posteriori.
         weights: w (N,) ≥ 0, one per row.
         missing: NaN in x is a missing cell, as for `jaxem.fit`.
         progress: show a tqdm bar of candidates; Ctrl-C then ends the call at once.
@@ -154,16 +158,24 @@ def select(
     found: list[tuple[Candidate, Fit]] = []
     with bar(progress, len(models) * len(counts), "fit") as show:
         for m in models:
-            for K, one in fits_at(m, x, key, counts, int(starts), weights, **options):
-                one = awaited(one) if progress else one
-                found.append((judged(m, K, one, x, criterion, weights), trimmed(m, K, one)))
-                show(found[-1][0].value)
+            for own, several in under(prior, m, x, counts):
+                for K, one in fits_at(own, x, key, several, int(starts), weights, **options):
+                    one = awaited(one) if progress else one
+                    found.append((judged(own, K, one, x, criterion, weights), trimmed(own, K, one)))
+                    show(found[-1][0].value)
     results = Table([candidate for candidate, _ in found], criterion, int(starts))
     best = results.best
     if best is None:
         ended = {name: sum(c.counts.get(name, 0) for c in results) for name in Status.__members__}
         raise EMError(f"select: no start of any candidate converged, {ended}; use gaussian.with_floor, or fewer K")
     return Selection(best.m, next(one for candidate, one in found if candidate is best), results)
+
+
+def under(prior: Any, m: Mixture, x: Any, counts: list[int]) -> list[tuple[Mixture, list[int]]]:
+    """The model, and the K at which it is fitted; under a prior of each K it is a model for each."""
+    if not callable(prior):
+        return [(m if prior is None else gaussian.with_prior(m, prior), counts)]
+    return [(gaussian.with_prior(m, prior(x, K)), [K]) for K in counts]
 
 
 def fits_at(
