@@ -26,6 +26,8 @@ from jaxem.families._mixture import Accuracy
 from cases import CASES, KINDS, cast, tolerance
 from conftest import AS_A_USER
 
+pytestmark = pytest.mark.takes_turns("*")
+
 CASE = CASES[0]
 M = CASE.m
 each_kind = pytest.mark.parametrize("case", KINDS, ids=lambda c: c.name)

@@ -22,7 +22,7 @@ from jaxem.families import gaussian
 from jaxem.families._mixture import Fast
 from jaxem.families.gaussian._accuracy import LIMIT
 
-pytestmark = pytest.mark.takes_turns("name")
+pytestmark = pytest.mark.takes_turns("*")
 
 FAMILIES = ["isotropic", "spherical", "diagonal", "tied", "full"]
 each_family = pytest.mark.parametrize("name", FAMILIES)

@@ -20,6 +20,8 @@ from jaxem.families import gaussian
 
 from conftest import AS_A_USER
 
+pytestmark = pytest.mark.takes_turns("*")
+
 EPS32 = float(np.finfo(np.float32).eps)
 INTERPRET = jax.default_backend() != "gpu"
 sizes = pytest.mark.parametrize(

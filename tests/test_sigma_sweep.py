@@ -30,7 +30,8 @@ def sweep(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
 
-@pytest.mark.parametrize("data", ["old_faithful", "iris", "blobs"] if PRECISION == 64 else ["old_faithful"])
+@pytest.mark.takes_turns("data")
+@pytest.mark.parametrize("data", ["iris", "old_faithful", "blobs"] if PRECISION == 64 else ["old_faithful"])
 def test_every_claim_holds(data, tmp_path):
     options = {"env": AS_A_USER} if data == "old_faithful" else {}  # one of them as optimised as it is for a user
     done = sweep("--data", data, "--quick", "--precision", PRECISION, "--out", tmp_path / "new" / "folder", **options)

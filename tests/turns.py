@@ -5,7 +5,8 @@ float64 leg takes turn 0 and the float32 leg turn 1, so that between them they c
 (statement, family); JAXEM_TURN=2 and 3 take the rest, and JAXEM_TURN=all (`make test-all`) everything. Turns go round
 by statement: every statement keeps at least one family, and every family a quarter of the statements.
 
-Families are the parameter `case`; of a test that is marked `takes_turns("name")`, the values of its parameter `name`.
+Families are the parameter `case`; of a test that is marked `takes_turns("name")`, the values of its parameter `name`,
+and `takes_turns("*")` all its instances.
 """
 
 import collections
@@ -14,7 +15,7 @@ import zlib
 from typing import Any
 
 ROUND = 4
-FEW = 4  # so few are all taken
+FEW = 2  # so few are all taken
 TURN = os.environ.get("JAXEM_TURN") or ("1" if os.environ.get("JAXEM_TEST_PRECISION") == "32" else "0")
 
 
@@ -22,8 +23,8 @@ def taken(names: list[Any], statement: str, turn: str = TURN) -> set[Any]:
     """Those of the names whose turn it is to have the statement made of them."""
     if turn == "all" or len(names) <= FEW:
         return set(names)
-    first = zlib.crc32(statement.encode()) + int(turn)
-    return {name for place, name in enumerate(names) if (place + first) % ROUND == 0}
+    first, every = zlib.crc32(statement.encode()) + int(turn), min(ROUND, len(names))
+    return {name for place, name in enumerate(names) if (place + first) % every == 0}
 
 
 def _named(item: Any) -> tuple[Any, Any] | None:
@@ -31,6 +32,8 @@ def _named(item: Any) -> tuple[Any, Any] | None:
     values = item.callspec.params if hasattr(item, "callspec") else {}
     marked = item.get_closest_marker("takes_turns")
     for parameter in (*(marked.args if marked else ()), "case"):
+        if parameter == "*" and values:
+            return (item.path, item.originalname), item.callspec.id
         if parameter in values:
             return (item.path, item.originalname), getattr(values[parameter], "name", values[parameter])
     return None
