@@ -265,7 +265,51 @@ def test_a_tie_has_no_lead_and_its_bounds_hold():
     assert all(bool(check.holds) for check in limits.freezing(m, {}, x, 0.01, best=best))
 
 
+def two_at(distance):
+    """Rows of N(0, 1) or N(distance, 1), even odds."""
+
+    def program(x):
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("z", dist.Bernoulli(0.5))
+            numpyro.sample("x", dist.Normal(distance * z, 1.0), obs=x)
+
+    return jaxem.from_numpyro(program)
+
+
+def test_of_many_assignments_alike_the_bounds_hold():
+    """s_T is e^{many nats}, more than a float holds: every row is a tie, and F_T − M all of T·N log 2."""
+    for num_rows in (600, 4000):
+        found = limits.freezing(two_at(2.0), {}, jnp.ones(num_rows, FLOAT), 1.0)
+        assert float(found.above.value) == pytest.approx(num_rows * np.log(2), rel=tolerance(1e-9, 1e-4))
+        assert all(bool(check.holds) for check in found), found
+        assert float(found.above.bound) < float(found.above.value) * 1.001
+
+
+def test_what_rounding_hides_of_the_posterior_is_allowed():
+    """One row of 400 is in doubt, by as much as the digits that L and M have in common do not show."""
+    m, rng = two_at(12.0), np.random.default_rng(0)
+    for _ in range(6):
+        x = 0.3 * rng.normal(size=400)
+        x[7] = 6 - tolerance(31, 10) / 12
+        found = limits.freezing(m, {}, cast(x), 1.0)
+        assert float(found.gap.value) > 100 * EPS
+        assert all(bool(check.holds) for check in found), found
+
+
+def test_rows_of_weight_0_are_not_looked_at():
+    table, phi, w = np.array([[0.0, -3.0], [-2.0, 0.0]]), np.array([0.0, 1.0]), np.array([1.0, 1.0])
+    wanted = limits.means_gap(cast(table), cast(phi), 0.5)
+    for row, feature in [([-np.inf, -np.inf], 2.0), ([np.nan, 0.0], 2.0), ([-1.0, 0.0], np.inf), ([0.0, 0.0], np.nan)]:
+        longer = cast(np.concatenate([[row], table])), cast(np.append(feature, phi)), 0.5
+        found = limits.means_gap(*longer, weights=cast(np.append(0.0, w)))
+        assert np.array_equal(jax.tree.leaves(found), jax.tree.leaves(wanted))
+        assert bool(limits.cooling(longer[0], 0.5, weights=cast(np.append(0.0, w))).holds)
+        assert not bool(limits.means_gap(*longer).rate.holds) or np.isfinite([*row, feature]).all()
+
+
 def test_what_makes_no_sense_is_said_in_one_line():
+    best = limits.lead(two_at(2.0), {}, jnp.zeros(3, FLOAT))
+    other = best._replace(assignment={"s": best.assignment["z"]})
     table = jnp.zeros((4, 2))
     m, theta = jaxem.from_numpyro(chain), {"mu": [0.0, 1.0, 2.0]}
     for call, words in [
@@ -280,6 +324,8 @@ def test_what_makes_no_sense_is_said_in_one_line():
             lambda: limits.freezing(m, theta, jnp.zeros(3), 2.0),
             "in \\(0, 1\\]",
         ),
+        (lambda: limits.freezing(two_at(2.0), {}, jnp.zeros(4, FLOAT), 0.5, best=best), "best: its assignment must"),
+        (lambda: limits.freezing(two_at(2.0), {}, jnp.zeros(3, FLOAT), 0.5, best=other), "best: its assignment must"),
     ]:
         with pytest.raises(ValueError, match=words):
             call()

@@ -104,7 +104,8 @@ def freezing(m: Model, theta: ThetaLike, x: Any, temperature: Any, *, best: Lead
         M ≤ F_T ≤ M + T log(1 + s_T),   P_T e^{−Δ/T} ≤ max_t (1 − γ_{t ẑ_t}) ≤ s_T/(1 + s_T)
 
     s_T = (1/P − 1) e^{−Δ(1/T − 1)}, P = e^{M − L}, P_T = e^{(M − F_T)/T}. F is without the priors of θ. Each bound has
-    64·eps·(1 + |L| + |M| + number of latents)/T for rounding, in nats or relative.
+    64·eps·(1 + |L| + |M| + number of latents)/T for rounding, in nats or relative; T times that L − M has, of which 1/P
+    is made.
 
     Args:
         m: from `jaxem.from_numpyro`, without weights of its sites.
@@ -114,7 +115,7 @@ def freezing(m: Model, theta: ThetaLike, x: Any, temperature: Any, *, best: Lead
         best: ẑ, M and Δ where they are known, whoever found them; `limits.lead` when None.
 
     Raises:
-        ValueError: for what `limits.lead` refuses, and a T outside.
+        ValueError: for what `limits.lead` refuses, a T outside, and a `best` of other latents than the program's.
 
     >>> import jax.numpy as jnp, jaxem, numpyro
     >>> from numpyro import distributions as dist
@@ -143,22 +144,34 @@ def _freezing(m: Program, theta: Theta, data: Data, best: Lead) -> Freezing:
     L = partition(zeros)
     M = best.value.astype(F.dtype)
     tables = with_first_steps(tables)
+    _same_latents(best.assignment, tables)
     gammas = [jnp.take_along_axis(tables[name], z[..., None], axis=-1) for name, z in best.assignment.items()]
     gap = jnp.max(jnp.concatenate([1 - gamma.ravel() for gamma in gammas]))
     count = sum(gamma.size for gamma in gammas)
     rounding = ROUNDING * jnp.finfo(F.dtype).eps * (1 + jnp.abs(L) + jnp.abs(M) + count) / T
-    # log(1/P − 1) + Δ − Δ/T; 1/P − 1 from L − M, which is small where ẑ is nearly certain
-    log_odds = jnp.log(jnp.expm1(jnp.maximum(L - M, 0)))
+    # log(1/P − 1) + Δ − Δ/T, in logarithms throughout: s may be e^|L|. Of L − M no more is known than L's rounding
+    above = jnp.maximum(L - M, 0) + T * rounding
+    log_odds = above + jnp.log(-jnp.expm1(-above))
     log_s = jnp.where(jnp.isposinf(best.lead) & (T < 1), -jnp.inf, log_odds - _times(best.lead, 1 / T - 1))
-    s = jnp.exp(jnp.minimum(log_s, jnp.log(jnp.finfo(F.dtype).max) / 2))
     at_least = jnp.exp(-(best.lead + (F - M)) / T)
     loose = ROUNDING * jnp.finfo(F.dtype).eps
     return Freezing(
         Bound(M - F, T * rounding),
-        Bound(F - M, T * (jnp.log1p(s) * (1 + rounding) + rounding)),
-        Bound(gap, s / (1 + s) * (1 + rounding) + loose),
+        Bound(F - M, T * (jnp.logaddexp(0, log_s) * (1 + rounding) + rounding)),
+        Bound(gap, jax.nn.sigmoid(log_s) * (1 + rounding) + loose),
         Bound(at_least, gap * (1 + rounding) + loose),
     )
+
+
+def _same_latents(assignment: dict[str, Array], tables: dict[str, Array]) -> None:
+    """A ValueError where ẑ is another program's, or of other data."""
+    wanted = {name: table.shape[:-1] for name, table in tables.items()}
+    got = {name: jnp.shape(z) for name, z in assignment.items()}
+    if got != wanted:
+        raise ValueError(
+            f"best: its assignment must have a value for each latent, of shapes {wanted}, got {got}; take it from "
+            "`limits.lead` of this program and these data, or leave it out"
+        )
 
 
 def _times(lead: Array, factor: Array) -> Array:
