@@ -202,6 +202,20 @@ def test_H11_below_its_sigma_it_is_kmeans(stay):
 
 def test_H11_has_no_sigma_where_a_transition_is_forbidden():
     assert float(limits.chain_one_hot_sigma(1.0, [[1.0, 0.0], [0.5, 0.5]])) == 0
+    assert float(limits.chain_one_hot_sigma(1.0, [[0.5, 0.5], [0.5, 0.5]], [1.0, 0.0])) == 0  # nor a first state
+
+
+def test_H11_knows_every_start():
+    """The largest R is over all nearest states at the first time, whichever the start favours."""
+    x, mu, A = cast([1.0, -1.0, 1.0, -1.0]), cast([[-1.0], [1.0]]), cast(np.full((2, 2), 0.5))
+    delta = limits.least_gap(x, mu, num_steps=3)
+    for start in (np.array([1 - 1e-30, 1e-30]), np.array([1e-30, 1.0])):
+        sigma = 0.99 * limits.chain_one_hot_sigma(delta, A, cast(start))
+        found = limits.chain_iterates_gap(x, mu, sigma, A, cast(start), num_steps=3)
+        assert float(found.value) == 0
+        R = max(float(jnp.max(limits.chain_log_ratios(A, cast(start), np.full(3, state)))) for state in range(2))
+        assert abs(R - 30 * np.log(10)) < tolerance(1e-9, 1e-3)
+        assert float(sigma) == pytest.approx(0.99 * np.sqrt(4 / 2 / (tolerance(750, 105) + R)), rel=1e-5)
 
 
 @pytest.mark.parametrize("stay", [0.0, 0.8, -0.3])
@@ -240,8 +254,80 @@ def test_what_makes_no_sense_is_said_in_one_line():
     with pytest.raises(ValueError, match="transitions: must be λI"):
         limits.chain_spectrum_bound(x, 1.0, A)
     traced = jax.jit(limits.chain_limit)(cast(x), cast(mu), 1.0, cast(2 * A))
-    assert not bool(traced.objective.holds)  # inside jit nobody can look
+    assert not any(bool(getattr(traced, name).holds) for name in CHECKS)  # inside jit nobody can look
     assert not bool(jax.jit(limits.chain_spectrum_bound)(cast(x), 1.0, cast(A)).holds)
+    found = LIMIT(cast(x), cast(mu), cast([-1.0, 0.0, np.nan, np.inf, 1.0]), cast(A), cast(start))
+    for name in CHECKS:
+        assert getattr(found, name).holds.tolist() == [False] * 4 + [True]
+    for sigma in (-1.0, 0.0, np.nan):
+        for check in (ITERATES(cast(x), cast(mu), sigma, cast(A)), SPECTRUM(cast(x), sigma, cast(EVEN))):
+            assert not bool(check.holds)
+
+
+ITERATES = jax.jit(lambda x, mu, sigma, A: limits.chain_iterates_gap(x, mu, sigma, A, num_steps=2))
+SPECTRUM = jax.jit(limits.chain_spectrum_bound)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda A: limits.chain_critical_sigma([1.0, np.nan, 2.0], A), "x: has NaN or infinity in 1 row"),
+        (lambda A: limits.chain_critical_sigma(np.ma.array([1.0, 2.0, 3.0], mask=[0, 1, 0]), A), "x: has masked"),
+        (lambda A: limits.chain_critical_sigma("rows", A), "x: must be numeric"),
+        (lambda A: limits.chain_critical_sigma(1.0, A), "x: must be"),
+        (lambda A: limits.chain_critical_sigma([1.0, 2.0], 0.5), "transitions: must be \\(K, K\\)"),
+        (lambda A: limits.chain_limit([[1.0], [np.inf]], [[0.0], [1.0]], 1.0, A), "x: has NaN or infinity"),
+        (lambda A: limits.chain_log_ratios(0.5, None, [0]), "transitions: must be \\(K, K\\)"),
+        (
+            lambda A: limits.chain_log_ratios([[0.5, 0.5]], None, [0]),
+            "transitions: must be \\(K, K\\), got shape \\(1, 2",
+        ),
+        (lambda A: limits.chain_log_ratios(A, None, [0, 5, 1]), "nearest: must lie in 0 … 1"),
+        (lambda A: limits.chain_log_ratios(A, None, [0.0, 1.0]), "nearest: must be integers"),
+        (lambda A: limits.chain_one_hot_sigma(-1.0, A), "delta: must be ≥ 0"),
+        (lambda A: limits.chain_one_hot_sigma(np.nan, A), "delta: must be ≥ 0"),
+        (lambda A: limits.chain_one_hot_sigma(1.0, A, [1.0]), "start: must have shape"),
+    ],
+)
+def test_what_is_wrong_is_called_by_its_name(call, words):
+    with pytest.raises(ValueError, match=f"^{words}"):
+        call([[0.9, 0.1], [0.1, 0.9]])
+
+
+def test_a_state_that_no_path_visits_says_nothing_of_its_mean():
+    """It is nearest to some, but A and a forbid it: N_k = 0, and H10's bound is ∞."""
+    x, A = cast(np.append(np.ones(3), 4.0)[:, None]), cast([[0.0, 1.0], [0.0, 1.0]])
+    for mu in ([[1.0], [5.0]], [[1.0], [3.0]]):
+        found = limits.chain_limit(x, cast(mu), 0.5, A, cast([0.0, 1.0]))
+        assert all(bool(getattr(found, name).holds) for name in CHECKS), found
+    assert bool(limits.chain_limit(x[:3], cast([[1.0], [5.0]]), 0.5, A, cast([0.0, 1.0])).centres.holds)
+
+
+def test_the_gradient_of_v_where_transitions_are_forbidden():
+    x, A = cast(np.random.default_rng(0).normal(size=(30, 1))), cast([[0.9, 0.1], [0.0, 1.0]])
+
+    def v(sigma):
+        return limits.chain_limit(x, cast([[-1.0], [1.0]]), sigma, A).v
+
+    sigma, step = cast(tolerance(0.03, 0.1)), tolerance(1e-7, 1e-3)  # so cold that the passes are on logarithms
+    measured = float(v(sigma + step) - v(sigma - step)) / (2 * step)
+    assert float(jax.grad(v)(sigma)) == pytest.approx(measured, rel=tolerance(1e-6, 1e-1))
+    assert float(jax.jacfwd(v)(sigma)) == pytest.approx(measured, rel=tolerance(1e-6, 1e-1))
+
+
+def test_H13_a_chain_that_never_moves_has_no_sigma():
+    """A = I: C is (Σ x̃)(Σ x̃)ᵀ/N, 0 but for rounding, of either sign."""
+    for x in np.random.default_rng(0).normal(size=(12, 3)):
+        assert 0 <= float(limits.chain_critical_sigma(cast(x), cast(np.eye(2)))) < tolerance(1e-6, 1e-2)
+
+
+def test_H13_does_not_mind_where_the_rows_lie():
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    far = cast(x + tolerance(1e12, 1e6))
+    near = np.asarray(far, float) - np.asarray(far, float).mean(0)  # what the offset left of them
+    assert bool(limits.chain_spectrum_bound(far, 1.0, cast(sticky(0.5))).holds)
+    found = limits.chain_spectrum(far, 1.0, cast(sticky(0.5)))
+    assert np.allclose(found, limits.chain_spectrum(cast(near), 1.0, cast(sticky(0.5))), atol=tolerance(1e-10, 1e-3))
 
 
 def test_one_state():

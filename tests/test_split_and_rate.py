@@ -82,6 +82,15 @@ def test_later_splits_are_eigenvalues_of_EMs_jacobian():
         limits.critical_sigmas(gaussian.full, together, x)
 
 
+def test_where_components_split_does_not_mind_where_the_rows_lie():
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    far = cast(x + tolerance(1e12, 1e5))
+    near = cast(np.asarray(far, float) - np.asarray(far, float).mean(0))  # what the offset left of them
+    together = {"pi": cast([0.5, 0.5]), "mu": jnp.stack([far.mean(0)] * 2), "sigma": cast(1.0)}
+    for critical in (limits.critical_sigmas(M, together, far)[0], limits.split(far).sigma):
+        assert float(critical) == pytest.approx(float(limits.split(near).sigma), rel=tolerance(1e-10, 1e-5))
+
+
 def pair_amplitude(x, sigma, start, v):
     """The stable pair's half distance: EM in NumPy, extrapolated (its rate is 1 − 2·(1 − σ²/λ))."""
     x = x - x.mean(0)

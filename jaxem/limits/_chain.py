@@ -28,11 +28,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxem._core.arrays import numbers, shown
-from jaxem._core.checks import enter
+from jaxem._core.checks import as_floating, blame_x, enter, poisoned
 from jaxem._core.model import Theta
 from jaxem._core.objective import product
 from jaxem._core.tracing import is_concrete
 from jaxem._programs.chain import Tables, expectations
+from jaxem._programs.chain import chain as over_paths
 from jaxem.families.gaussian import isotropic, squared_distances
 from jaxem.limits._bound import ROUNDING, Bound, tightest
 from jaxem.limits._mixture import diameter, parameters
@@ -79,17 +80,31 @@ def prepare(x: Any, mu: Any, sigma: Any, transitions: Any, start: Any) -> Chain:
     theta, data = enter(isotropic, parameters(numbers("mu", mu), numbers("sigma", sigma)), x)
     if len(data.x) < 2:
         raise ValueError("x: must have at least two rows, the times of a chain; one row is a mixture's")
-    dtype, K = data.x.dtype, theta["mu"].shape[0]
-    start = jnp.full(K, 1 / K, dtype) if start is None else start
-    A, a = _law("transitions", transitions, (K, K), dtype), _law("start", start, (K,), dtype)
-    return Chain(theta, data.x, jnp.log(A), jnp.log(a))
+    blame_x(data.x, data.x)
+    theta = theta | {"sigma": poisoned(theta["sigma"], theta["sigma"] > 0)}
+    return Chain(theta, data.x, *_laws(transitions, start, theta["mu"].shape[0], data.x.dtype))
+
+
+def _laws(transitions: Any, start: Any, num_states: int, dtype: Any) -> tuple[Array, Array]:
+    """log A and log a of K states."""
+    start = jnp.full(num_states, 1 / num_states, dtype) if start is None else start
+    A, a = _law("transitions", transitions, (num_states,) * 2, dtype), _law("start", start, (num_states,), dtype)
+    return jnp.log(A), jnp.log(a)
+
+
+def square(transitions: Any) -> Array:
+    """A as a floating (K, K), where no means say what K is."""
+    A = as_floating(numbers("transitions", transitions))
+    if A.ndim != 2 or A.shape[0] != A.shape[1] or not A.size:
+        raise ValueError(f"transitions: must be (K, K), got shape {A.shape}; a row for each state, of where it goes")
+    return A
 
 
 def _law(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> Array:
     """Probabilities along the last axis; NaN where they cannot be looked at and are none."""
     value = numbers(name, value, dtype)
     if value.shape != shape:
-        raise ValueError(f"{name}: must have shape {shape}, K = {shape[0]} as in mu, got {value.shape}")
+        raise ValueError(f"{name}: must have shape {shape}, of K = {shape[0]} states, got {value.shape}")
     slack = 10 * shape[0] * float(jnp.finfo(dtype).eps)
     if is_concrete(value):
         p = np.asarray(value, float)
@@ -98,6 +113,18 @@ def _law(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> Array:
         return value
     good = jnp.all(value >= 0) & jnp.all(jnp.abs(jnp.sum(value, axis=-1) - 1) <= slack)
     return jnp.where(good, value, jnp.nan)
+
+
+def sound(chain: Chain) -> Array:
+    """Do its values make sense? Inside `jit` and `vmap` nobody could look before."""
+    arrays = (chain.x, chain.theta["mu"], chain.theta["sigma"])
+    finite = jnp.stack([jnp.all(jnp.isfinite(array)) for array in arrays])
+    return jnp.all(finite) & ~jnp.any(jnp.isnan(chain.log_A)) & ~jnp.any(jnp.isnan(chain.log_start))
+
+
+def only_if(good: Array, check: Bound) -> Bound:
+    """A check that does not hold where its arguments make no sense."""
+    return check._replace(value=jnp.where(good, check.value, jnp.nan))
 
 
 def eps_of(chain: Chain) -> float:
@@ -124,24 +151,38 @@ def chain_log_ratios(transitions: Any, start: Any, nearest: Any) -> Float[Array,
 
         R_tk = max_i (A_ik/A_il) · max_j (A_kj/A_lj),  a_k/a_l for the first factor at t = 1, no second one at t = N
 
-    0 for k = r_t; ∞ where l may be impossible and k is not, −∞ where k itself is. With A and a uniform R = 1.
+    −∞ where k is impossible, else 0 for k = r_t, ∞ where r_t may be impossible and k is not. With A and a uniform,
+    R = 1.
 
     Args:
         transitions: A (K, K), rows summing to 1.
         start: a (K,); uniform when None.
-        nearest: r (N,), the states of a path.
+        nearest: r (N,), the states of a path, in 0 … K − 1; inside `jit` R is NaN for another.
+
+    Raises:
+        ValueError: for shapes or concrete values that make no sense.
 
     >>> import jax.numpy as jnp, jaxem
     >>> log_R = jaxem.limits.chain_log_ratios([[0.8, 0.2], [0.2, 0.8]], None, [0, 0, 0])
     >>> jnp.exp(log_R[:, 1]).round().tolist()                            # 4 by one neighbour, 16 by two
     [4.0, 16.0, 4.0]
     """
-    A = numbers("transitions", transitions)
-    A = A if jnp.issubdtype(A.dtype, jnp.floating) else A.astype(float)
-    K = A.shape[0]
-    a = jnp.full(K, 1 / K, A.dtype) if start is None else start
-    log_A, log_a = jnp.log(_law("transitions", A, (K, K), A.dtype)), jnp.log(_law("start", a, (K,), A.dtype))
-    return _log_ratios(log_A, log_a, jnp.asarray(nearest))
+    A = square(transitions)
+    K = len(A)
+    path = numbers("nearest", nearest)
+    if path.ndim != 1 or not path.size or not jnp.issubdtype(path.dtype, jnp.integer):
+        raise ValueError(f"nearest: must be integers (N,), got shape {path.shape} of {path.dtype}; one state a time")
+    known = (path >= 0) & (path < K)
+    if is_concrete(known) and not np.asarray(known).all():
+        raise ValueError(f"nearest: must lie in 0 … {K - 1}, got {shown(path)}; transitions have {K} states")
+    return jnp.where(known[:, None], _log_ratios(*_laws(A, start, K, A.dtype), path), jnp.nan)
+
+
+def largest_log_ratio(transitions: Any, start: Any) -> Float[Array, ""]:
+    """The largest log R_tkl of any path: of each state for l at the first time, between, and at the last."""
+    A = square(transitions)
+    log_A, log_a = _laws(A, start, len(A), A.dtype)
+    return jnp.max(jax.vmap(lambda state: _log_ratios(log_A, log_a, jnp.full(3, state)))(jnp.arange(len(A))))
 
 
 @jax.jit
@@ -191,11 +232,12 @@ def em_step(chain: Chain) -> ChainStep:
     _, _, gap = _relative(chain)
     tables = Tables(chain.log_start - gap[0], jnp.zeros_like(gap[0]), (chain.log_A,), (-gap[1:, None],))
 
-    def summed(temperature: float) -> tuple[Array, Array]:
-        value, marginals, _ = expectations(tables, jnp.asarray(temperature, gap.dtype))
-        return value, jnp.concatenate([marginals.start[None], marginals.moving[0][:, 0]])
+    def marginals(temperature: float) -> Array:
+        _, found, _ = expectations(tables, jnp.asarray(temperature, gap.dtype))
+        return jnp.concatenate([found.start[None], found.moving[0][:, 0]])
 
-    (value, gamma), (_, best) = summed(1.0), summed(0.0)
+    value = over_paths(tables, jnp.ones((), gap.dtype))  # with its own derivative, right where A has zeros, too
+    gamma, best = marginals(1.0), marginals(0.0)
     rounding = eps_of(chain) * (1 + len(gap) + jnp.abs(value))
     return ChainStep(value, gamma, jnp.argmax(best, axis=1), m_step(chain, gamma), rounding)
 
@@ -220,7 +262,7 @@ def chain_limit(
         HV   Viterbi's path is at l wherever d_tk − d_tl > 2σ² log R_tkl for every k ≠ l
         H8   J ≤ G_σ ≤ J + 2σ² log 1/p(r)
         H9   J ≤ Σ γd ≤ G_σ
-        H10  ‖μ_k(γ) − μ_k(r)‖ ≤ diam(X) Σ_t |γ_tk − r_tk| / N_k,  over k that are somebody's nearest
+        H10  ‖μ_k(γ) − μ_k(r)‖ ≤ diam(X) Σ_t |γ_tk − r_tk| / N_k,  over k that are somebody's nearest; ∞ for N_k = 0
 
     Args:
         x: the sequence, (N, D), or (N,) for D = 1.
@@ -231,7 +273,7 @@ def chain_limit(
         step: what is judged; the library's own `chain_step` when None.
 
     Raises:
-        ValueError: for shapes or concrete values that make no sense.
+        ValueError: for shapes or concrete values that make no sense. Inside `jit` and `vmap` no check holds of them.
 
     >>> import jax.numpy as jnp, jaxem
     >>> x = jnp.array([-1.0, 0.1, -1.0, 2.0, 2.0])
@@ -266,16 +308,15 @@ def _limit(chain: Chain, step: ChainStep) -> ChainLimit:
     N_k, used = jnp.sum(gamma, axis=0), jnp.sum(r, axis=0) > 0
     distance = jnp.sqrt(jnp.sum((moved - m_step(chain, r)) ** 2, axis=1))
     spread = 2 * rounding * jnp.sum(gamma * (1 - gamma), axis=0)  # what an error of `rounding` in log γ does to Σγ
-    reach = diameter(chain.x) * (jnp.sum(jnp.abs(gamma - r), axis=0) + spread) / jnp.where(used, N_k, 1)
-    return ChainLimit(
+    moved_at_most = diameter(chain.x) * (jnp.sum(jnp.abs(gamma - r), axis=0) + spread)
+    reach = jnp.where(N_k > 0, moved_at_most / jnp.where(N_k > 0, N_k, 1), jnp.inf)
+    checks = (
         tightest(jnp.max(jnp.abs(gamma - r), axis=1), theorem * (1 + rounding) + eps),
         Bound(jnp.sum(decided & apart).astype(d.dtype), jnp.zeros((), d.dtype)),
         Bound(jnp.where(bounded, jnp.abs(v - half), jnp.maximum(-v, 0)), half + rounding / num_times),
         Bound(jnp.abs(excess - v / 2), v / 2 + rounding / num_times),
         tightest(jnp.where(used, distance, 0), jnp.where(used, reach, 0) + eps * jnp.max(jnp.abs(chain.x))),
-        v,
-        h,
-        jnp.sum(apart),
-        jnp.sum(~decided),
-        theorem,
     )
+    good = sound(chain) & ~jnp.isnan(rounding)
+    h7, hv, h8, h9, h10 = (only_if(good, check) for check in checks)
+    return ChainLimit(h7, hv, h8, h9, h10, v, h, jnp.sum(apart), jnp.sum(~decided), theorem)

@@ -10,10 +10,24 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxem._core.arrays import numbers, shown
+from jaxem._core.checks import as_floating, blame_x, rows_and_weights
 from jaxem._core.tracing import is_concrete
 from jaxem._fit.em import em_path
-from jaxem.limits._bound import ROUNDING, UNDERFLOW, Bound
-from jaxem.limits._chain import HELD, Chain, chain_log_ratios, em_step, eps_of, m_step, one_hot, prepare
+from jaxem.limits._bound import UNDERFLOW, Bound
+from jaxem.limits._chain import (
+    HELD,
+    Chain,
+    em_step,
+    eps_of,
+    largest_log_ratio,
+    m_step,
+    one_hot,
+    only_if,
+    prepare,
+    sound,
+    square,
+)
+from jaxem.limits._split import centred
 
 # ---- H11: a σ small enough that Baum–Welch is Lloyd's algorithm, iterate by iterate
 
@@ -29,15 +43,18 @@ def chain_one_hot_sigma(delta: Any, transitions: Any, start: Any = None) -> Floa
         transitions: A (K, K).
         start: a (K,); uniform when None.
 
+    Raises:
+        ValueError: for shapes or concrete values that make no sense.
+
     >>> import jax.numpy as jnp, jaxem
     >>> even, sticky = [[0.5, 0.5], [0.5, 0.5]], [[0.9, 0.1], [0.1, 0.9]]
     >>> bool(jaxem.limits.chain_one_hot_sigma(1.0, sticky) < jaxem.limits.chain_one_hot_sigma(1.0, even))
     True
     """
-    delta = numbers("delta", delta)
-    delta = delta if jnp.issubdtype(delta.dtype, jnp.floating) else delta.astype(float)
-    K = jnp.shape(jnp.asarray(transitions))[0]
-    log_R = jnp.max(chain_log_ratios(transitions, start, jnp.tile(jnp.arange(K), 3)))
+    delta = as_floating(numbers("delta", delta))
+    if is_concrete(delta) and not (np.asarray(delta) >= 0).all():
+        raise ValueError(f"delta: must be ≥ 0, got {shown(delta)}; it is a squared distance less a smaller one")
+    log_R = largest_log_ratio(transitions, start)
     return jnp.sqrt(delta / (2 * (UNDERFLOW[delta.dtype.name] + log_R.astype(delta.dtype))))
 
 
@@ -79,7 +96,7 @@ def _iterates_gap(chain: Chain, num_steps: int) -> Bound:
     lloyd = em_path(HELD, chain.theta, chain.x, num_steps=num_steps, temperature=0.0).theta["mu"]
     paths = [lax.scan(each, chain.theta["mu"], length=num_steps)[1] for each in (em, hard)]
     furthest = jnp.max(jnp.stack([jnp.max(jnp.abs(path - lloyd)) for path in paths]))
-    return Bound(furthest, eps_of(chain) * jnp.max(jnp.abs(chain.x)))
+    return only_if(sound(chain), Bound(furthest, eps_of(chain) * jnp.max(jnp.abs(chain.x))))
 
 
 # ---- H13: where the means part
@@ -127,28 +144,29 @@ def chain_critical_sigma(x: Any, transitions: Any) -> Float[Array, ""]:
     2.5
     """
     chain = _coincident(x, 1.0, transitions)
-    return jnp.sqrt(_spectrum_of_C(chain, _stay(chain))[-1])
+    return jnp.sqrt(jnp.maximum(_spectrum_of_C(chain, _stay(chain))[-1], 0))  # λ = 1: C is 0, but for rounding
 
 
 def _coincident(x: Any, sigma: Any, transitions: Any) -> Chain:
-    """The chain with all means at x̄."""
-    K = jnp.shape(jnp.asarray(transitions))[0]
-    first = jnp.reshape(jnp.asarray(x), (jnp.shape(jnp.asarray(x))[0], -1))
-    return prepare(x, jnp.tile(jnp.mean(first, axis=0, keepdims=True), (K, 1)), sigma, transitions, None)
+    """The chain with all means at x̄, both moved to 0: what is asked of it does not mind."""
+    rows = as_floating(rows_and_weights(x, None)[0])
+    blame_x(rows, rows)
+    N, A = len(rows), square(transitions)
+    return prepare(centred(rows, jnp.full(N, 1 / N, rows.dtype)), jnp.zeros((len(A), rows.shape[1])), sigma, A, None)
 
 
 @jax.jit
 def _spectrum_of_C(chain: Chain, stay: Array) -> Float[Array, " D"]:
     """The eigenvalues of C_λ, ascending, in O(N): y_t = λ y_{t−1} + x̃_t."""
-    centred = chain.x - jnp.mean(chain.x, axis=0)[None]
 
     def decay(y: Array, row: Array) -> tuple[Array, Array]:
         y = stay * y + row
         return y, y
 
-    _, y = lax.scan(decay, jnp.zeros_like(centred[0]), centred)
-    half = centred.T @ y - centred.T @ centred / 2  # Σ_{s≤t}, its diagonal halved
-    return jnp.linalg.eigvalsh((half + half.T) / len(centred))
+    x = chain.x  # its mean is 0
+    _, y = lax.scan(decay, jnp.zeros_like(x[0]), x)
+    half = x.T @ y - x.T @ x / 2  # Σ_{s≤t}, its diagonal halved
+    return jnp.linalg.eigvalsh((half + half.T) / len(x))
 
 
 def chain_spectrum(x: Any, sigma: Any, transitions: Any) -> tuple[Array, Array]:
@@ -197,7 +215,7 @@ def chain_spectrum_bound(x: Any, sigma: Any, transitions: Any) -> Bound:
     >>> bool(jaxem.limits.chain_spectrum_bound(x, 1.0, [[0.9, 0.1], [0.1, 0.9]]).holds)
     True
     """
-    measured, theorem = chain_spectrum(x, sigma, transitions)
-    eps = ROUNDING * jnp.finfo(measured.dtype).eps
-    scale = (1 + jnp.max(jnp.abs(theorem))) * (measured.shape[0] + len(jnp.asarray(x)))
-    return Bound(jnp.max(jnp.abs(measured - theorem)), eps * scale)
+    chain = _coincident(x, sigma, transitions)
+    measured, theorem = _spectrum(chain, _stay(chain))
+    scale = (1 + jnp.max(jnp.abs(theorem))) * (measured.shape[0] + len(chain.x))
+    return only_if(sound(chain), Bound(jnp.max(jnp.abs(measured - theorem)), eps_of(chain) * scale))

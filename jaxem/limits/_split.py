@@ -83,11 +83,17 @@ def split(x: Any, *, weights: Any = None) -> Split:
     return found
 
 
+def centred(x: Float[Array, "N D"], share: Float[Array, " N"]) -> Float[Array, "N D"]:
+    """x less its mean under shares that sum to 1, right to eps of its spread, however far from 0 it lies."""
+    for _ in range(2):  # the second takes what rounding left of the first
+        x = x - (share @ x)[None]
+    return x
+
+
 @jax.jit
 def _split(x: Array, w: Array) -> Split:
     share = w / jnp.sum(w)
-    for _ in range(2):  # the second takes what rounding left of the first
-        x = x - (share @ x)[None]
+    x = centred(x, share)
     values, vectors = jnp.linalg.eigh((x * share[:, None]).T @ x)
     variance, v = values[-1], vectors[:, -1]
     v = v * jnp.where(v[jnp.argmax(jnp.abs(v))] < 0, -1, 1)
@@ -175,7 +181,7 @@ def _critical_sigmas(theta: Theta, data: Data) -> Float[Array, " K"]:
     share = counted / jnp.sum(counted, axis=1, keepdims=True)  # empty: NaN
 
     def of_one(share: Array) -> Array:
-        centred = x - (share @ x)[None]
-        return jnp.linalg.eigvalsh((centred * share[:, None]).T @ centred)[-1]
+        apart = centred(x, share)
+        return jnp.linalg.eigvalsh((apart * share[:, None]).T @ apart)[-1]
 
     return jnp.sqrt(jnp.maximum(jax.vmap(of_one)(share), 0))
