@@ -67,11 +67,11 @@ def rows_and_weights(x: Any, weights: Any) -> tuple[Array, Array | None]:
             x = x.copy()
             x[~counts] = x[np.argmax(counts)]
     x = _table(numbers("x", x, rows=True))
-    return (x if counts is not None and counts.all() else _copies_where_weightless(x, w)), w
+    return (x if counts is not None and counts.all() else copies_where_weightless(x, w)), w
 
 
 @jax.jit
-def _copies_where_weightless(x: Array, weights: Array) -> Array:
+def copies_where_weightless(x: Array, weights: Array) -> Array:
     """The rows that weigh something, and copies of the first of them."""
     counts = weights > 0
     return jnp.where(counts[:, None], x, x[jnp.argmax(counts)][None])

@@ -27,6 +27,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxem._core.arrays import non_negative, numbers, scalar
+from jaxem._core.checks import copies_where_weightless
 from jaxem._core.objective import assign, weighted
 from jaxem.limits._bound import ROUNDING, UNDERFLOW, Bound, tightest
 from jaxem.limits._mixture import diameter
@@ -49,6 +50,7 @@ def _prepare(log_joint: Any, temperature: Any, weights: Any = None) -> Table:
     if w.shape != ell.shape[:1]:
         raise ValueError(f"weights: must have shape {ell.shape[:1]}, one per row of log_joint, got {w.shape}")
     non_negative("weights", w, "drop rows by giving them weight 0")
+    ell = ell if weights is None else copies_where_weightless(ell, w)
     return Table(ell, scalar("temperature", temperature, ell.dtype, "use 1 for EM, 0 for hard assignment"), w)
 
 
@@ -196,7 +198,7 @@ def means_gap(log_joint: Any, features: Any, temperature: Any, *, weights: Any =
         log_joint: ℓ (N, K).
         features: φ(x_n), (N, F) or (N, …).
         temperature: T ≥ 0.
-        weights: w (N,) ≥ 0.
+        weights: w (N,) ≥ 0; rows of weight 0 are not looked at.
         diam: diam(φ(X)), where it is known; else N² distances.
 
     Returns:
@@ -218,7 +220,7 @@ def means_gap(log_joint: Any, features: Any, temperature: Any, *, weights: Any =
         raise ValueError(f"features: must be ({len(table.ell)}, …), a row for each of log_joint, got {phi.shape}")
     return _means_gap(
         table,
-        phi.reshape(len(phi), -1),
+        copies_where_weightless(phi.reshape(len(phi), -1), table.weights),
         None if diam is None else scalar("diam", diam, phi.dtype, "leave it out to have it computed"),
     )
 
