@@ -98,6 +98,17 @@ def test_without_the_kick_the_mean_is_kept():
     assert float(weighted.free_energy[0]) == pytest.approx(float(walk.free_energy[0]), rel=tolerance(1e-10, 1e-4))
 
 
+def test_no_sigma_takes_more_than_max_steps():
+    """On whatever branches they are spent; an unstable point that there was no step left to leave is no end."""
+    x = np.random.default_rng(10).gamma(1.0, size=(40, 2)) * [2.0, 1.0]
+    theta = {"pi": cast(np.full(4, 0.25)), "mu": cast(np.tile(x.mean(0), (4, 1))), "sigma": cast(1.0)}
+    sigmas = cast(float(limits.critical_sigma(cast(x))) * np.array([1.1, 0.5]))
+    for max_steps in (0, 3, 12):
+        walk = jaxem.anneal(M, theta, cast(x), sigmas, max_steps=max_steps)
+        assert int(jnp.max(walk.num_steps)) <= max_steps
+        assert walk.status.tolist() == [Status.CONVERGED, Status.MAX_STEPS]
+
+
 def test_anneal_in_vmap_and_bad_input():
     x = cast(np.array([-1.0, -1.0, 1.0, 1.0])[:, None])
     theta = HALVES | {"mu": cast([[0.1], [-0.1]])}

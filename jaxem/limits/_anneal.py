@@ -70,7 +70,8 @@ def anneal(
         sigmas: (S,), all > 0, in the order of the walk.
         weights: w (N,) ≥ 0.
         tol: a fixed point is found when EM's step is at most tol·σ, or rounding.
-        max_steps: most iterations at a σ, of EM and Newton.
+        max_steps: most iterations at a σ, of EM and Newton, on all branches tried there. Where none is left with which
+            to leave an unstable point, the status is MAX_STEPS.
 
     Returns:
         `Branches`.
@@ -106,18 +107,23 @@ def _anneal(theta: Theta, data: Data, sigmas: Array, tol: Array, max_steps: Arra
         found, count, residual = fixed_point(here, data, mu, tol, max_steps)
         radius, direction = spectrum(here, data, found)
 
+        def is_saddle(radius: Array) -> Array:
+            return radius > 1 + 1e3 * jnp.finfo(radius.dtype).eps
+
         def unstable(carry: tuple[Array, ...]) -> Array:
-            _, _, _, radius, _, left = carry
-            return (radius > 1 + 1e3 * jnp.finfo(radius.dtype).eps) & (left < mu.shape[0])
+            _, count, _, radius, _, left = carry
+            return is_saddle(radius) & (left < mu.shape[0]) & (count < max_steps)
 
         def leave(carry: tuple[Array, ...]) -> tuple[Array, ...]:
             mu, count, _, _, direction, left = carry
-            end, more, residual = fixed_point(here, data, stretched(here, data, mu, direction), tol, max_steps)
+            start = stretched(here, data, mu, direction)
+            end, more, residual = fixed_point(here, data, start, tol, max_steps - count)
             return end, count + more, residual, *spectrum(here, data, end), left + 1
 
         first: tuple[Array, ...] = (found, count, residual, radius, direction, jnp.zeros((), jnp.int32))
         end, count, residual, radius, _, _ = lax.while_loop(unstable, leave, first)
-        status = jnp.where(residual <= allowed(data, sigma, tol), Status.CONVERGED, Status.MAX_STEPS)
+        rests = (residual <= allowed(data, sigma, tol)) & ~(is_saddle(radius) & (count >= max_steps))
+        status = jnp.where(rests, Status.CONVERGED, Status.MAX_STEPS)
         status = jnp.where(jnp.all(jnp.isfinite(end)), status, Status.NONFINITE).astype(jnp.int32)
         moved = jnp.sqrt(jnp.max(jnp.sum((end - mu) ** 2, axis=1)))
         num = num_distinct(end, sigma)
