@@ -129,14 +129,14 @@ def run(config: Config) -> Result:
     path, visible = np.asarray(best.assignment["z"]), float(best.lead) / 45  # e^{−45} is rounding
     coldest = min(walk.coldest for walk in walks)
     temperatures = np.append(np.geomspace(1, visible, 6 if config.quick else 40), coldest)
-    nearest = np.tile(np.arange(hmm.NUM_STATES), 3)
+    ratios = [limits.chain_log_ratios(A[:-1], A[-1], np.full(3, state)) for state in range(hmm.NUM_STATES)]
     summary = {
         "num_times": num_times,
         "stay": hmm.STAY,
         "critical_sigma": critical,
         "last_sigma": last,
         "least_gap": least,
-        "log_ratio": float(limits.chain_log_ratios(A[:-1], A[-1], nearest).max()),
+        "log_ratio": float(np.max(ratios)),
         "warm_sigma": WARM,
         "lead": float(best.lead),
         "apart": int(np.sum(path != hmm.squared(x, np.asarray(warm["mu"])).argmin(axis=1))),

@@ -35,6 +35,7 @@ PITCHFORK_STEPS = 500
 QUADRATIC = (1e-8, 1e-4)  # nats: between them F is nearly quadratic, and more than rounding
 THERE = "1e-8 to 1e-4 nats left"
 AGREE = 0.05  # of the truth, there
+SINGULAR = 0.25  # most of the runs that may end there; with more, too few are left to claim anything of
 REGULAR = 0.99  # ρ above it: components coincide or are about to, the information is singular, and C27 says nothing
 
 
@@ -101,10 +102,12 @@ def run(config: Config) -> Result:
     truth = found["truth"]
     near = np.where((truth > QUADRATIC[0]) & (truth < QUADRATIC[1]), truth, np.nan)
     over = {name: found[name] / near for name in ("aitken", "upper")} | {"newton": found["newton"] / near[:, LOOKED_AT]}
+    told = ~np.isnan(near[:, LOOKED_AT])
     summary = {
         "num_runs": len(truth),
         "rates": [float(np.nanmin(found["rate"])), float(np.nanmax(found["rate"]))],
         "singular": int(np.isnan(found["rate"]).sum()),
+        "without": int(np.isnan(found["newton"][told]).sum()),
         "over_truth": {name: np.nanquantile(values, [0, 0.05, 0.5, 0.95, 1]).tolist() for name, values in over.items()},
         "pitchfork": float(pitch_aitken[-1] / pitch_truth[-1]),
         "unfinished": int((found["status"] != jaxem.Status.CONVERGED)[~np.isnan(found["rate"])].sum()),
@@ -117,11 +120,14 @@ def claims(summary: dict[str, Any]) -> list[Claim]:
     """Of estimates: how near the truth they were, where F is nearly quadratic."""
     (_, *_, aitken), (upper, *_), newton = (summary["over_truth"][name] for name in ("aitken", "upper", "newton"))
     off = max(newton[-1] - 1, 1 - newton[0])
+    share = summary["singular"] / summary["num_runs"]
     return [
         Claim("Newton", f"{THERE}: |½∇FᵀI⁻¹∇F over the truth, − 1|", off, AGREE),
         Claim("low", f"{THERE}: Aitken's over the truth", aitken, 1 + AGREE),
         Claim("high", f"{THERE}: the truth over g ρ²/(1 − ρ²)", 1 / upper, 1 + AGREE),
         Claim("⅔", "at σ_c: |Aitken's over the truth, − ⅔|", abs(summary["pitchfork"] - 2 / 3), 5e-3),
+        Claim("some", f"{THERE}: θ at which there is no ½∇FᵀI⁻¹∇F", summary["without"], 0),
+        Claim("regular", "share of runs that end at ρ ≥ 0.99, of which C27 says nothing", share, SINGULAR),
         Claim("end", "of these runs, those that did not come to rest", summary["unfinished"], 0),
     ]
 

@@ -160,17 +160,22 @@ def run(config: Config) -> Result:
     return Result({"sets": sets}, claims(list(sets.values())), arrays)
 
 
+def over(survives_to: float) -> float:
+    """σ_c over it; ∞ where the split survives nowhere."""
+    return 1 / survives_to if survives_to else float("inf")
+
+
 def claims(sets: list[dict[str, Any]]) -> list[Claim]:
     """Agreement, as measured: the first split by C13, others by their clusters; and what C20 foretells."""
     later = [split for found in sets for split in found["splits"][1:]]
     every = [split for found in sets for split in found["splits"]]
-    first = [found["sigma_c"] / found["splits"][0]["measured"] - 1 for found in sets]
+    first = [found["sigma_c"] / found["splits"][0]["measured"] - 1 if found["splits"] else np.nan for found in sets]
     others = [split["predicted"] / split["measured"] - 1 for split in later]
     radii = [split["radius"] - split["radius_of_the_cluster"] for split in every]
-    back, best = (1 / min(found[key] for found in sets) for key in ("survives_to", "better_to"))
+    back, best = (max(over(found[key]) for found in sets) for key in ("survives_to", "better_to"))
 
     def largest(values: list[float]) -> float:
-        return float(np.abs(values).max())
+        return float(np.abs(values).max()) if values else float("nan")  # none was seen: the claim fails
 
     return [
         Claim("σ_c", "first splits: √λ_max(Cov x) over the σ measured, − 1", largest(first), AGREE),

@@ -105,6 +105,7 @@ def contraction(rng: np.random.Generator, count: int) -> tuple[dict[str, float],
         dimension.append(np.full(told.sum(), D))
     arrays = {"kappa": np.concatenate(factor), "ratio": np.concatenate(ratio), "dimension": np.concatenate(dimension)}
     measured = {
+        "num_pairs": sum(map(len, excess)),
         "excess": float(np.concatenate(excess).max()),
         "quadrature": float(np.concatenate(finer).max()),
         "tightest": float((arrays["ratio"] / arrays["kappa"]).max()),
@@ -186,7 +187,6 @@ def run(config: Config) -> Result:
     keys = jax.random.split(key, len(SIZES))
     samples = [sample(k, mu, num_rows) for k, mu in zip(keys, SIZES, strict=True)]
     summary = measured | {
-        "num_pairs": len(arrays["kappa"]),
         "shown": SHOWN,
         "starts": STARTS,
         "samples": samples,

@@ -11,7 +11,7 @@ CLAIMS = {
     "phase_diagram": {"σ_c", "σ_k", "ρ", "max", "count", "back", "best", "pair", "end"},
     "two_gaussians": {"C22", "quad", "map", "C25", "c > μ", "grid", "kmeans", "em", "bias"},
     "seeding": {"C26", "K = 1", "law", "mean", "other"},
-    "nats_left": {"Newton", "low", "high", "⅔", "end"},
+    "nats_left": {"Newton", "low", "high", "⅔", "some", "regular", "end"},
 }
 MODULES = (phase_diagram, two_gaussians, seeding, nats_left)
 
@@ -70,6 +70,22 @@ def test_halving_finds_the_last_false_and_says_where_there_is_none():
     assert phase_diagram.halved(lambda sigma: sigma < 0.777, 1.0, 0.5, 13) == pytest.approx(0.777, rel=1e-4)
     assert np.isnan(phase_diagram.halved(lambda sigma: True, 1.0, 0.5, 3))
     assert np.isnan(phase_diagram.halved(lambda sigma: False, 1.0, 0.5, 3))
+
+
+def test_a_walk_without_a_split_or_a_way_back_fails_its_claims():
+    """What was not seen is no evidence: neither an exception nor a claim that holds."""
+    nothing = {"sigma_c": 1.0, "splits": [], "survives_to": 0.0, "better_to": 0.0, "pair_returns": 0.0}
+    nothing |= {"largest_radius": 0.9, "unfinished": 0, "miscounted": 1}
+    failing = {claim.id for claim in phase_diagram.claims([nothing]) if not claim.holds}
+    assert failing == {"σ_c", "σ_k", "ρ", "count", "back", "best"}
+
+
+def test_runs_without_a_rate_or_a_decrement_fail_their_claims():
+    summary = {"over_truth": {name: [1.0] * 5 for name in ("aitken", "upper", "newton")}, "pitchfork": 2 / 3}
+    summary |= {"unfinished": 0, "num_runs": 8, "singular": 0, "without": 0}
+    assert all(claim.holds for claim in nats_left.claims(summary))
+    failing = {claim.id for claim in nats_left.claims(summary | {"singular": 8, "without": 1}) if not claim.holds}
+    assert failing == {"some", "regular"}
 
 
 def test_C22_with_the_exponent_doubled_or_about_the_other_mean_is_false():
