@@ -1,5 +1,6 @@
 """The experiments about C13's later splits and C20, C22, C25, C26 and C27 run end to end, and see what is wrong."""
 
+import _claims
 import nats_left
 import numpy as np
 import phase_diagram
@@ -78,6 +79,14 @@ def test_a_walk_without_a_split_or_a_way_back_fails_its_claims():
     nothing |= {"largest_radius": 0.9, "unfinished": 0, "miscounted": 1}
     failing = {claim.id for claim in phase_diagram.claims([nothing]) if not claim.holds}
     assert failing == {"σ_c", "σ_k", "ρ", "count", "back", "best"}
+
+
+def test_what_says_nothing_hides_no_violation():
+    """∞ below ∞ is no evidence, nor a reason not to look at the rest; a NaN is a reason to fail."""
+    nothing = (np.inf, np.inf)
+    assert _claims.worst("id", "all below", [nothing, (1.0, 2.0)]).holds
+    for bad in [(2.0, 1.0), (1.0, 0.0), (np.inf, 1.0), (np.nan, 1.0), (0.0, np.nan), (np.nan, np.inf)]:
+        assert not _claims.worst("id", "all below", [nothing, (1.0, 2.0), bad]).holds
 
 
 def test_runs_without_a_rate_or_a_decrement_fail_their_claims():
