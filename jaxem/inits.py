@@ -23,6 +23,7 @@ from jaxem._core.model import Theta
 from jaxem._core.tracing import is_concrete
 from jaxem.families._enter import check_support
 from jaxem.families._exponential_family import mean_of_rows
+from jaxem.families._missing import beside
 from jaxem.families._mixture import Mixture, mixture_only
 from jaxem.families.gaussian._moments import over_features, unit_of
 
@@ -387,7 +388,7 @@ def _draw_centres(
 def _m_step(m: Mixture, theta: Theta, x: Array, w: Array | None, labels: Array) -> Theta:
     gamma = jax.nn.one_hot(labels, theta["pi"].shape[0], axis=0, dtype=x.dtype)
     gamma = gamma if w is None else gamma * w[None]
-    x = x if m.takes_whole_rows else jnp.concatenate([x, jnp.ones_like(x)], axis=1)  # of which all is observed
+    x = x if m.takes_whole_rows else beside(x, jnp.zeros(x.shape, bool))
 
     def m_step(theta: Theta) -> Theta:
         return m.update(m.statistics(theta, x, gamma), theta, m.held)

@@ -1,5 +1,7 @@
 """Missing cells: F is the observed-data free energy, by SciPy's marginals and an EM written row by row in NumPy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -407,3 +409,52 @@ def test_draws_of_independent_columns_follow_the_component(case):
         case.name, lambda: value
     )
     assert draws[:, 0, 2].mean() == pytest.approx(expected(), abs=5 * draws[:, 0, 2].std() / np.sqrt(4_000))
+
+
+def test_what_a_fit_puts_in_order_stays_beside_its_weights_and_labels():
+    """Rows are summed by how many cells they miss: weights, lanes' own too, and labels are still of their rows."""
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(200, D)) + 3 * (np.arange(200) % 2)[:, None]
+    x = cast(np.where(rng.random(x.shape) < 0.3, np.nan, x))
+    W, labels = cast(rng.exponential(size=(2, 200))), np.where(rng.random(200) < 0.2, np.arange(200) % 2, -1)
+    lanes = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), THETA)
+    batch = jaxem.em_batch(FULL, lanes, x, weights=W, missing=True, max_steps=4)
+    for lane, w in enumerate(W):
+        alone = jaxem.em(FULL, THETA, x, weights=w, missing=True, max_steps=4)
+        assert float(batch.free_energy[lane]) == pytest.approx(float(alone.free_energy), rel=1e-12)
+    shuffled = rng.permutation(200)
+    one = jaxem.em(FULL, THETA, x, weights=W[0], labels=labels, missing=True, max_steps=4)
+    two = jaxem.em(FULL, THETA, x[shuffled], weights=W[0][shuffled], labels=labels[shuffled], missing=True, max_steps=4)
+    assert float(one.free_energy) == pytest.approx(float(two.free_energy), rel=1e-12)
+
+
+def test_many_chunks_have_a_derivative_both_ways():
+    """F's gradient by chunks is that of the table at once, and the certificates hold at a random θ."""
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(20_000, D))
+    x = cast(np.where((rng.random(x.shape) < 0.2) & (np.arange(D) > 0), np.nan, x))
+    m = FULL.with_missing()
+
+    def by_chunks(theta):
+        return jaxem.log_likelihood(m, theta, x)
+
+    def at_once(theta):
+        return jnp.sum(jax.nn.logsumexp(jaxem.log_joint(m, theta, x), axis=1))
+
+    gradient, expected = jax.grad(by_chunks)(THETA), jax.grad(at_once)(THETA)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-7), gradient, expected)
+    assert jaxem.certify(m, THETA, x).holds(1e-9).all()
+
+
+@pytest.mark.parametrize("size", [6, 12])
+def test_columns_that_are_nearly_collinear_keep_their_digits_in_float32(size):
+    """Errors of E[x | observed] in deviations: as of a triangular solve, the root of the condition number in eps."""
+    rng = np.random.default_rng(size)
+    base, slack = rng.normal(size=(400, 1)), 10.0 ** -(size / 4)
+    x = base + slack * rng.normal(size=(400, size))
+    Sigma = np.cov(x, rowvar=False)
+    theta = {"pi": np.ones(1), "mu": x.mean(0, keepdims=True), "Sigma": Sigma[None]}
+    holes = np.where(rng.random(x.shape) < 0.3, np.nan, x)
+    one, two = (jax.tree.map(partial(jnp.asarray, dtype=bits), (theta, holes)) for bits in (jnp.float32, jnp.float64))
+    error = np.abs(jaxem.condition(FULL, *one).mean - jaxem.condition(FULL, *two).mean).max() / x.std()
+    assert error < 8 * np.finfo(np.float32).eps * np.sqrt(np.linalg.cond(Sigma)) * size

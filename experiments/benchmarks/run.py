@@ -103,7 +103,8 @@ def cells(row: dict[str, Any], setting: dict[str, Any]) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     options = parser("run", __doc__, devices=True)
     options.add_argument("--full", action="store_true", help="time all of scikit-learn's small fits")
-    scripts = sorted(path.name for path in HERE.glob("[!_]*.py"))
+    every = argparse.Namespace(devices="1", full=True, quick=True, only=None)
+    scripts = sorted({script for script, *_ in commands(every)})
     options.add_argument("--only", nargs="+", choices=scripts, metavar="SCRIPT", help="of all these files")
     options = options.parse_args(arguments)
     by_file = run_all(options)

@@ -35,7 +35,7 @@ FORMAT = "jaxem fit 1"
 def save(path: Any, m: Any, fit: Any) -> None:
     """Write a model and its fit to one `.npz` file, whole or not at all.
 
-    A family is written by its name, with what is held, its floor, prior or noise; a program, or a mixture of your
+    A family is written by its name, with what is held, its floor or prior, and noise; a program, or a mixture of your
     own, by the name of its function, and is passed to `load`. No suffix is added to the path.
 
     Args:
@@ -180,7 +180,9 @@ def _of_family(described: Any) -> Mixture | None:
             m = with_conjugate(m, described["update"][1]["prior"][1])
         else:
             m = gaussian.with_floor(m, described["update"][1]["variance"])
-    return m and m.hold(*described["held"])
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        return m and m.hold(*described["held"])
+    return None
 
 
 def _shown(described: Any) -> str:

@@ -65,11 +65,15 @@ class Table(tuple[Candidate, ...]):
         return min(converged, key=lambda candidate: candidate.value, default=None)
 
     def __repr__(self) -> str:
-        models = list(dict.fromkeys(repr(candidate.m) for candidate in self))  # under a prior of each K they differ
+        columns: list[tuple[str, dict[int, str]]] = []  # under a prior of each K it is other models that share one
+        for candidate in self:
+            name, K = repr(candidate.m).replace("gaussian.", ""), candidate.num_components
+            if not columns or columns[-1][0] != name or K in columns[-1][1]:
+                columns.append((name, {}))
+            columns[-1][1][K] = self.cell(candidate)
         counts = list(dict.fromkeys(candidate.num_components for candidate in self))
-        cells = {(repr(candidate.m), candidate.num_components): self.cell(candidate) for candidate in self}
-        rows = [["K", *(name.replace("gaussian.", "") for name in models)]]
-        rows += [[str(K), *(cells.get((name, K), "") for name in models)] for K in counts]
+        rows = [["K", *(name for name, _ in columns)]]
+        rows += [[str(K), *(cells.get(K, "") for _, cells in columns)] for K in counts]
         notes = [f"{self.criterion} in nats, smaller is better; * the least"]
         failed = sum(candidate.failed for candidate in self)
         if failed:
@@ -124,8 +128,8 @@ def select(
         starts: how many for each candidate.
         criterion: "bic", "aic" or "icl", smaller is better.
         prior: of every candidate, one of `gaussian.with_prior`, or a function of (x, K) that makes it, as
-            `gaussian.mclust_prior` is; for models that have one. The criterion is of the likelihood at the maximum
-            a posteriori.
+            `gaussian.mclust_prior` is, of whole rows; for models that have one, ten of the fourteen. The criterion is
+            of the likelihood at the maximum a posteriori.
         weights: w (N,) ≥ 0, one per row.
         missing: NaN in x is a missing cell, as for `jaxem.fit`.
         progress: show a tqdm bar of candidates; Ctrl-C then ends the call at once.
@@ -153,16 +157,19 @@ def select(
     progress = switch("progress", progress)
     if not is_concrete(x, key):
         raise ValueError("x: is traced, and a selection has to see its fits; call select outside of jit")
-    models = [for_rows(m, x, missing, of_a_fit=True) for m in _models(models)]
     counts = _counts(num_components)
+    candidates = [
+        (mixture_only("select", for_rows(own, x, missing, of_a_fit=True)), several)
+        for m in _models(models)
+        for own, several in under(prior, m, x, counts)
+    ]
     found: list[tuple[Candidate, Fit]] = []
-    with bar(progress, len(models) * len(counts), "fit") as show:
-        for m in models:
-            for own, several in under(prior, m, x, counts):
-                for K, one in fits_at(own, x, key, several, int(starts), weights, **options):
-                    one = awaited(one) if progress else one
-                    found.append((judged(own, K, one, x, criterion, weights), trimmed(own, K, one)))
-                    show(found[-1][0].value)
+    with bar(progress, sum(len(several) for _, several in candidates), "fit") as show:
+        for m, several in candidates:
+            for K, one in fits_at(m, x, key, several, int(starts), weights, **options):
+                one = awaited(one) if progress else one
+                found.append((judged(m, K, one, x, criterion, weights), trimmed(m, K, one)))
+                show(found[-1][0].value)
     results = Table([candidate for candidate, _ in found], criterion, int(starts))
     best = results.best
     if best is None:

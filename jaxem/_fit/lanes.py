@@ -21,6 +21,7 @@ from jaxem._core.tracing import compiled, is_concrete
 from jaxem._fit.implicit import at_the_fixed_point
 from jaxem._fit.loop import Climb, Fit, Status, Stop, fit_of, renewed, run, step, unstarted
 from jaxem._fit.progress import awaited, bar
+from jaxem.families._missing import Missing
 
 SLOTS = {"cpu": 1}  # by platform
 MANY = 1_024  # elsewhere, at most, …
@@ -92,7 +93,8 @@ def run_lanes(
     lanes = args.temperature.shape[0]
 
     def here(args: Lanes, data: Data, tol: Array, max_steps: Array) -> Fit:
-        data = m.once(jax.tree.map(lambda leaf: leaf[0], args.theta), data)
+        if args.weights is None or not isinstance(m, Missing):  # which may put rows in order: a lane's weights are not
+            data = m.once(jax.tree.map(lambda leaf: leaf[0], args.theta), data)
         if slots > 1:
             return _in_slots(m, args, data, tol, max_steps, stop, slots, accelerate)
 

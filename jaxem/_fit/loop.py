@@ -305,7 +305,13 @@ def ascend(m: Model, climb: Climb, data: Data, tol: Array, max_steps: Array, sto
     )
 
 
-once = compiled(lambda m, theta, data: m.once(theta, data))
+@compiled
+def once(m: Model, theta: Theta, data: Data) -> dict[str, Any]:
+    """What `Model.once` changes of the data: the rest would be copied."""
+    new = m.once(theta, data)._asdict()
+    return {name: value for name, value in new.items() if value is not getattr(data, name)}
+
+
 begin_legs = jax.jit(unstarted)
 run_leg = compiled(ascend, static_argnames="stop")
 
@@ -325,7 +331,7 @@ def run_in_legs(
 
     A call is made before the one before it has ended, so that the devices need not wait; past the end it does nothing.
     """
-    data = once(m, theta, data)
+    data = data._replace(**once(m, theta, data))
     climb, last, done = begin_legs(m, theta, data, accelerate), int(max_steps), 0
     while True:
         before, done = climb, min(done + steps_a_leg, last)
@@ -338,7 +344,7 @@ def run_watched(
     m: Model, theta: Theta, data: Data, tol: Any, max_steps: Any, stop: Stop, accelerate: Any = None
 ) -> Fit:
     """The same with a tqdm bar: legs as long as people wait for news, each awaited so that Ctrl-C is heard."""
-    data = once(m, theta, data)
+    data = data._replace(**once(m, theta, data))
     climb, last, done, steps = begin_legs(m, theta, data, accelerate), int(max_steps), 0, 1
     with bar(True, last, "step") as show:
         while True:

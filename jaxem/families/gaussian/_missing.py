@@ -20,8 +20,10 @@ A step serves all rows of a chunk, each with its own next missing cell; rows tha
 """
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import lax
@@ -95,7 +97,9 @@ def complete(given: Given, rows: Float[Array, "n both"], most: Array | None = No
     difference = jnp.where(seen.T[None], differences(x, given.mu), 0)
     if given.precision is None:
         return by_scales(given.scale, difference, seen.T)
-    return by_covariances(given, difference, ~seen.T, most)
+    if most is None:
+        return by_covariances(given, difference, ~seen.T, None)
+    return as_far_as(given, difference, ~seen.T, most)
 
 
 def by_scales(sigma: Float[Array, "K D"], difference: Float[Array, "K D n"], seen: Bool[Array, "D n"]) -> Completed:
@@ -105,6 +109,21 @@ def by_scales(sigma: Float[Array, "K D"], difference: Float[Array, "K D n"], see
         jnp.where(seen[None], 0, sigma[:, :, None])[None],
         sum_of_squares(difference * (1 / sigma)[:, :, None]),
         2 * jnp.matmul(jnp.log(sigma), seen.astype(sigma.dtype), precision=EXACT),
+    )
+
+
+@jax.custom_jvp
+def as_far_as(given: Given, difference: Array, missing: Array, most: Array) -> Completed:
+    """`by_covariances` in as few turns as the rows take, with the derivative of all of them: a loop of unknown length
+    has none in reverse."""
+    return by_covariances(given, difference, missing, most)
+
+
+@as_far_as.defjvp
+def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Completed, Completed]:
+    given, difference, missing, _ = primals
+    return jax.jvp(
+        lambda given, difference: by_covariances(given, difference, missing, None), (given, difference), tangents[:2]
     )
 
 
@@ -139,7 +158,19 @@ def by_covariances(
 
     directions = jnp.zeros_like(difference, shape=(D, *nothing.shape)) + nothing[0, 0, 0]
     start = Completed(difference, directions, nothing[:, 0], nothing[:, 0])
-    end = lax.fori_loop(0, D if most is None else most, minimise, start)
+    turns = D if most is None else most
+    end = lax.fori_loop(0, turns, minimise, start)
+
+    # once more, of what rounding left: the residual by way of L⁻¹, whose condition is the root of Λ's
+    residual = covariances.whitened(given.scale, end.difference)
+    residual = jnp.einsum("kde,kdn->ken", given.scale, residual, precision=EXACT)
+    residual = jnp.where(missing[None], residual, 0)
+
+    def correct(i: Any, difference: Array) -> Array:
+        v = end.directions[i]
+        return difference - v * jnp.sum(v * residual, axis=1, keepdims=True)
+
+    end = end._replace(difference=lax.fori_loop(0, turns, correct, end.difference))
     squares = sum_of_squares(covariances.whitened(given.scale, end.difference))
     return end._replace(squares=squares, log_det=2 * given.log_det[:, None] + end.log_det)
 
@@ -159,15 +190,36 @@ def moments(theta: Theta, done: Completed, gamma: Float[Array, "K n"], most: Arr
         spread = jnp.einsum("kn,kdn->kd", gamma, squares, precision=EXACT)
         return Moments(N_k, shift, scales.pooled(spread, theta["sigma"]))
 
+    pooled = partial(covariances.pooled, like=theta["Sigma"])
     own = gamma if done.directions.shape[1] == len(gamma) else jnp.sum(gamma, axis=0, keepdims=True)
 
-    def add(i: Any, spread: Array) -> Array:
-        v = done.directions[i]
-        return spread + covariances.pooled(covariances.products_of(own[:, None] * v, v), theta["Sigma"])
+    spread = pooled(covariances.products_of(gamma[:, None] * done.difference, done.difference))
+    hidden = covariance_sums(own, done.directions) if most is None else first_sums(own, done.directions, most)
+    return Moments(N_k, shift, spread + pooled(hidden))
 
-    spread = covariances.products_of(gamma[:, None] * done.difference, done.difference)
-    spread = covariances.pooled(spread, theta["Sigma"])
-    return Moments(N_k, shift, lax.fori_loop(0, len(done.directions) if most is None else most, add, spread))
+
+def covariance_sums(
+    gamma: Float[Array, "_ n"], directions: Float[Array, "T _ D n"], most: Array | None = None
+) -> Float[Array, "_ D D"]:
+    """Σ_n γ_n Cov[x_n | observed], of so many directions at `most`."""
+
+    def add(i: Any, sums: Array) -> Array:
+        return sums + covariances.products_of(gamma[:, None] * directions[i], directions[i])
+
+    D = directions.shape[2]
+    nothing = jnp.zeros_like(directions, shape=(len(gamma), D, D)) + 0 * gamma[0, 0]
+    return lax.fori_loop(0, len(directions) if most is None else most, add, nothing)
+
+
+@jax.custom_jvp
+def first_sums(gamma: Array, directions: Array, most: Array) -> Array:
+    """The same, with the derivative of all, as for `as_far_as`."""
+    return covariance_sums(gamma, directions, most)
+
+
+@first_sums.defjvp
+def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    return jax.jvp(covariance_sums, primals[:2], tangents[:2])
 
 
 def covariance(done: Completed) -> Float[Array, "K D D n"]:
@@ -216,9 +268,12 @@ def by_cells(theta: Theta) -> Products:
         spread = squares - offset * (S + shift) + (N_k[:, None] - counts) * sigma**2
         return Moments(N_k, shift, scales.pooled(spread, theta["sigma"]))
 
-    return linear(
-        theta, c, scales.geometry, eta, features=features, finish=finish, common=lambda phi: jnp.zeros((), c.dtype)
-    )
+    def common(phi: Any) -> Array:
+        return jnp.zeros((), c.dtype)
+
+    # hard ones compare squares alone, and the spread that would judge those has σ² of what is missing in it
+    products = linear(theta, c, scales.geometry, eta, features=features, finish=finish, common=common)
+    return products._replace(accurate_when_hard=lambda moments: jnp.zeros((), bool))
 
 
 def by_completing(theta: Theta, about: Theta) -> Products:
