@@ -50,6 +50,7 @@ def test_every_figure_declares_its_results(name):
     assert isinstance(declared["CONFIG"], dict)
 
 
+@pytest.mark.takes_turns("name")
 @pytest.mark.parametrize(("name", "experiment"), RESULTS.items())
 def test_two_builds_from_one_result_are_the_same_bytes(name, experiment, quick_run, tmp_path):
     """The experiment's own figure and one built from its files; and every claim holds in quick mode."""
