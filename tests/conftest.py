@@ -59,6 +59,7 @@ collect_ignore = (
         "test_compile.py",
         "test_condition.py",
         "test_copies.py",
+        "test_devices.py",
         "test_distributed.py",
         "test_docs.py",
         "test_experiments_quick.py",
