@@ -19,7 +19,7 @@ from jaxem._core.arrays import non_negative
 from jaxem._core.model import Data, Model, Theta
 from jaxem._core.tracing import compiled, is_concrete
 from jaxem._fit.implicit import at_the_fixed_point
-from jaxem._fit.loop import Climb, Fit, Status, Stop, fit_of, renewed, run, step, unstarted
+from jaxem._fit.loop import Climb, Fit, Status, Stop, fit_of, renewed, run, run_on, step, unstarted
 from jaxem._fit.progress import awaited, bar
 from jaxem.families._missing import Missing
 
@@ -93,13 +93,15 @@ def run_lanes(
     lanes = args.temperature.shape[0]
 
     def here(args: Lanes, data: Data, tol: Array, max_steps: Array) -> Fit:
-        if args.weights is None or not isinstance(m, Missing):  # which may put rows in order: a lane's weights are not
+        # once for all lanes, but where it puts rows in order, which weights of a lane's own would not be in
+        alike = args.weights is None or not isinstance(m, Missing)
+        if alike:
             data = m.once(jax.tree.map(lambda leaf: leaf[0], args.theta), data)
         if slots > 1:
             return _in_slots(m, args, data, tol, max_steps, stop, slots, accelerate)
 
         def lane(args: Lanes) -> Fit:
-            return run(m, args.theta, args.to(data), tol, max_steps, stop, accelerate)
+            return (run_on if alike else run)(m, args.theta, args.to(data), tol, max_steps, stop, accelerate)
 
         return lax.map(lane, args)
 

@@ -291,7 +291,11 @@ def judged(
 @partial(compiled, static_argnames="stop")
 def run(m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop, accelerate: Any = None) -> Fit:
     """The one loop: step until a status is reached or max_steps are done."""
-    data = m.once(theta, data)
+    return run_on(m, theta, m.once(theta, data), tol, max_steps, stop, accelerate)
+
+
+def run_on(m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop, accelerate: Any = None) -> Fit:
+    """The same, of data that `Model.once` has seen."""
     return fit_of(ascend(m, unstarted(m, theta, data, accelerate), data, tol, max_steps, stop).state)
 
 

@@ -161,16 +161,20 @@ def by_covariances(
     turns = D if most is None else most
     end = lax.fori_loop(0, turns, minimise, start)
 
-    # once more, of what rounding left: the residual by way of L⁻¹, whose condition is the root of Λ's
-    residual = covariances.whitened(given.scale, end.difference)
-    residual = jnp.einsum("kde,kdn->ken", given.scale, residual, precision=EXACT)
-    residual = jnp.where(missing[None], residual, 0)
+    def again(_: Any, difference: Array) -> Array:
+        """Once more, of what rounding left: the residual by way of L⁻¹, whose condition is the root of Λ's."""
+        residual = covariances.whitened(given.scale, difference)
+        residual = jnp.einsum("kde,kdn->ken", given.scale, residual, precision=EXACT)
+        residual = jnp.where(missing[None], residual, 0)
 
-    def correct(i: Any, difference: Array) -> Array:
-        v = end.directions[i]
-        return difference - v * jnp.sum(v * residual, axis=1, keepdims=True)
+        def correct(i: Any, difference: Array) -> Array:
+            v = end.directions[i]
+            return difference - v * jnp.sum(v * residual, axis=1, keepdims=True)
 
-    end = end._replace(difference=lax.fori_loop(0, turns, correct, end.difference))
+        return lax.fori_loop(0, turns, correct, difference)
+
+    # not where no cell is missing
+    end = end._replace(difference=lax.fori_loop(0, 1 if most is None else jnp.minimum(most, 1), again, end.difference))
     squares = sum_of_squares(covariances.whitened(given.scale, end.difference))
     return end._replace(squares=squares, log_det=2 * given.log_det[:, None] + end.log_det)
 
