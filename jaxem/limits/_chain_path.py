@@ -13,6 +13,7 @@ from jaxem._core.arrays import numbers, shown
 from jaxem._core.checks import as_floating, blame_x, rows_and_weights
 from jaxem._core.tracing import is_concrete
 from jaxem._fit.em import em_path
+from jaxem.families.gaussian._moments import centred
 from jaxem.limits._bound import UNDERFLOW, Bound
 from jaxem.limits._chain import (
     HELD,
@@ -27,7 +28,6 @@ from jaxem.limits._chain import (
     sound,
     square,
 )
-from jaxem.limits._split import centred
 
 # ---- H11: a σ small enough that Baum–Welch is Lloyd's algorithm, iterate by iterate
 
@@ -151,8 +151,8 @@ def _coincident(x: Any, sigma: Any, transitions: Any) -> Chain:
     """The chain with all means at x̄, both moved to 0: what is asked of it does not mind."""
     rows = as_floating(rows_and_weights(x, None)[0])
     blame_x(rows, rows)
-    N, A = len(rows), square(transitions)
-    return prepare(centred(rows, jnp.full(N, 1 / N, rows.dtype)), jnp.zeros((len(A), rows.shape[1])), sigma, A, None)
+    A = square(transitions)
+    return prepare(centred(rows), jnp.zeros((len(A), rows.shape[1])), sigma, A, None)
 
 
 @jax.jit

@@ -32,6 +32,7 @@ from jaxem._core.checks import blame_x, enter, prepare_centres, rows_and_weights
 from jaxem._core.model import Data, Model, Theta, ThetaLike
 from jaxem._core.objective import assign, weighted
 from jaxem.families.gaussian import isotropic
+from jaxem.families.gaussian._moments import centred
 from jaxem.limits._bound import Bound
 from jaxem.limits._kmeans_bound import prepared
 from jaxem.limits._lindsay import isotropic_only
@@ -83,17 +84,10 @@ def split(x: Any, *, weights: Any = None) -> Split:
     return found
 
 
-def centred(x: Float[Array, "N D"], share: Float[Array, " N"]) -> Float[Array, "N D"]:
-    """x less its mean under shares that sum to 1, right to eps of its spread, however far from 0 it lies."""
-    for _ in range(2):  # the second takes what rounding left of the first
-        x = x - (share @ x)[None]
-    return x
-
-
 @jax.jit
 def _split(x: Array, w: Array) -> Split:
     share = w / jnp.sum(w)
-    x = centred(x, share)
+    x = centred(x, w)
     values, vectors = jnp.linalg.eigh((x * share[:, None]).T @ x)
     variance, v = values[-1], vectors[:, -1]
     v = v * jnp.where(v[jnp.argmax(jnp.abs(v))] < 0, -1, 1)
