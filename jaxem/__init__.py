@@ -22,6 +22,7 @@ from jaxem._answers.condition import Conditional, condition, impute
 from jaxem._answers.covariances import covariances
 from jaxem._answers.criteria import aic, bic, icl, num_parameters
 from jaxem._answers.files import load, save
+from jaxem._answers.filter import filter
 from jaxem._answers.gain import Gain, gain
 from jaxem._answers.latents import recover, sample_latents
 from jaxem._answers.likelihood_ratio import LikelihoodRatioTest, likelihood_ratio_test
@@ -112,6 +113,7 @@ __all__ = [
     "em_stream",
     "expected_log_joint",
     "families",
+    "filter",
     "fit",
     "free_energy",
     "from_numpyro",

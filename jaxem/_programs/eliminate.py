@@ -10,7 +10,8 @@ so that the result is F_T(θ) of eq:bound. Everything else is its derivative. �
 expected indicator table: posterior marginals at T = 1 (Darwiche 2003; Eisner 2016: forward–backward is the
 gradient of forward), and at T = 0, where the derivative of a maximum is one-hot, the backtracking of
 max-product: the most probable joint assignment. Where each γ in that derivative is replaced by a one-hot draw from it,
-the same road back draws from the joint posterior: each variable given those that were eliminated after it.
+the same road back draws from the joint posterior: each variable given those that were eliminated after it. Where a
+chain's pass back is left out of it, its end is the filter.
 """
 
 import math
@@ -24,9 +25,14 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxem._core.objective import assign, weighted
-from jaxem._programs.chain import Tables, chain, drawn_chain
+from jaxem._programs.chain import Tables, chain, drawn_chain, filtered_chain
 
 PREVIOUS = "_PREV_"  # NumPyro's name for the step before, of a variable inside a scan
+
+
+def steps_back(name: str) -> int:
+    """How many steps before the one at hand, or, of a site that is unrolled, before the first that is not."""
+    return 0 if not name.startswith(PREVIOUS) else 1 + steps_back(name.removeprefix(PREVIOUS))
 
 
 class Named(NamedTuple):
@@ -102,22 +108,39 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     return assign(table, 1.0, axis=0)[1], jnp.sum(jnp.where(drawn, tangents[0], 0), axis=0)
 
 
+class Entangled(ValueError):
+    """A chain cannot be filtered by itself."""
+
+
 def log_partition(
-    factors: Sequence[Factor], graph: Graph, temperature: ArrayLike, rows: str | None = None, key: Array | None = None
+    factors: Sequence[Factor],
+    graph: Graph,
+    temperature: ArrayLike,
+    rows: str | None = None,
+    key: Array | None = None,
+    filtered: bool = False,
 ) -> Array:
     """F_T = Σ w · T log Σ_z e^{Σ factors / T}, the sum over every joint assignment of the variables.
 
     `rows`: a plate that every factor lives in; then F_T of each of its members. `key`: then T is 1, and the derivative
-    is no marginal but one joint draw.
+    is no marginal but one joint draw. `filtered`: then T is 1, and the derivative in what a scan has at a step is known
+    from the steps until then; `Entangled` where a latent outside of the scan has a say in all of its steps.
     """
-    return Elimination(factors, graph, temperature, key).run(rows)
+    return Elimination(factors, graph, temperature, key, filtered).run(rows)
 
 
 class Elimination:
     """One run: factors grouped by the plates they live in, worked off from the deepest group."""
 
-    def __init__(self, factors: Sequence[Factor], graph: Graph, temperature: ArrayLike, key: Array | None = None):
-        self.graph, self.temperature = graph, temperature
+    def __init__(
+        self,
+        factors: Sequence[Factor],
+        graph: Graph,
+        temperature: ArrayLike,
+        key: Array | None = None,
+        filtered: bool = False,
+    ):
+        self.graph, self.temperature, self.filtered = graph, temperature, filtered
         self.key, self.num_draws = key, 0
         self.dtype = jnp.result_type(*(factor.table.array for factor in factors))
         self.one = Named((), np.ones((), self.dtype))
@@ -328,7 +351,11 @@ class Elimination:
         if not moving:
             moving = [jnp.zeros((sizes[time], 1, 1, *(1 for _ in lanes)), self.dtype)]
         chained = Tables(end(before), end(steps), tuple(fixed), tuple(moving))
-        if self.key is None:
+        if self.filtered:
+            if shared := [name for name in lanes if name in self.graph.variables]:
+                raise Entangled(f"program: {steps} depend on {shared}, which have no time")
+            value = filtered_chain(chained)
+        elif self.key is None:
             value = chain(chained, jnp.asarray(self.temperature, self.dtype))
         else:
             value = drawn_chain(chained, self.noise((sizes[time] + 1, *chained.start.shape), self.dtype))

@@ -17,7 +17,7 @@ from numpyro import handlers
 
 from jaxem._core.handlers import alone
 from jaxem._programs.arguments import Arguments
-from jaxem._programs.eliminate import PREVIOUS, Factor, Named
+from jaxem._programs.eliminate import PREVIOUS, Factor, Named, steps_back
 from jaxem._programs.messengers import Freed, Own
 from jaxem._programs.scan import LaidOut
 from jaxem._programs.structure import MIXTURES, Parameter, Structure, bare, inspect, plain_trace
@@ -34,6 +34,7 @@ __all__ = [
     "is_number",
     "plain_trace",
     "root",
+    "steps_back",
     "terms_of",
 ]
 
@@ -178,8 +179,8 @@ def is_number(scale: Any) -> bool:
 
 
 def root(name: str) -> str:
-    """The name of a scan's site without its `_PREV_`."""
-    return name.removeprefix(PREVIOUS)
+    """The name of a scan's site without its `_PREV_`s."""
+    return name[len(PREVIOUS) * steps_back(name) :]
 
 
 def site_terms(site: dict, structure: Structure, last: dict[int, str]) -> Iterator[Term]:
