@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import pytest
+from chain import MU, START, THETA, A, M, Y, every_path, last_given
 from numpyro import distributions as dist
 from numpyro.contrib.control_flow import scan
 from programs import CASES
@@ -17,37 +18,7 @@ from jaxem.families import gaussian
 
 from cases import FLOAT, cast, tolerance
 
-A = np.array([[0.8, 0.15, 0.05], [0.2, 0.7, 0.1], [0.3, 0.3, 0.4]])
-START = np.array([0.5, 0.3, 0.2])
-MU = np.array([-1.5, 0.0, 2.0])
 CLOSE = {"rtol": 0, "atol": tolerance(1e-12, 2e-6)}
-
-
-def hidden(y):
-    mu = numpyro.param("mu", cast(MU))
-
-    def step(before, y):
-        z = numpyro.sample("z", dist.Categorical(cast(np.vstack([A, START]))[before]))
-        numpyro.sample("y", dist.Normal(mu[z], 0.8), obs=y)
-        return z, None
-
-    scan(step, 3, y)
-
-
-M, THETA = jaxem.from_numpyro(hidden), {"mu": MU}
-Y = cast(np.random.default_rng(5).normal(size=6) * 1.5)
-
-
-def every_path(y):
-    """(paths, log p(path, y)) of `hidden`, in plain NumPy."""
-    paths = np.array(list(itertools.product(range(3), repeat=len(y))))
-    log_p = np.log(START)[paths[:, 0]] + np.log(A)[paths[:, :-1], paths[:, 1:]].sum(1)
-    return paths, log_p + norm.logpdf(np.asarray(y, float), MU[paths], 0.8).sum(1)
-
-
-def last_given(paths, log_p, K=3):
-    p = np.exp(log_p - log_p.max())
-    return np.bincount(paths[:, -1], p, minlength=K) / p.sum()
 
 
 def test_each_step_is_known_from_the_data_until_then():
