@@ -35,6 +35,11 @@ def steps_back(name: str) -> int:
     return 0 if not name.startswith(PREVIOUS) else 1 + steps_back(name.removeprefix(PREVIOUS))
 
 
+def root(name: str) -> str:
+    """The name of a scan's site without its `_PREV_`s."""
+    return name[len(PREVIOUS) * steps_back(name) :]
+
+
 class Named(NamedTuple):
     """An array with a name for each axis: a variable, a plate or a time."""
 
@@ -170,11 +175,12 @@ class Elimination:
         while self.groups:
             leaf = max(self.groups, key=lambda plates: (len(plates - times), len(plates)))
             local = {name for name, home in self.home.items() if home == leaf}
-            carried = {name for name in self.home if leaf & times and PREVIOUS + name in self.home}
-            shared = local | carried | {PREVIOUS + name for name in carried}
+            carried = {root(name) for name in self.home if leaf & times and steps_back(name)}
+            shared = local | {name for name in self.home if root(name) in carried}
             for part in self.connected(self.groups.pop(leaf), shared):
                 names = {name for factor in part for name in self.variables_of(factor)}
-                steps = [name for name in self.graph.variables if name in names & carried and PREVIOUS + name in names]
+                before = {root(name) for name in names if steps_back(name)}
+                steps = [name for name in self.graph.variables if name in names & carried & before]
                 if steps:
                     self.put(self.chain(part, leaf, names & local - set(steps), steps))
                     continue
@@ -319,16 +325,23 @@ class Elimination:
     # ---- a scan over time
 
     def chain(self, factors: list[Factor], leaf: frozenset[str], inner: set[str], steps: list[str]) -> Factor:
-        """A scan's factors, with those of its first step and of what follows its last, summed along time."""
+        """A scan's factors, with those of its first steps and of what follows its last, summed along time.
+
+        Where a latent's law looks h steps back, the state is its last h values: from (z_{t−h} … z_{t−1}) to
+        (z_{t−h+1} … z_t), of which all but one are the same.
+        """
         (time,) = leaf & self.graph.times
-        base, before = leaf - {time}, [PREVIOUS + name for name in steps]
         tables_of = {name for factor in factors for name in factor.table.names}
+        past = {name: max(steps_back(other) for other in tables_of if root(other) == name) for name in steps}
+        base = leaf - {time}
+        before = [PREVIOUS * k + name for name in steps for k in range(past[name], 0, -1)]
         ends = self.taken(base, {*before, *steps}, avoid=tables_of)
         scale = self.common_scale(ends + factors)
         if time in scale.names:
             raise ValueError(f"program: handlers.scale varies over the time of the scan at {steps}; give it one value")
 
         tables = self.summed_out(self.weighted(factors, scale), inner)
+        tables, after = self.moved_on(tables, past)
         elsewhere = {name for group in self.groups.values() for f in group for name in f.table.names} | tables_of
         gone = {name for f in ends for name in self.variables_of(f) if self.home[name] == base}
         outer = self.summed_out(self.weighted(ends, scale), gone - elsewhere - {*before, *steps})
@@ -336,9 +349,9 @@ class Elimination:
         if joint:
             raise ValueError(f"program: what follows the scan depends on its first and its last step at once: {joint}")
 
-        lanes = tuple(n for n in self.order([*tables, *outer]) if n not in (time, *before, *steps))
-        self.check_memory((*before, *steps, *lanes))
-        sizes, states = self.graph.sizes, math.prod(self.graph.sizes[name] for name in steps)
+        lanes = tuple(n for n in self.order([*tables, *outer]) if n not in (time, *before, *after))
+        self.check_memory((*before, *after, *lanes))
+        sizes, states = self.graph.sizes, math.prod(self.graph.sizes[name] for name in after)
 
         def end(names: Sequence[str]) -> Array:
             parts = [self.flat(table, (names, lanes)) for table in outer if {*names} & {*table.names}]
@@ -346,11 +359,11 @@ class Elimination:
                 sum(parts, jnp.zeros((1,) * (1 + len(lanes)), self.dtype)), (states, *(sizes[n] for n in lanes))
             )
 
-        fixed = [self.flat(table, (before, steps, lanes)) for table in tables if time not in table.names]
-        moving = [self.flat(table, ([time], before, steps, lanes)) for table in tables if time in table.names]
+        fixed = [self.flat(table, (before, after, lanes)) for table in tables if time not in table.names]
+        moving = [self.flat(table, ([time], before, after, lanes)) for table in tables if time in table.names]
         if not moving:
             moving = [jnp.zeros((sizes[time], 1, 1, *(1 for _ in lanes)), self.dtype)]
-        chained = Tables(end(before), end(steps), tuple(fixed), tuple(moving))
+        chained = Tables(end(before), end(after), tuple(fixed), tuple(moving))
         if self.filtered:
             if shared := [name for name in lanes if name in self.graph.variables]:
                 raise Entangled(f"program: {steps} depend on {shared}, which have no time")
@@ -363,6 +376,19 @@ class Elimination:
         names = self.order([Named(lanes, value), scale])
         weighed = weighted(Named(lanes, value).along(names), scale.along(names))
         return Factor(Named(tuple(names), weighed), base, self.one)
+
+    def moved_on(self, tables: list[Named], past: dict[str, int]) -> tuple[list[Named], list[str]]:
+        """The tables of a step, with the values that go on from the state before in their places in the one after; and
+        the names of that."""
+        same = {PREVIOUS * k + name: f"{PREVIOUS * k}{name} after" for name, h in past.items() for k in range(1, h)}
+        sizes = self.graph.sizes | {new: self.graph.sizes[old] for old, new in same.items()}
+        self.graph = self.graph._replace(sizes=sizes)
+        tables = [Named(tuple(same.get(name, name) for name in table.names), table.array) for table in tables]
+        for old, new in same.items():
+            equal = jnp.where(jnp.eye(sizes[old], dtype=bool), 0, -jnp.inf)
+            tables.append(Named((old, new), equal.astype(self.dtype)))
+        names = [PREVIOUS * k + name for name, h in past.items() for k in range(h - 1, -1, -1)]
+        return tables, [same.get(name, name) for name in names]
 
     def taken(self, plates: frozenset[str], reach: set[str], avoid: set[str]) -> list[Factor]:
         """The factors of a group that these variables reach, through others than those to avoid; no longer in it."""
