@@ -227,7 +227,7 @@ def swept(factors: Factors, rows: Rows, names: tuple[str, ...]) -> tuple[Factors
 
 
 def lowest(factors: Factors, rows: Rows, names: tuple[str, ...]) -> Factors:
-    """A common D by Newton's method on J at the best A_k and λ of each D, which one sweep gives: their own A_k ∝ b_k."""
+    """A common D by Newton's method on J at the best A_k and λ for each D, which one sweep gives."""
     others = tuple(name for name in names if name != "rotation")
 
     def at(rotation: Array) -> Factors:
