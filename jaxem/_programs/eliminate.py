@@ -26,18 +26,7 @@ from jaxtyping import Array
 
 from jaxem._core.objective import assign, weighted
 from jaxem._programs.chain import Tables, chain, drawn_chain, filtered_chain
-
-PREVIOUS = "_PREV_"  # NumPyro's name for the step before, of a variable inside a scan
-
-
-def steps_back(name: str) -> int:
-    """How many steps before the one at hand, or, of a site that is unrolled, before the first that is not."""
-    return 0 if not name.startswith(PREVIOUS) else 1 + steps_back(name.removeprefix(PREVIOUS))
-
-
-def root(name: str) -> str:
-    """The name of a scan's site without its `_PREV_`s."""
-    return name[len(PREVIOUS) * steps_back(name) :]
+from jaxem._programs.steps import PREVIOUS, root, steps_back
 
 
 class Named(NamedTuple):
@@ -333,8 +322,7 @@ class Elimination:
         (time,) = leaf & self.graph.times
         tables_of = {name for factor in factors for name in factor.table.names}
         past = {name: max(steps_back(other) for other in tables_of if root(other) == name) for name in steps}
-        base = leaf - {time}
-        before = [PREVIOUS * k + name for name in steps for k in range(past[name], 0, -1)]
+        base, before = leaf - {time}, [PREVIOUS * k + name for name in steps for k in range(past[name], 0, -1)]
         ends = self.taken(base, {*before, *steps}, avoid=tables_of)
         scale = self.common_scale(ends + factors)
         if time in scale.names:
