@@ -15,7 +15,7 @@ def to_datatree(m: Model, samples: ThetaLike, x: Any, key: Array, *, num_chains:
     """Draws of θ with the latents that `recover` draws at each, as an `xarray.DataTree` for ArviZ.
 
     Its group `posterior` has every entry of `samples` and every latent, (chain, draw, …): then `arviz.summary`, plots
-    and files are ArviZ's own. Needs ArviZ 1.0 or later, `pip install "arviz>=1"`.
+    and files are ArviZ's own. Needs ArviZ 1.0 or later, `pip install "jaxem[arviz]"`.
 
     Args:
         m: the mixture or program of which θ was drawn.
@@ -40,7 +40,7 @@ def to_datatree(m: Model, samples: ThetaLike, x: Any, key: Array, *, num_chains:
     try:
         from_dict = import_module("arviz_base").from_dict
     except ImportError as error:
-        raise ImportError('jaxem.to_datatree needs ArviZ 1.0 or later: pip install "arviz>=1"') from error
+        raise ImportError('jaxem.to_datatree needs ArviZ 1.0 or later: pip install "jaxem[arviz]"') from error
     static_count("num_chains", num_chains, 1)
     latents = recover(m, samples, x, key)
     draws = dict(samples) | (latents if isinstance(latents, dict) else {"z": latents})
