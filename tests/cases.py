@@ -8,7 +8,7 @@ import numpy as np
 import scipy.stats as st
 
 from jaxem import Mixture
-from jaxem.families import bernoulli, categorical, exponential, gaussian, poisson
+from jaxem.families import bernoulli, categorical, exponential, gamma, gaussian, poisson
 
 from conftest import PRECISION
 
@@ -127,6 +127,17 @@ CASES = [
         lambda rng, K, D: {"pi": dirichlet(rng, K), "rate": rng.uniform(0.2, 4, size=(K, D))},
         lambda rng, N, D: rng.exponential(groups(rng, [0.2, 1.0, 5.0], N, D)),
         lambda theta, x, k: st.expon.logpdf(x, scale=1 / theta["rate"][k]).sum(axis=1),
+    ),
+    Case(
+        "gamma",
+        gamma.mixture,
+        lambda rng, K, D: {
+            "pi": dirichlet(rng, K),
+            "concentration": rng.uniform(0.5, 6, size=(K, D)),
+            "rate": rng.uniform(0.5, 4, size=(K, D)),
+        },
+        lambda rng, N, D: rng.gamma(2.5, groups(rng, [0.2, 1.0, 5.0], N, D)),
+        lambda theta, x, k: st.gamma.logpdf(x, theta["concentration"][k], scale=1 / theta["rate"][k]).sum(axis=1),
     ),
     Case(
         "spherical",

@@ -3,7 +3,8 @@
 from jaxem.families import bernoulli as bernoulli
 from jaxem.families import categorical as categorical
 from jaxem.families import exponential as exponential
+from jaxem.families import gamma as gamma
 from jaxem.families import gaussian as gaussian
 from jaxem.families import poisson as poisson
 
-__all__ = ["bernoulli", "categorical", "exponential", "gaussian", "poisson"]
+__all__ = ["bernoulli", "categorical", "exponential", "gamma", "gaussian", "poisson"]
