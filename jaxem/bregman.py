@@ -114,8 +114,16 @@ def itakura_saito_terms(x: Array, mean: Array) -> Array:
     """x/m − log(x/m) − 1 entry by entry."""
     excess = (x - mean) / mean  # x/m − 1, exact near x = m …
     near = jnp.abs(excess) < 0.5
-    log_ratio = jnp.where(near, jnp.log1p(jnp.where(near, excess, 0)), jnp.log(x) - jnp.log(mean))  # … and far from it
-    return excess - log_ratio
+    far = excess - (jnp.log(x) - jnp.log(mean))  # … and far from it
+    return jnp.where(near, log_defect(jnp.where(near, excess, 0)), far)
+
+
+def log_defect(u: Array) -> Array:
+    """h(u) = u − log(1 + u) ≥ 0 for u > −1."""
+    small = jnp.abs(u) < 1e-3
+    v = jnp.where(small, u, 0)
+    series = v**2 * (1 / 2 - v * (1 / 3 - v * (1 / 4 - v * (1 / 5 - v / 6))))
+    return jnp.where(small, series, jnp.maximum(u - jnp.log1p(u), 0))
 
 
 def _floating(x: Point, mean: Point) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.stats as st
 
 from jaxem import Mixture
-from jaxem.families import bernoulli, categorical, exponential, gamma, gaussian, poisson
+from jaxem.families import bernoulli, categorical, exponential, gamma, gaussian, negative_binomial, poisson
 
 from conftest import PRECISION
 
@@ -39,6 +39,7 @@ class Case:
     random_x: Callable[[np.random.Generator, int, int], np.ndarray]
     log_density: Callable[[dict, np.ndarray, int], np.ndarray]  # (θ, x, k) -> log p(x_n | z_n = k), (N,)
     slack: float = 1.0  # how many times the tolerances of the theorems it may take; say why
+    numpyro: float = 1.0  # the same of NumPyro's own distribution, where that is the one with fewer digits
 
     def theta(self, seed: int = 0, K: int = 3, D: int = 2) -> dict:
         return cast(self.random_theta(np.random.default_rng([seed, 1]), K, D))
@@ -138,6 +139,20 @@ CASES = [
         },
         lambda rng, N, D: rng.gamma(2.5, groups(rng, [0.2, 1.0, 5.0], N, D)),
         lambda theta, x, k: st.gamma.logpdf(x, theta["concentration"][k], scale=1 / theta["rate"][k]).sum(axis=1),
+    ),
+    Case(
+        "negative_binomial",
+        negative_binomial.mixture,
+        lambda rng, K, D: {
+            "pi": dirichlet(rng, K),
+            "mean": rng.uniform(0.5, 40, size=(K, D)),
+            "concentration": rng.uniform(0.5, 6, size=(K, D)),
+        },
+        lambda rng, N, D: rng.poisson(rng.gamma(1.5, groups(rng, [1.0, 8.0, 30.0], N, D))),  # some beyond 32
+        lambda theta, x, k: st.nbinom.logpmf(
+            x, theta["concentration"][k], 1 / (1 + theta["mean"][k] / theta["concentration"][k])
+        ).sum(axis=1),
+        numpyro=1e6,  # JAX's betaln has eight digits
     ),
     Case(
         "spherical",

@@ -4,6 +4,7 @@ C1–C6 hold at every θ, not only at fixed points, and for every family and pro
 the speed of EM, is in `_answers/rate`; the statements about the k-means limit are in `jaxem.limits`.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -214,12 +215,16 @@ def _relative(residual: Array, scale: Array) -> Array:
 
 
 def _stationarity(m: Mixture, old: Theta, new: Theta, gamma: Array, data: Data) -> Array:
-    """C3: ∇(Q + log p(θ)) = 0 at θ⁺, γ fixed, and what is expected of missing cells with it."""
-    if not m.free:
-        return jnp.full((), jnp.nan, gamma.dtype)
+    """C3: ∇(Q + log p(θ)) = 0 at θ⁺, γ fixed, and what is expected of missing cells with it; stage by stage."""
+    stages = [_stationary(*stage, gamma, data) for stage in m.stages(old, new) if stage[0].free]
+    return jnp.max(jnp.stack(stages)) if stages else jnp.full((), jnp.nan, gamma.dtype)
+
+
+def _stationary(m: Mixture, new: Theta, climbed: Callable[[Theta, Array], Array], gamma: Array, data: Data) -> Array:
+    """Of one stage, at the θ after it."""
 
     def rows(theta: Theta, x: Array, index: Array) -> Array:
-        return row_free_energy(m.climbed(theta, old, x), gamma[index].T, 0.0, axis=0)
+        return row_free_energy(climbed(theta, x), gamma[index].T, 0.0, axis=0)
 
     free, unravel = ravel_pytree(m.unconstrain(new))
 

@@ -32,13 +32,13 @@ def root(
     low: Float[Array, "*shape"],
     high: Float[Array, "*shape"],
 ) -> Float[Array, "*shape"]:
-    """The u in [low, high] with f(u) = 0; a bound, to rounding, where f has one sign; NaN where f or a bound is.
+    """The u in [low, high] with f(u) = 0; the nearest bound, with derivative 0, where there is none; NaN where f is.
 
     Args:
-        f: decreasing, each entry of its own u alone.
+        f: decreasing through its root, each entry of its own u alone.
         start: a guess between the bounds.
-        low: where f ≥ 0.
-        high: where f ≤ 0.
+        low: where f > 0, if a root is not below.
+        high: where f < 0, if a root is not above.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxem._core.root import root
@@ -55,11 +55,19 @@ def root(
             value, slope = jax.jvp(f, (u,), (jnp.ones_like(u),))
             low, high = jnp.where(value > 0, u, search.low), jnp.where(value < 0, u, search.high)
             newton = jnp.where(value == 0, u, u - value / slope)
-            new = jnp.where((newton >= low) & (newton <= high), newton, low + (high - low) / 2)
+            inside = (slope < 0) & (newton >= low) & (newton <= high)
+            new = jnp.where(inside | (value == 0), newton, low + (high - low) / 2)
             new = jnp.where(jnp.isnan(value), jnp.nan, new)
             return Search(new, low, high, jnp.abs(new - u) / jnp.abs(new), search.turns + 1)
 
+        at_low, here, at_high = jax.vmap(f)(jnp.stack([low, start, high]))
+        start = jnp.where((here >= 0) & (at_high >= 0), high, jnp.where((here <= 0) & (at_low <= 0), low, start))
         first = Search(start, low, high, jnp.ones_like(start), jnp.zeros((), jnp.int32))
         return lax.while_loop(lambda s: jnp.any(s.moved > near) & (s.turns < MOST), turn, first).at
 
-    return lax.custom_root(f, lax.stop_gradient(start), solve, lambda slope, y: y / slope(jnp.ones_like(y)))
+    def tangent(slope_times: Callable[[Array], Array], y: Array) -> Array:
+        slope = slope_times(jnp.ones_like(y))
+        return y / jnp.where(slope < 0, slope, -jnp.inf)
+
+    found = lax.custom_root(f, lax.stop_gradient(start), solve, tangent)
+    return jnp.where((found > low) & (found < high) | jnp.isnan(found), found, lax.stop_gradient(found))

@@ -5,6 +5,7 @@ from jaxem.families import categorical as categorical
 from jaxem.families import exponential as exponential
 from jaxem.families import gamma as gamma
 from jaxem.families import gaussian as gaussian
+from jaxem.families import negative_binomial as negative_binomial
 from jaxem.families import poisson as poisson
 
-__all__ = ["bernoulli", "categorical", "exponential", "gamma", "gaussian", "poisson"]
+__all__ = ["bernoulli", "categorical", "exponential", "gamma", "gaussian", "negative_binomial", "poisson"]

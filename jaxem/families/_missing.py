@@ -41,14 +41,11 @@ class Missing(Mixture):
     Attributes:
         law: (θ, rows) → the law of whole rows given the observed cells and z, batch shape (K, n) or (K, 1); of what it
             says only the missing cells count.
-        surface: (θ, θ_old, rows) → the ℓ̂ (K, n) that the M-step climbs from θ_old, if not ℓ itself: ℓ̂ ≤ ℓ, and equal
-            at θ_old. Of a family that completes its rows, E[log p(x, z = k | θ)] plus the entropy of what is missing.
         filler: what stands in missing cells, a value that whole rows may have; it counts for nothing.
         in_order: does it sum rows sooner where those that miss as many cells lie together?
     """
 
     law: Callable[[Theta, Array], Distribution] | None = None
-    surface: Callable[[Theta, Theta, Array], Array] | None = None
     filler: float = 0.0
     in_order: bool = False
 
@@ -86,10 +83,6 @@ class Missing(Mixture):
     def rows(self, x: Any) -> Array:
         """x (N, D), floating, NaN where it is missing."""
         return checks.as_floating(checks.prepare_x(gaps_as_nan("x", x)))
-
-    def climbed(self, theta: Theta, old: Theta, x: Array) -> Array:
-        """ℓ̂, component-major."""
-        return self.table(theta, x) if self.surface is None else self.surface(theta, old, x)
 
 
 def for_rows(m: Model, x: Any, missing: Any, *, of_a_fit: bool = False) -> Model:
@@ -187,6 +180,7 @@ def by_column(m: Mixture, filler: float = 0.0) -> Missing:
         statistics=partial(statistics, m),
         update=partial(update, m),
         gradient_form=None,
+        surface=m.surface and partial(surface, m),
         accuracy=m.accuracy._replace(sizes_of_terms=sizes and partial(sizes_of_terms, m)),
         law=partial(law, m),
         filler=filler,
@@ -207,16 +201,27 @@ def columns_of(m: Mixture, theta: Theta) -> Theta:
 
 def table(m: Mixture, theta: Theta, rows: Float[Array, "n both"]) -> Float[Array, "K n"]:
     """ℓ_nk = log π_k + Σ_d log p(x_nd | θ_kd) over what is observed."""
+    return over_columns(m.table, theta["pi"], (columns_of(m, theta),), rows)
+
+
+def surface(m: Mixture, theta: Theta, old: Theta, rows: Float[Array, "n both"]) -> Float[Array, "K n"]:
+    """ℓ̂, the same of the surfaces of columns."""
+    return over_columns(m.climbed, theta["pi"], (columns_of(m, theta), columns_of(m, old)), rows)
+
+
+def over_columns(
+    of_column: Callable[..., Array], pi: Float[Array, " K"], columns: tuple[Theta, ...], rows: Float[Array, "n both"]
+) -> Float[Array, "K n"]:
+    """log π_k + Σ_d of_column(θ_d, …, x_d) over what is observed."""
     x, seen = halves(rows)
 
-    def add(total: Array, column: tuple[Theta, Array, Array]) -> tuple[Array, None]:
-        theta_d, x_d, seen_d = column
-        return total + jnp.where(seen_d[None], m.table(theta_d, x_d[:, None]), 0), None
+    def add(total: Array, column: tuple[tuple[Theta, ...], Array, Array]) -> tuple[Array, None]:
+        thetas, x_d, seen_d = column
+        return total + jnp.where(seen_d[None], of_column(*thetas, x_d[:, None]), 0), None
 
-    pi = theta["pi"]
     log_pi = jnp.where(pi > 0, jnp.log(jnp.where(pi > 0, pi, 1)), -jnp.inf)
     start = log_pi[:, None] + 0 * x.T[:1]  # which lies where the rows do
-    return lax.scan(add, start, (columns_of(m, theta), x.T, seen.T))[0]
+    return lax.scan(add, start, (columns, x.T, seen.T))[0]
 
 
 def statistics(m: Mixture, theta: Theta, rows: Float[Array, "n both"], gamma: Float[Array, "K n"]) -> ByColumn:

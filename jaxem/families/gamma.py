@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Shaped
 from numpyro.distributions import constraints
 
 from jaxem._core.model import Theta
-from jaxem.bregman import itakura_saito_terms
+from jaxem.bregman import itakura_saito_terms, log_defect
 from jaxem.families import _exponential_family as ef
 from jaxem.families._gamma_function import HALF_LOG_2PI, concentration_of, inverse_digamma, log_less_digamma, rest
 from jaxem.families._missing import by_column
@@ -101,7 +101,7 @@ def matched(theta: Theta, shift: Array, spread: Array, N_k: Array, held: frozens
     if "concentration" not in held and "rate" in held:
         new["concentration"] = inverse_digamma(jnp.log(alpha) + shift - spread)
     elif "concentration" not in held:
-        difference = spread - (shift - jnp.log1p(shift))  # log E[x] − E[log x]
+        difference = spread - log_defect(shift)  # log E[x] − E[log x]
         apart = difference > (4 * jnp.finfo(mean.dtype).eps) ** 2  # else x differs by what m is rounded
         new["concentration"] = concentration_of(jnp.where(apart, difference, 0))
     if "rate" not in held:
