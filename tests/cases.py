@@ -8,7 +8,7 @@ import numpy as np
 import scipy.stats as st
 
 from jaxem import Mixture
-from jaxem.families import bernoulli, categorical, exponential, gamma, gaussian, negative_binomial, poisson
+from jaxem.families import bernoulli, categorical, exponential, gamma, gaussian, negative_binomial, poisson, student_t
 
 from conftest import PRECISION
 
@@ -153,6 +153,15 @@ CASES = [
             x, theta["concentration"][k], 1 / (1 + theta["mean"][k] / theta["concentration"][k])
         ).sum(axis=1),
         numpyro=1e6,  # JAX's betaln has eight digits
+    ),
+    Case(
+        "student_t",
+        student_t.mixture,
+        lambda rng, K, D: weights_and_means(rng, K, D) | {"Sigma": covariances(rng, K, D), "df": rng.uniform(1, 9, K)},
+        lambda rng, N, D: clumps(rng, N, D) + 0.3 * rng.standard_t(1.5, size=(N, D)),
+        lambda theta, x, k: np.reshape(
+            st.multivariate_t.logpdf(x, theta["mu"][k], theta["Sigma"][k], df=theta["df"][k]), -1
+        ),
     ),
     Case(
         "spherical",

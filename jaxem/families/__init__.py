@@ -7,5 +7,6 @@ from jaxem.families import gamma as gamma
 from jaxem.families import gaussian as gaussian
 from jaxem.families import negative_binomial as negative_binomial
 from jaxem.families import poisson as poisson
+from jaxem.families import student_t as student_t
 
-__all__ = ["bernoulli", "categorical", "exponential", "gamma", "gaussian", "negative_binomial", "poisson"]
+__all__ = ["bernoulli", "categorical", "exponential", "gamma", "gaussian", "negative_binomial", "poisson", "student_t"]

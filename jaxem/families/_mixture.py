@@ -265,14 +265,13 @@ class Mixture(Model):
         """Does its M-step need the rows, and not their statistics alone?"""
         return self.maximizer is not None and (not hasattr(self.maximizer, "last") or bool(self.last))
 
-    def stages(self, old: Theta, new: Theta) -> list[tuple["Mixture", Theta, Callable[[Theta, Array], Array]]]:
-        """What an M-step has done, one after another: it with the others held, θ after it, and the table it climbed."""
+    def stages(self, old: Theta, new: Theta) -> list[tuple["Mixture", Theta]]:
+        """What an M-step has done, one after another: it with the others held, whose `climbed` it climbed, and θ then."""
+        if not self.last:
+            return [(self, new)]
+        others = (name for name in self.free if name not in self.last)
         first = (self.hold(*self.last), new | {name: old[name] for name in self.last})
-        stages = [(*first, lambda theta, x: self.climbed(theta, old, x))]
-        if self.last:
-            others = self.hold(*(name for name in self.free if name not in self.last))
-            stages.append((others, new, self.table))
-        return stages
+        return [first, (replace(self.hold(*others), surface=None), new)]
 
     def common(self, theta: Theta) -> Array | float:
         """What that leaves out."""
