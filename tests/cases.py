@@ -8,7 +8,17 @@ import numpy as np
 import scipy.stats as st
 
 from jaxem import Mixture
-from jaxem.families import bernoulli, categorical, exponential, gamma, gaussian, negative_binomial, poisson, student_t
+from jaxem.families import (
+    bernoulli,
+    categorical,
+    exponential,
+    gamma,
+    gaussian,
+    negative_binomial,
+    poisson,
+    student_t,
+    von_mises_fisher,
+)
 
 from conftest import PRECISION
 
@@ -87,6 +97,12 @@ def weights_and_means(rng, K, D):
     return {"pi": dirichlet(rng, K), "mu": 1 + rng.normal(size=(K, D))}
 
 
+def directions(x):
+    """Of norm 1, to float64's rounding."""
+    x = np.asarray(x, float)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
 def covariances(rng, *shape):
     """Well-conditioned, correlated."""
     root = rng.normal(size=(*shape, shape[-1])) / 2
@@ -162,6 +178,18 @@ CASES = [
         lambda theta, x, k: np.reshape(
             st.multivariate_t.logpdf(x, theta["mu"][k], theta["Sigma"][k], df=theta["df"][k]), -1
         ),
+    ),
+    Case(
+        "von_mises_fisher",
+        von_mises_fisher.mixture,
+        lambda rng, K, D: {
+            "pi": dirichlet(rng, K),
+            "mu": directions(rng.normal(size=(K, D))),
+            "kappa": rng.uniform(0.5, 9, K),
+        },
+        lambda rng, N, D: directions(rng.normal(size=(N, D)) + 2 * np.eye(D)[rng.integers(0, D, N)]),
+        lambda theta, x, k: st.vonmises_fisher(directions(theta["mu"][k]), theta["kappa"][k]).logpdf(directions(x)),
+        slack=4,  # κ follows a resultant near N_k with a derivative of some κ²
     ),
     Case(
         "spherical",

@@ -1,4 +1,4 @@
-"""Mixtures of multivariate t: SciPy's optimum for one component, a stationary point for two, and how few steps it takes."""
+"""Mixtures of multivariate t: SciPy's optimum for one component, a stationary point for two, in few steps."""
 
 import jax
 import jax.numpy as jnp

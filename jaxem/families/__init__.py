@@ -8,5 +8,16 @@ from jaxem.families import gaussian as gaussian
 from jaxem.families import negative_binomial as negative_binomial
 from jaxem.families import poisson as poisson
 from jaxem.families import student_t as student_t
+from jaxem.families import von_mises_fisher as von_mises_fisher
 
-__all__ = ["bernoulli", "categorical", "exponential", "gamma", "gaussian", "negative_binomial", "poisson", "student_t"]
+__all__ = [
+    "bernoulli",
+    "categorical",
+    "exponential",
+    "gamma",
+    "gaussian",
+    "negative_binomial",
+    "poisson",
+    "student_t",
+    "von_mises_fisher",
+]

@@ -266,7 +266,7 @@ class Mixture(Model):
         return self.maximizer is not None and (not hasattr(self.maximizer, "last") or bool(self.last))
 
     def stages(self, old: Theta, new: Theta) -> list[tuple["Mixture", Theta]]:
-        """What an M-step has done, one after another: it with the others held, whose `climbed` it climbed, and θ then."""
+        """What an M-step has done, in turn: it with the others held, whose `climbed` it climbed, and θ after that."""
         if not self.last:
             return [(self, new)]
         others = (name for name in self.free if name not in self.last)
