@@ -45,7 +45,7 @@ def test_the_normaliser_and_its_slope_keep_their_digits(D):
         slope[~small] = 1 / above - 2 / np.expm1(2 * above)  # 1 − coth κ + 1/κ
     found, rises = (np.asarray(f(cast(KAPPAS), D), float) for f in (height, spread))
     usable = np.isfinite(expected)
-    assert np.allclose(found[usable], expected[usable], rtol=tolerance(1e-12, 1e-6), atol=tolerance(1e-8, 1e-5) * 0.1)
+    assert np.allclose(found[usable], expected[usable], rtol=tolerance(1e-12, 1e-6), atol=tolerance(1e-12, 1e-5))
     within = tolerance(1e-11, 1e-5) if D == 3 else tolerance(1e-9, 1e-5)  # SciPy's ratio cancels for large κ
     assert np.allclose(rises[usable], slope[usable], rtol=within, atol=tolerance(1e-12, 1e-7))
     again = concentration(spread(cast(KAPPAS[3:]), D), D)
