@@ -17,12 +17,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.par
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # … no lines of Python in what is compiled, which nobody reads here …
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
-# … and less optimisation of what runs once: a quarter of the time. Not all of it in float32, where a table that is
-# computed twice may then differ from itself: C8 loses its digits at small σ
+# … and less optimisation of what runs once: a quarter of the time
 os.environ.setdefault("XLA_FLAGS", xla_flags.known())
-os.environ.setdefault(
-    "JAX_DISABLE_MOST_OPTIMIZATIONS", "1" if os.environ.get("JAXEM_TEST_PRECISION", "64") == "64" else "0"
-)
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import numpy as np

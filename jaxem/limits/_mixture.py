@@ -83,7 +83,10 @@ def objective_gap(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> Float[Array,
     """
     theta, x = _prepare(x, mu, sigma)
     table = isotropic.table(theta, x)
-    _, soft_maximum = assign(table - jnp.max(table, axis=0)[None], 1.0, axis=0)
+    highest = jnp.arange(table.shape[0])[:, None] == jnp.argmax(table, axis=0)[None]
+    below = jnp.minimum(table - jnp.max(table, axis=0)[None], 0)
+    # 0 there whatever the compiler does: a table that it computes twice may differ from itself
+    _, soft_maximum = assign(jnp.where(highest, 0, below), 1.0, axis=0)
     return jnp.log(jnp.asarray(table.shape[0], x.dtype)) - jnp.mean(soft_maximum)
 
 
