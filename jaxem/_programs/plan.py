@@ -16,13 +16,15 @@ from jaxem._programs.follow import GUISES, Place, Probe
 from jaxem._programs.read import Parameter
 from jaxem._programs.updates import FLAT, ITSELF, PRIORS, QUADRATIC, RULES, Coordinate
 
+ITERATED = ("newton", "gradient")  # updates that are not closed: a few entries, or many
+NEWTON_LIMIT = 64  # entries of the parameters that Newton's method takes together
 LEAST_SQUARES_LIMIT = 512  # entries of the parameters that are solved for together
 
 
 class Update(NamedTuple):
-    """How one parameter is updated: by eq:update or least squares at `places`, or by gradient."""
+    """How one parameter is updated: by eq:update or least squares at `places`, by Newton's method or by gradient."""
 
-    kind: str  # "selection", "linear", "gradient"
+    kind: str  # "selection", "linear", "newton", "gradient"
     places: tuple[Place, ...]
     why: str
     form: str = ""
@@ -93,11 +95,27 @@ class Planner:
         return self.probe.follows({name: (plan[name].form, plan[name].coordinate) for name in names}, places)
 
 
+def climbing(names: tuple[str, ...], plan: Plan) -> list[str]:
+    """What is maximised with these: closed form or not, what shares a distribution with them.
+
+    By turns, a Gamma's shape and rate would take hundreds of M-steps for one.
+    """
+    shared = {term for name in names for term, _ in plan[name].places}
+    return [name for name in plan if name in names or shared & {term for term, _ in plan[name].places}]
+
+
+def iterated(plan: Plan, sizes: dict[str, int], kind: str = "newton") -> Plan:
+    """The plan, with what has no closed form updated by Newton's method if it is small enough, and that is wanted."""
+    open_ = tuple(name for name, update in plan.items() if update.kind in ITERATED)
+    few = sum(sizes[name] for name in climbing(open_, plan)) <= NEWTON_LIMIT
+    return plan | {name: plan[name]._replace(kind=kind if few else "gradient") for name in open_}
+
+
 def meeting(plan: Plan) -> dict[Place, list[str]]:
     """Which parameters with a closed form enter each place?"""
     found: dict[Place, list[str]] = {}
     for name, update in plan.items():
-        for place in update.places if update.kind != "gradient" else ():
+        for place in update.places if update.kind not in ITERATED else ():
             found.setdefault(place, []).append(name)
     return found
 

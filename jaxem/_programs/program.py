@@ -9,6 +9,7 @@ form that `_programs/plan` found for it, or by gradient.
 
 import functools
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -44,7 +45,12 @@ REMEDIES = {
     "mesh": "; em_batch spreads such a program's fits, lane by lane",
     "batches": "; use em on data in memory",
 }
-KINDS = {"selection": "closed form", "linear": "weighted least squares", "gradient": "gradient"}
+KINDS = {
+    "selection": "closed form",
+    "linear": "weighted least squares",
+    "newton": "Newton's method",
+    "gradient": "gradient",
+}
 
 
 @jax.tree_util.register_static
@@ -101,7 +107,12 @@ class Program(Model):
             plan = _verified_plan(self.program, x.planned(), jnp.dtype(dtype))
         if not self.closed_form:
             plan = {name: update._replace(kind="gradient", why="closed_form=False") for name, update in plan.items()}
-        return {name: update for name, update in plan.items() if name not in self.held}
+        plan = {name: update for name, update in plan.items() if name not in self.held}
+        if not self.closed_form or self.optimizer is not None:
+            return plan
+        shapes = {name: parameter.shape for name, parameter in self.structure(x).parameters.items()}
+        sizes = {name: sum(map(math.prod, jax.tree.leaves(shapes[name], is_leaf=is_shape))) for name in plan}
+        return _plan.iterated(plan, sizes)
 
     def by_rows(self, what: str, x: Arguments, dtype: Any) -> Arguments:
         """The arguments, cut along the row plate; a ValueError that says `what` needs one, and why there is none."""
@@ -498,8 +509,11 @@ def _structure(program: Any, shapes: Arguments) -> Structure:
 
 def abstract(shape: Any) -> Any:
     """An array, or a tree of arrays, of this shape, without values."""
-    is_shape = lambda node: isinstance(node, tuple)  # noqa: E731
     return jax.tree.map(lambda shape: jax.ShapeDtypeStruct(shape, float), shape, is_leaf=is_shape)
+
+
+def is_shape(node: Any) -> bool:
+    return isinstance(node, tuple)
 
 
 @dataclass(frozen=True)
