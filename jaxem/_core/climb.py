@@ -134,7 +134,10 @@ def solved(
         matrix = lax.map(hessian, jnp.eye(y.size, dtype=y.dtype))
         return jnp.linalg.pinv((matrix + matrix.T) / 2, hermitian=True) @ y  # a flat direction does not move
 
-    return lax.custom_root(jax.grad(loss), start, solve, solve_tangent, has_aux=True)
+    try:
+        return lax.custom_root(jax.grad(loss), start, solve, solve_tangent, has_aux=True)
+    except NotImplementedError:  # Q has no second derivative that JAX knows, and the maximiser none at all
+        return solve(loss, start)
 
 
 def at_bounds(constrain: Callable[[Array], Tree], free: Tree, start: Array, supports: Mapping) -> Array:

@@ -129,7 +129,7 @@ def shortened(state: Descent, value: Array, slope: Array, promised: Array) -> De
 
 
 def shorter_by(excess: Array, promised: Array, finite: Array) -> Array:
-    """The next length as a part of the last, by the parabola whose second order is the `excess` over what was promised."""
+    """The next length, a part of the last, by the parabola whose second order is what the fall fell short by."""
     factor = jnp.where(excess > 0, promised / (2 * jnp.where(excess > 0, excess, 1)), 0.1)
     return jnp.where(finite, jnp.clip(factor, 1e-3, 0.5), 0.1)
 

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxem._core.descent import BELIEVED, ENOUGH, Slopes, rounding, shorter_by
 
 GROWTH = 4.0  # of a step over the last one
+TOGETHER = 8  # columns of the Hessian
 SLACK = 4.0  # roundings of the value that hide a fall
 
 
@@ -55,9 +56,7 @@ def newton(
     zero, no = jnp.zeros((), start.dtype), jnp.zeros((), bool)
     none = jnp.int32(0)
     flat = jnp.zeros_like(start)
-    unborn = Newton(
-        start, zero, flat, jnp.outer(flat, flat), zero, flat, zero, none - 1, none, no, no, no
-    )
+    unborn = Newton(start, zero, flat, jnp.outer(flat, flat), zero, flat, zero, none - 1, none, no, no, no)
 
     def turn(state: Newton) -> Newton:
         is_new = state.turns < 0
@@ -95,7 +94,9 @@ def newton(
         steep = jnp.max(jnp.abs(state.gradient), initial=0) > 10 * jnp.finfo(value.dtype).eps ** 0.5
         exhausted = promised <= SLACK * rounding(state.value)
         shortened = state._replace(
-            length=state.length * factor, done=exhausted, walled=exhausted & steep & (jnp.isnan(value) | ~jnp.isfinite(slope))
+            length=state.length * factor,
+            done=exhausted,
+            walled=exhausted & steep & (jnp.isnan(value) | ~jnp.isfinite(slope)),
         )
         after = jax.tree.map(lambda a, b: jnp.where(taken, a, b), at_trial, shortened)
         return after._replace(turns=state.turns + 1, bends=state.bends + (taken & finite & ~near))
@@ -115,9 +116,9 @@ def steps(hessian: Float[Array, "P P"], gradient: Float[Array, " P"]) -> Steps:
     """Where the quadratic leads; a coordinate whose curvature is 0, or no number, is taken to go one unit."""
     eps = jnp.finfo(gradient.dtype).eps
     unknown = ~jnp.all(jnp.isfinite(hessian), axis=1) | (jnp.diagonal(hessian) == 0)
-    hessian = jnp.where(unknown[:, None] | unknown[None], jnp.diag(jnp.abs(gradient)), hessian)
+    hessian = jnp.where(unknown[:, None] | unknown[None, :], jnp.diag(jnp.abs(gradient)), hessian)
     d = scales(hessian)
-    scaled = hessian * d[:, None] * d
+    scaled = hessian * jnp.outer(d, d)
     curvatures, axes = jnp.linalg.eigh((scaled + scaled.T) / 2)
     most = jnp.maximum(jnp.max(jnp.abs(curvatures)), jnp.finfo(gradient.dtype).tiny)
     along = (gradient * d) @ axes / jnp.maximum(jnp.abs(curvatures), eps**0.75 * most)
@@ -137,5 +138,10 @@ def size(hessian: Array, step: Array) -> Array:
 
 
 def columns(f: Callable[[Array], Array], at: Float[Array, " P"]) -> Float[Array, "P P"]:
-    """∇²f, column by column: forward over reverse, in the memory of one."""
-    return lax.map(lambda e: jax.jvp(jax.grad(f), (at,), (e,))[1], jnp.eye(at.size, dtype=at.dtype))
+    """∇²f, a few columns at a time: forward over reverse, in the memory of those."""
+    width = min(at.size, TOGETHER)
+    batches = -(-at.size // width)
+    eye = jnp.where(True, jnp.eye(batches * width, at.size, dtype=at.dtype), at[None])  # of at's kind, on a mesh too
+    column = jax.vmap(lambda e: jax.jvp(jax.grad(f), (at,), (e,))[1])
+    found = lax.map(column, eye.reshape(batches, width, at.size))
+    return found.reshape(batches * width, at.size)[: at.size]

@@ -1,9 +1,10 @@
 """Which M-step each parameter of a program gets, found by asking the program (`_programs/follow`).
 
 Where every entry of the arguments that a parameter enters follows one of its entries, eq:update is its maximiser; a
-location that is affine in several is a weighted least-squares solve; everything else climbs its gradient, and so does
-what a constraint or a prior takes out of the closed form's reach. Nothing here depends on the user's values: a plan is
-static, made once for each program and shapes, inside `jit` too.
+location that is affine in several is a weighted least-squares solve; everything else climbs Q, and so does what a
+constraint or a prior takes out of the closed form's reach: by Newton's method where its entries are few, else by its
+gradient. Nothing here depends on the user's values: a plan is static, made once for each program and shapes, inside
+`jit` too.
 """
 
 from typing import Any, NamedTuple
@@ -104,11 +105,11 @@ def climbing(names: tuple[str, ...], plan: Plan) -> list[str]:
     return [name for name in plan if name in names or shared & {term for term, _ in plan[name].places}]
 
 
-def iterated(plan: Plan, sizes: dict[str, int], kind: str = "newton") -> Plan:
-    """The plan, with what has no closed form updated by Newton's method if it is small enough, and that is wanted."""
-    open_ = tuple(name for name, update in plan.items() if update.kind in ITERATED)
-    few = sum(sizes[name] for name in climbing(open_, plan)) <= NEWTON_LIMIT
-    return plan | {name: plan[name]._replace(kind=kind if few else "gradient") for name in open_}
+def with_newton(plan: Plan, sizes: dict[str, int]) -> Plan:
+    """The plan, with what has no closed form updated by Newton's method where its entries are few."""
+    unclosed = tuple(name for name, update in plan.items() if update.kind == "gradient")
+    few = sum(sizes[name] for name in climbing(unclosed, plan)) <= NEWTON_LIMIT
+    return plan | {name: plan[name]._replace(kind="newton") for name in unclosed} if few else plan
 
 
 def meeting(plan: Plan) -> dict[Place, list[str]]:
@@ -140,7 +141,7 @@ def options_of(name: str, probe: Probe) -> list[Update]:
         why = (
             f"is also in the prior of {above[0]!r}"
             if above
-            else f"enters {where(places, probe)}: no closed form is known"
+            else f"enters {where(places, probe)}, for which there is no rule"
         )
         return [Update("gradient", places, why)]
     found, obstacles = [], []
@@ -164,11 +165,14 @@ def options_of(name: str, probe: Probe) -> list[Update]:
 
 def where(places: tuple[Place, ...], probe: Probe, coordinate: Coordinate = ITSELF) -> str:
     guise = next((guise for guise, one in GUISES.items() if one == coordinate), "")
-    names = [(probe.families[term].__name__, argument, term) for term, argument in places]
-    return ", ".join(
-        f"{family}.{guise if guise and argument == 'covariance_matrix' else argument} of {term!r}"
-        for family, argument, term in names
-    )
+
+    def named(term: str, argument: str) -> str:
+        family = probe.families[term]
+        shown = guise if guise and argument == "covariance_matrix" else argument
+        known = shown in family.arg_constraints or shown.startswith("the ") or (family, argument) in RULES
+        return f"{family.__name__}{'.' + shown if known else ''} of {term!r}"  # what it keeps to itself has no name
+
+    return ", ".join(dict.fromkeys(named(*place) for place in places))
 
 
 # ---- what stands between a parameter and its closed form

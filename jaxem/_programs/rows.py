@@ -25,8 +25,8 @@ from jaxem._programs.arguments import Arguments, Cut
 from jaxem._programs.follow import Place
 from jaxem._programs.m_step import (
     Stage,
-    arguments_at,
     Surface,
+    arguments_at,
     ascend,
     followed,
     rule_at,
