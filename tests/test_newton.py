@@ -106,7 +106,9 @@ def test_one_component_is_the_fit_of_scipy(laws, law):
     """The maximum of SciPy's own log density: by its `fit` where it has one, and by no search around ours beaten."""
     m, x, fit = laws[1]
     assert int(jaxem.check(fit).status) == jaxem.Status.CONVERGED
-    assert all(float(fit.theta[name][1]) == float(m.init(KEY, x)[name][1]) for name in LAWS[law])  # it has no rows
+    start = m.init(KEY, x)
+    for name in LAWS[law]:  # the other one has no rows, and goes to its coordinates and back
+        np.testing.assert_allclose(fit.theta[name][1], start[name][1], rtol=16 * EPS)
     ours = np.array([float(fit.theta[name][0]) for name in LAWS[law]])
     x = np.asarray(x[law], float)
 

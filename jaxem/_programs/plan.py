@@ -167,7 +167,7 @@ def where(places: tuple[Place, ...], probe: Probe, coordinate: Coordinate = ITSE
     guise = next((guise for guise, one in GUISES.items() if one == coordinate), "")
 
     def named(term: str, argument: str) -> str:
-        family = probe.families[term]
+        family: Any = probe.families[term]
         shown = guise if guise and argument == "covariance_matrix" else argument
         known = shown in family.arg_constraints or shown.startswith("the ") or (family, argument) in RULES
         return f"{family.__name__}{'.' + shown if known else ''} of {term!r}"  # what it keeps to itself has no name
