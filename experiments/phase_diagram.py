@@ -11,8 +11,10 @@ eigenvalue of 1. `jaxem.anneal` walks down in σ from the mean, and up again.
     measured    EM from the same centres, each moved by 1e-4 σ: the σ at which they end apart; no Jacobian, no spectrum
 
 Two centres part continuously; three and more jump where the third moment along the axis is not 0, for no small fixed
-point is stable (C20). Then the mean is not the best at σ_c any more, and the way back is another (hysteresis). That the
-eigenvalues agree is a theorem; that EM from a kick agrees with them, to 1e-4, is measured.
+point is stable (C20). Then the mean is not the best at σ_c any more, and the way back is another (hysteresis).
+Lindsay's gradient tells it on the way down (C19): at every σ each centre in turn is moved to where D is largest, and EM
+from there ends higher (`rival`) as soon as the best has jumped. That the eigenvalues agree is a theorem; that EM from a
+kick agrees with them, to 1e-4, is measured, and so is that the two walks agree with the rival.
 
 Writes DIR/phase_diagram.json, .npz, .pdf and .png. Exits 0 when every claim holds, 1 when one fails, 2 for bad
 arguments.
@@ -52,7 +54,8 @@ def coincident(x: jax.Array, K: int) -> dict[str, jax.Array]:
 
 def there_and_back(x: jax.Array, K: int, sigmas: np.ndarray) -> tuple[jaxem.Branches, jaxem.Branches]:
     """The walk down from the mean, and up from where it ended, both in the order of `sigmas`."""
-    walk = jaxem.anneal(M, coincident(x, K), x, np.concatenate([sigmas, sigmas[::-1]]), max_steps=5000)
+    ways = np.concatenate([sigmas, sigmas[::-1]])
+    walk = jaxem.anneal(M, coincident(x, K), x, ways, max_steps=5000, rivals=K > 2)
     S = len(sigmas)
     return jax.tree.map(lambda leaf: leaf[:S], walk), jax.tree.map(lambda leaf: leaf[S:][::-1], walk)
 
@@ -134,6 +137,9 @@ def explore(name: str, config: Config, arrays: dict[str, np.ndarray]) -> dict[st
     arrays |= {f"{name} | {key}": np.asarray(value) for key, value in shown.items()}
     metastable = np.asarray((up.num_centres > 1) & (down.num_centres == 1))
     better = metastable & np.asarray(up.free_energy > down.free_energy + 1e-9 * jnp.abs(down.free_energy))
+    jumped = np.asarray((down.rival > 0) & (down.num_centres == 1))
+    ahead = np.asarray(up.free_energy - down.free_energy)
+    unseen = np.where(ahead > 0, ahead - np.asarray(down.rival), -ahead - np.asarray(up.rival))
     i = int(np.flatnonzero(near < critical)[0])
     law = first.amplitude * np.sqrt(critical**2 - near[i] ** 2)
     return {
@@ -145,6 +151,9 @@ def explore(name: str, config: Config, arrays: dict[str, np.ndarray]) -> dict[st
         "splits": found,
         "survives_to": float(sigma[metastable].max(initial=0.0) / critical),
         "better_to": float(sigma[better].max(initial=0.0) / critical),
+        "jumps_at": float(sigma[jumped].max(initial=0.0) / critical),
+        "rival": float(np.asarray(down.rival)[jumped].max(initial=0.0)),
+        "unseen": float(np.max(unseen / np.maximum(np.abs(np.asarray(down.free_energy)), 1))),
         "law_ratio": float(shown["pair_down"][i, 1] / law),
         "pair_returns": float(np.abs(shown["pair_down"] - shown["pair_up"]).max()),
         "largest_radius": max(float(walk.spectral_radius.max()) for walk in walks.values()),
@@ -172,7 +181,8 @@ def claims(sets: list[dict[str, Any]]) -> list[Claim]:
     first = [found["sigma_c"] / found["splits"][0]["measured"] - 1 if found["splits"] else np.nan for found in sets]
     others = [split["predicted"] / split["measured"] - 1 for split in later]
     radii = [split["radius"] - split["radius_of_the_cluster"] for split in every]
-    back, best = (max(over(found[key]) for found in sets) for key in ("survives_to", "better_to"))
+    unseen = max(s["unseen"] for s in sets)
+    back, best, ahead = (max(over(s[key]) for s in sets) for key in ("survives_to", "better_to", "jumps_at"))
 
     def largest(values: list[float]) -> float:
         return float(np.abs(values).max()) if values else float("nan")  # none was seen: the claim fails
@@ -185,6 +195,8 @@ def claims(sets: list[dict[str, Any]]) -> list[Claim]:
         Claim("count", "data sets without 1 centre above σ_c and K in the end", sum(s["miscounted"] for s in sets), 0),
         Claim("back", "K ≥ 3: σ_c over the σ to which the split survives, rising", back, 1 - SEEN),
         Claim("best", "K ≥ 3: σ_c over a σ where the split has more L than the mean", best, 1 - SEEN),
+        Claim("rival", "walks apart: nats of the better less those that C19 found, /|L|", unseen, 1e-9),
+        Claim("jump", "K ≥ 3: σ_c over the σ from which C19 finds one better than the mean", ahead, 1 - SEEN),
         Claim(
             "pair", "K = 2: the way back is the way there, by its centres", max(s["pair_returns"] for s in sets), 1e-6
         ),
@@ -195,11 +207,9 @@ def claims(sets: list[dict[str, Any]]) -> list[Claim]:
 def report(summary: dict[str, Any]) -> None:
     for name, found in summary["sets"].items():
         print(f"\n{name}, N = {found['num_rows']}, K = {found['centres']}: σ_c = {found['sigma_c']:.6f}, ", end="")
-        print(
-            f"m₃ = {found['third']:.2f} σ_c³; rising, split up to {found['survives_to']:.4f} σ_c, and the better ",
-            end="",
-        )
-        print(f"up to {found['better_to']:.4f} σ_c;\nK = 2: amplitude {found['law_ratio']:.4f} of C20's asymptotic law")
+        print(f"m₃ = {found['third']:.2f} σ_c³; rising, split up to {found['survives_to']:.4f} σ_c,")
+        print(f"and the better up to {found['better_to']:.4f} σ_c; falling, C19 finds a better one from ", end="")
+        print(f"{found['jumps_at']:.4f} σ_c on;\nK = 2: amplitude {found['law_ratio']:.4f} of C20's asymptotic law")
         print_table(COLUMNS, [row(split) for split in found["splits"]])
     print()
 

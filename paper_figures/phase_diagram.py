@@ -92,6 +92,7 @@ def closely(axis: Any, found: dict[str, Any], one: dict[str, np.ndarray]) -> Non
     def reach(way: str) -> np.ndarray:
         return np.ptp(one[way][: len(near)], axis=1) / critical
 
+    axis.axvline(found["jumps_at"], color=RED, linewidth=0.6, linestyle=":", zorder=1, label="the best jumps (C19)")
     fine = np.linspace(near.max(), near.min(), 500)
     law = 2 * found["amplitude"] * np.sqrt(np.maximum(1 - fine**2, 0))
     axis.axvline(1, color=GREY, linewidth=0.6, linestyle=":", zorder=1)

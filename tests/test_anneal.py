@@ -60,6 +60,33 @@ def test_three_centres_jump_and_come_back_elsewhere():
     assert np.isfinite(higher).all()
 
 
+def test_the_rival_is_the_best_of_many_starts():
+    """Where the best of K centres has jumped away from the branch that is followed, C19's direction leads there."""
+    rng = np.random.default_rng(3)
+    x = cast(np.concatenate([rng.normal(size=30) * 0.3, 4 + rng.normal(size=6) * 0.3])[:, None])
+    sigmas = cast(float(limits.critical_sigma(x)) * np.linspace(1.25, 0.9, 8))
+    theta = {"pi": cast(np.full(3, 1 / 3)), "mu": x[:3], "sigma": cast(1.0)}
+    walk = jaxem.anneal(M, theta, x, sigmas, rivals=True)
+    starts = rng.choice(np.asarray(x)[:, 0], size=(100, 3))[..., None]
+    lanes = {"pi": np.full((100, 3), 1 / 3), "mu": starts, "sigma": np.ones(100)}
+    held = M.hold("pi", "sigma")
+    best = [
+        float(jnp.max(jaxem.em_batch(held, lanes | {"sigma": np.full(100, sigma)}, x, max_steps=3000).free_energy))
+        for sigma in sigmas
+    ]
+    above = np.asarray(best) - np.asarray(walk.free_energy)
+    np.testing.assert_allclose(np.maximum(above, 0), walk.rival, atol=tolerance(1e-6, 1e-2))
+    metastable = above > tolerance(1e-6, 1e-2)
+    assert metastable.any()
+    assert not metastable.all()
+    # where no mixture of any number of components is better, no rival is
+    for i in np.flatnonzero(~metastable):
+        at = {name: value[i] for name, value in walk.theta.items()}
+        if float(jaxem.global_gap(M, at, x).nats) < 0.1:
+            assert float(walk.rival[i]) == 0
+    assert bool(jnp.all(jnp.isnan(jaxem.anneal(M, theta, x, sigmas).rival)))
+
+
 def test_the_machine_does_not_choose_how_coincident_centres_part():
     """Three centres at the mean are unstable in a plane of directions: rounding of the data turns none of them."""
     rng = np.random.default_rng(5)

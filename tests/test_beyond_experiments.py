@@ -9,7 +9,7 @@ import seeding
 import two_gaussians
 
 CLAIMS = {
-    "phase_diagram": {"σ_c", "σ_k", "ρ", "max", "count", "back", "best", "pair", "end"},
+    "phase_diagram": {"σ_c", "σ_k", "ρ", "max", "count", "back", "best", "rival", "jump", "pair", "end"},
     "two_gaussians": {"C22", "quad", "map", "C25", "c > μ", "grid", "kmeans", "em", "bias"},
     "seeding": {"C26", "K = 1", "law", "mean", "other"},
     "nats_left": {"Newton", "low", "high", "⅔", "some", "regular", "end"},
@@ -32,7 +32,7 @@ def shows_phase_diagram(summary, arrays):
         assert np.nanmax(pull - radius[:, None]) < 1e-7
         assert np.isnan(pull[-1]).all()
         assert np.ptp(arrays[f"{name} | down"][0]) == 0
-        assert found["survives_to"] >= found["better_to"] > 1
+        assert found["survives_to"] >= found["better_to"] == found["jumps_at"] > 1  # C19 sees what the way back does
         assert abs(found["law_ratio"] - 1) < 0.02
 
 
@@ -75,10 +75,10 @@ def test_halving_finds_the_last_false_and_says_where_there_is_none():
 
 def test_a_walk_without_a_split_or_a_way_back_fails_its_claims():
     """What was not seen is no evidence: neither an exception nor a claim that holds."""
-    nothing = {"sigma_c": 1.0, "splits": [], "survives_to": 0.0, "better_to": 0.0, "pair_returns": 0.0}
-    nothing |= {"largest_radius": 0.9, "unfinished": 0, "miscounted": 1}
+    nothing = {"sigma_c": 1.0, "splits": [], "survives_to": 0.0, "better_to": 0.0, "jumps_at": 0.0, "pair_returns": 0.0}
+    nothing |= {"largest_radius": 0.9, "unfinished": 0, "unseen": 1.0, "miscounted": 1}
     failing = {claim.id for claim in phase_diagram.claims([nothing]) if not claim.holds}
-    assert failing == {"σ_c", "σ_k", "ρ", "count", "back", "best"}
+    assert failing == {"σ_c", "σ_k", "ρ", "count", "back", "best", "rival", "jump"}
 
 
 def test_what_says_nothing_hides_no_violation():

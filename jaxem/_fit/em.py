@@ -25,6 +25,7 @@ from jaxem._fit import lanes as _lanes
 from jaxem._fit.acceleration import Accelerator
 from jaxem._fit.implicit import at_the_fixed_point
 from jaxem._fit.loop import Fit, State, Stop, gain_is_small
+from jaxem._fit.padding import padded
 from jaxem._fit.relocate import relocate
 from jaxem._rows import devices
 from jaxem.families import gaussian
@@ -101,6 +102,7 @@ def _fit(
     if switch("progress", progress):
         _not_traced(run)
     mesh, data = devices.mesh_for_rows(m, run.data, mesh)
+    data = padded(m, run.theta, data) if mesh is None else data
     processes = devices.num_processes(mesh)
     with devices.joined(processes):
         data = devices.spread_rows(data, mesh)
@@ -252,7 +254,8 @@ def em_batch(
             "weights: of each lane, they cannot be spread over a mesh by rows; use fewer devices than lanes"
         )
     rest = devices.replicated((run.theta, run.tol, run.max_steps), rows or lanes)
-    data = devices.spread_rows(run.data, rows) if rows else devices.replicated(run.data, lanes)
+    data = devices.spread_rows(run.data, rows) if rows else padded(m, run.theta, run.data)
+    data = data if rows else devices.replicated(data, lanes)
     given, traced = (rest[0], data), is_traced(run.theta, data)
     theta, data = lax.stop_gradient(given) if traced else given
     args = (m, theta, data, *rest[1:], gain_is_small, lanes, _lanes.slots_here(run.data.x), accelerate)

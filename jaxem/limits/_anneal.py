@@ -1,16 +1,14 @@
 """Following EM's fixed point as σ falls or rises: branches, where they lose their stability, and what comes after.
 
-At each σ the branch is continued from the last by EM with Newton's method on μ = M(μ),
-
-    μ ← μ + (I − J)⁻¹ (M(μ) − μ),      J = ∂M/∂μ,
-
-taken where it raises the likelihood at least as much as EM's own step; EM alone crawls near a split, where ρ(J) → 1.
-J is self-adjoint in the metric N_k, so its spectrum is that of a symmetric matrix. Where ρ(J) > 1 the fixed point is
+At each σ the branch is continued from the last by EM with Newton's method on μ = M(μ) (`_fixed_point`); J = ∂M/∂μ is
+self-adjoint in the metric N_k, so its spectrum is that of a symmetric matrix. Where ρ(J) > 1 the fixed point is
 no maximum, a symmetric one say: it is left along the leading eigenvector (C13, C20: at μ_k = x̄ the first principal
 axis; at a cluster's own σ_c that cluster's, Rose 1998), as far as raises the likelihood most, and again while where it
-leads is unstable, at most K times; the new branch is followed.
+leads is unstable, at most K times; the new branch is followed. A branch is followed while it is stable, and that need
+not be the best one any more: its rival is looked for where Lindsay's gradient is largest (C19, `_rival`).
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,14 +17,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxem._core.arrays import non_negative, numbers, shown, steps, tolerance
+from jaxem._core.arrays import non_negative, numbers, shown, steps, switch, tolerance
 from jaxem._core.checks import blame_x, enter
 from jaxem._core.model import Data, Model, Theta, ThetaLike
-from jaxem._core.objective import assign
 from jaxem._core.tracing import is_concrete
 from jaxem._fit.loop import Status
-from jaxem.families.gaussian import isotropic, squared_distances
+from jaxem.families.gaussian import squared_distances
+from jaxem.limits._fixed_point import allowed, em_map, fixed_point, jacobian, likelihood
 from jaxem.limits._lindsay import isotropic_only
+from jaxem.limits._rival import rival
 
 STRETCHES = 32  # lengths tried along an unstable direction, each way
 APART = 1e-4  # in units of σ: nearer centres count as one
@@ -43,6 +42,7 @@ class Branches(NamedTuple):
     moved: Float[Array, " S"]  # how far a centre moved since the σ before: a jump stands out
     num_steps: Int[Array, " S"]
     status: Int[Array, " S"]  # a Status
+    rival: Float[Array, " S"]  # nats by which another fixed point is above it: 0 where none was found, NaN: not asked
 
 
 def anneal(
@@ -54,14 +54,18 @@ def anneal(
     weights: Any = None,
     tol: float = 1e-10,
     max_steps: int = 500,
+    rivals: bool = False,
 ) -> Branches:
     """Deterministic annealing, followed: EM's fixed point at every σ of a list, from each to the next.
 
     Downwards, centres that coincide stay so until their common point is unstable (σ² < λ_max of what they share), and
     then split along its leading direction. Pass the σ's down and up again, `jnp.concatenate([down, down[::-1]])`, to
     see hysteresis: a branch that jumped on the way down comes back elsewhere. Each fixed point is a local maximum where
-    its spectral radius is below 1; how far it can be from the best of all is for `jaxem.global_gap` to say. By C14 it
-    is annealing in T, too, T·s² being σ². Works inside `jit` and `vmap`. Costs K·D passes an iteration.
+    its spectral radius is below 1. The best of all may have jumped away from it before: `rivals` looks for a better one
+    of as many centres where Lindsay's gradient is largest (C19), and the first σ at which `rival` is above 0 is where
+    the best jumped, or after it; how far the best of any number of centres can be is for `jaxem.global_gap` to say. By
+    C14 it is annealing in T, too, T·s² being σ². Works inside `jit` and `vmap`. Costs K·D passes an iteration; rivals
+    K + 1 times as much.
 
     Args:
         m: `gaussian.isotropic`; π and σ are held whatever it says.
@@ -72,6 +76,7 @@ def anneal(
         tol: a fixed point is found when EM's step is at most tol·σ, or rounding.
         max_steps: most iterations at a σ, of EM and Newton, on all branches tried there. Where none is left with which
             to leave an unstable point, the status is MAX_STEPS.
+        rivals: look at every σ for a better fixed point. An estimate: that none is found proves nothing.
 
     Returns:
         `Branches`.
@@ -95,13 +100,14 @@ def anneal(
     if is_concrete(sigmas) and not np.asarray(sigmas > 0).all():
         raise ValueError(f"sigmas: must be > 0, got {shown(sigmas)}; k-means (jaxem.kmeans) is the limit at 0")
     limit = jnp.asarray(tolerance(tol, sigmas.dtype))
-    walk = _anneal(theta, data, sigmas, limit, jnp.asarray(steps("max_steps", max_steps)))
+    most = jnp.asarray(steps("max_steps", max_steps))
+    walk = _anneal(theta, data, sigmas, limit, most, rivals=switch("rivals", rivals))
     blame_x(data.x, walk.free_energy)
     return walk
 
 
-@jax.jit
-def _anneal(theta: Theta, data: Data, sigmas: Array, tol: Array, max_steps: Array) -> Branches:
+@partial(jax.jit, static_argnames="rivals")
+def _anneal(theta: Theta, data: Data, sigmas: Array, tol: Array, max_steps: Array, rivals: bool) -> Branches:
     def at(mu: Array, sigma: Array) -> tuple[Array, Branches]:
         here = theta | {"sigma": sigma}
         found, count, residual = fixed_point(here, data, mu, tol, max_steps)
@@ -127,28 +133,11 @@ def _anneal(theta: Theta, data: Data, sigmas: Array, tol: Array, max_steps: Arra
         status = jnp.where(jnp.all(jnp.isfinite(end)), status, Status.NONFINITE).astype(jnp.int32)
         moved = jnp.sqrt(jnp.max(jnp.sum((end - mu) ** 2, axis=1)))
         num = num_distinct(end, sigma)
-        return end, Branches(sigma, here | {"mu": end}, likelihood(here, data, end), radius, num, moved, count, status)
+        above = rival(here, data, end, tol, max_steps) if rivals else jnp.full_like(sigma, jnp.nan)
+        L = likelihood(here, data, end)
+        return end, Branches(sigma, here | {"mu": end}, L, radius, num, moved, count, status, above)
 
     return lax.scan(at, theta["mu"], sigmas)[1]
-
-
-def em_map(theta: Theta, data: Data, mu: Array) -> tuple[Array, Array, Array]:
-    """M(μ), N_k, and L(μ)."""
-    here = theta | {"mu": mu}
-    gamma, rows = assign(isotropic.table(here, data.x), 1.0, axis=0)
-    w = jnp.ones_like(rows) if data.weights is None else data.weights
-    sums = isotropic.statistics(here, data.x, gamma * w[None])
-    return isotropic.update(sums, here, frozenset({"pi", "sigma"}))["mu"], sums.N_k, w @ rows
-
-
-def likelihood(theta: Theta, data: Data, mu: Array) -> Array:
-    """L(μ)."""
-    return em_map(theta, data, mu)[2]
-
-
-def jacobian(theta: Theta, data: Data, mu: Array) -> Float[Array, "P P"]:
-    """J = ∂M/∂μ, of P = K·D."""
-    return jax.jacfwd(lambda flat: em_map(theta, data, flat.reshape(mu.shape))[0].ravel())(mu.ravel())
 
 
 def spectrum(theta: Theta, data: Data, mu: Array) -> tuple[Array, Float[Array, "K D"]]:
@@ -168,39 +157,6 @@ def spectrum(theta: Theta, data: Data, mu: Array) -> tuple[Array, Float[Array, "
     direction = jnp.where(jnp.any(direction != 0), direction, vectors[:, -1])
     direction = (direction / root).reshape(mu.shape)
     return values[-1], direction / jnp.sqrt(jnp.max(jnp.sum(direction**2, axis=1)))
-
-
-def allowed(data: Data, sigma: Array, tol: Array) -> Array:
-    """How small a step of EM must be: tol·σ, or the rounding of a mean."""
-    return jnp.maximum(tol * sigma, 64 * jnp.finfo(sigma.dtype).eps * jnp.max(jnp.abs(data.x)))
-
-
-def fixed_point(theta: Theta, data: Data, mu: Array, tol: Array, max_steps: Array) -> tuple[Array, Array, Array]:
-    """From μ to a fixed point uphill; iterations; and the length of EM's step there."""
-    limit = allowed(data, theta["sigma"], tol)
-
-    def length(step: Array) -> Array:
-        return jnp.sqrt(jnp.max(jnp.sum(step**2, axis=1)))
-
-    def improve(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        mu, count, _ = carry
-        moved, _, _ = em_map(theta, data, mu)
-        matrix = jnp.eye(mu.size, dtype=mu.dtype) - jacobian(theta, data, mu)
-        newton = mu + jnp.linalg.solve(matrix, (moved - mu).ravel()).reshape(mu.shape)
-        newton = jnp.where(jnp.all(jnp.isfinite(newton)), newton, moved)
-        after_em, after_newton = em_map(theta, data, moved), em_map(theta, data, newton)
-        rounding = 8 * jnp.finfo(mu.dtype).eps * jnp.abs(after_em[2])
-        nearer = length(after_newton[0] - newton) < length(after_em[0] - moved)
-        better = nearer & (after_newton[2] >= after_em[2] - rounding)
-        new = jnp.where(better, newton, moved)
-        return new, count + 1, jnp.where(better, length(after_newton[0] - newton), length(after_em[0] - moved))
-
-    def goes_on(carry: tuple[Array, Array, Array]) -> Array:
-        _, count, residual = carry
-        return (residual > limit) & (count < max_steps)
-
-    start = length(em_map(theta, data, mu)[0] - mu)
-    return lax.while_loop(goes_on, improve, (mu, jnp.zeros((), jnp.int32), start))
 
 
 def stretched(theta: Theta, data: Data, mu: Array, direction: Array) -> Array:

@@ -13,8 +13,9 @@ Given the rest, with b_k = diag(D_kᵀS_kD_k) and ∝ meaning of product (determ
 
 (Celeux & Govaert 1995). EEI EVI EEV EVV take one such sweep, since the own D_k and C_k ask for nothing else, and then a
 common λ is asked for by nothing else. VEI VEE VEV sweep until nothing moves: J is convex in log λ, log A (and
-geodesically in C), so there is one end. EVE VVE sweep over D too. A held factor is one that is skipped. No sweep raises
-J; if rounding does, at the end of many, the factors are as they were: so F never falls.
+geodesically in C), so there is one end. EVE VVE take Newton's steps in D, the other factors at their best for each D
+(`_rotation`). A held factor is one that is skipped. No step raises J; if rounding does, at the end of many, the factors
+are as they were: so F never falls.
 """
 
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from jaxem._core.model import Theta
 from jaxem.families import _exponential_family as ef
 from jaxem.families.gaussian._accuracy import EXACT
 from jaxem.families.gaussian._moments import divide_where_occupied, in_small_batches, underflown
+from jaxem.families.gaussian._rotation import orthogonal, settled
 
 ORDER = ("correlation", "rotation", "shape", "volume")  # of a sweep
 OF_EACH = {"correlation": 3, "rotation": 3, "shape": 2, "volume": 1}  # the rank of one that each component has
@@ -190,9 +192,7 @@ def turned(factors: Factors, rows: Rows) -> tuple[Float[Array, "D D"], Array]:
     i, j = np.triu_indices(D, 1)
     start = (old, B, jnp.zeros((), B.dtype))
     (rotation, _, residual), _ = lax.scan(turn, start, (jnp.asarray(i), jnp.asarray(j)))
-    gram = jnp.matmul(rotation.T, rotation, precision=EXACT)
-    again_orthogonal = (3 * jnp.eye(D, dtype=gram.dtype) - gram) / 2  # (Newton–Schulz)
-    return jnp.matmul(rotation, again_orthogonal, precision=EXACT), residual
+    return orthogonal(rotation), residual
 
 
 # ---- all of them
@@ -207,7 +207,9 @@ def best(factors: Factors, rows: Rows, free: tuple[str, ...]) -> Factors:
     if "rotation" in factors and "rotation" not in common:  # in a frame that stays only diagonals count
         rows = rows._replace(S=spectra(factors, rows))
         frame, factors = {"rotation": factors["rotation"]}, {n: f for n, f in factors.items() if n != "rotation"}
-    if factors["volume"].ndim == 0 and "rotation" not in common:
+    if "rotation" in common:
+        return lowest(factors, rows, common)
+    if factors["volume"].ndim == 0:
         return swept(factors, rows, common)[0] | frame
     return alternated(factors, rows, common) | frame
 
@@ -222,6 +224,18 @@ def swept(factors: Factors, rows: Rows, names: tuple[str, ...]) -> tuple[Factors
                 new = jnp.where(over(rows.kept, new), old, new)  # empty: F is flat there
             factors, moves = factors | {name: new}, jnp.maximum(moves, move)
     return factors, moves
+
+
+def lowest(factors: Factors, rows: Rows, names: tuple[str, ...]) -> Factors:
+    """A common D by Newton's method on J at the best A_k and λ for each D, which one sweep gives."""
+    others = tuple(name for name in names if name != "rotation")
+
+    def at(rotation: Array) -> Factors:
+        return swept(factors | {"rotation": rotation}, rows, others)[0]
+
+    new = at(settled(lambda D: J(at(D), rows), lambda D: turned(at(D), rows)[0], factors["rotation"]))
+    rises = J(new, rows) > J(factors, rows)
+    return {name: jnp.where(rises, factors[name], new[name]) for name in factors}
 
 
 def alternated(factors: Factors, rows: Rows, names: tuple[str, ...]) -> Factors:

@@ -1,0 +1,179 @@
+"""Rows with missing cells as a Gaussian would have them: the missing ones by least squares, along conjugate directions.
+
+With M_n = diag of what is observed of row n, the masked Σ̃ = MΣM + I − M and x̃ = M(x − μ) have the density of the
+observed cells, N(x̃; 0, Σ̃) = N(x_o; μ_o, Σ_oo) N(0; 0, I) (eq:observed). With Λ = Σ⁻¹ it takes the missing cells alone:
+least squares over them by conjugate directions, one for each missing cell j, with what came before kept least:
+
+    v = e_j − Σ_i v_i v_iᵀΛe_j,   v /= √vᵀΛv,   x̂ −= v vᵀΛx̂
+
+From x̂ = x̃ on this ends in μ + x̂ = E[x | x_o, k], and Σ_i v_i v_iᵀ = Λ_mm⁻¹ = Cov[x | x_o, k], 0 but for what is
+missing. Then (x_o − μ_o)ᵀ Σ_oo⁻¹ (x_o − μ_o) = x̂ᵀΛx̂ and det Σ_oo = det Σ det Λ_mm, where det Λ_mm is the product of the
+vᵀΛv that were divided by.
+
+A step serves all rows of a chunk, each with its own next missing cell; rows that miss as many lie together
+(`Missing.in_order`), so that a chunk takes few steps.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from jaxem._core.model import Theta
+from jaxem.families._missing import halves
+from jaxem.families.gaussian import _covariances as covariances
+from jaxem.families.gaussian import _scales as scales
+from jaxem.families.gaussian._accuracy import EXACT
+from jaxem.families.gaussian._moments import differences, sum_of_squares
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+class Completed(NamedTuple):
+    """Rows as each component would have them."""
+
+    difference: Float[Array, "K D n"]  # E[x | observed, k] − μ_k
+    directions: Float[
+        Array, "T _ D n"
+    ]  # v_1 …, of each k or of all: Cov[x | observed, k] is Σ v vᵀ; or v² its diagonal
+    squares: Float[Array, "K n"]  # (x_o − μ_o)ᵀ Σ_oo⁻¹ (x_o − μ_o)
+    log_det: Float[Array, "K n"]  # log det Σ_oo
+
+
+class Given(NamedTuple):
+    """What completing a row takes of θ."""
+
+    mu: Float[Array, "K D"]
+    scale: Float[Array, "K D ..."]  # σ_kd (K, D), or L_k⁻¹ (K, D, D) of Σ_k = L_k L_kᵀ
+    log_det: Float[Array, " K"] | None = None  # of L_k
+    precision: Float[Array, "_ D D"] | None = None  # Λ_k, one where Σ is shared
+
+
+def given(theta: Theta) -> Given:
+    """Of plain θ."""
+    if "sigma" in theta:
+        return Given(theta["mu"], scales.by_feature(theta["sigma"], theta["mu"]))
+    inverse, log_det = covariances.whiteners(theta)
+    own = inverse[:1] if theta["Sigma"].ndim == 2 else inverse
+    return Given(theta["mu"], inverse, log_det, jnp.einsum("kde,kdf->kef", own, own, precision=EXACT))
+
+
+def complete(given: Given, rows: Float[Array, "n both"], most: Array | None = None) -> Completed:
+    """Of rows that miss so many cells at `most`, if that is known, and else with a gradient."""
+    x, seen = halves(rows)
+    difference = jnp.where(seen.T[None], differences(x, given.mu), 0)
+    if given.precision is None:
+        return by_scales(given.scale, difference, seen.T)
+    if most is None:
+        return by_covariances(given, difference, ~seen.T, None)
+    return as_far_as(given, difference, ~seen.T, most)
+
+
+def by_scales(sigma: Float[Array, "K D"], difference: Float[Array, "K D n"], seen: Bool[Array, "D n"]) -> Completed:
+    """Features that tell nothing of each other."""
+    return Completed(
+        difference,
+        jnp.where(seen[None], 0, sigma[:, :, None])[None],
+        sum_of_squares(difference * (1 / sigma)[:, :, None]),
+        2 * jnp.matmul(jnp.log(sigma), seen.astype(sigma.dtype), precision=EXACT),
+    )
+
+
+@jax.custom_jvp
+def as_far_as(given: Given, difference: Array, missing: Array, most: Array) -> Completed:
+    """`by_covariances` in as few turns as the rows take, with the derivative of all of them: a loop of unknown length
+    has none in reverse."""
+    return by_covariances(given, difference, missing, most)
+
+
+@as_far_as.defjvp
+def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Completed, Completed]:
+    given, difference, missing, _ = primals
+    return jax.jvp(
+        lambda given, difference: by_covariances(given, difference, missing, None), (given, difference), tangents[:2]
+    )
+
+
+def by_covariances(
+    given: Given, difference: Float[Array, "K D n"], missing: Bool[Array, "D n"], most: Array | None
+) -> Completed:
+    """By the directions above."""
+    assert given.precision is not None
+    assert given.log_det is not None
+    precision, D = given.precision, len(missing)
+    up_to = jnp.tri(D, dtype=difference.dtype)
+    turn = jnp.where(missing, jnp.matmul(up_to, missing.astype(difference.dtype)), 0)  # of a cell in its row, from 1 on
+    nothing = 0 * difference[: len(precision)]  # that lies where the rows do
+
+    def minimise(index: Any, state: Completed) -> Completed:
+        difference, directions, _, log_pivots = state
+        here = turn == index + 1
+        e, one = here.astype(difference.dtype), jnp.any(here, axis=0)[None]
+        column = jnp.einsum("kde,en->kdn", precision, e, precision=EXACT)
+
+        def add(i: Any, known: Array) -> Array:
+            v = directions[i]
+            return known + v * jnp.sum(v * column, axis=1, keepdims=True)
+
+        # those that follow are 0, and a loop of known length has a gradient
+        v = e[None] - lax.fori_loop(0, D if most is None else index, add, nothing)
+        pivot = jnp.where(one, jnp.sum(v * column, axis=1), 1)
+        root = jnp.where(one, lax.rsqrt(pivot), 0)[:, None]
+        difference = difference - v * root**2 * jnp.sum(column * difference, axis=1, keepdims=True)
+        directions = lax.dynamic_update_index_in_dim(directions, v * root, index, 0)
+        return Completed(difference, directions, state.squares, log_pivots + jnp.log(pivot))
+
+    directions = jnp.zeros_like(difference, shape=(D, *nothing.shape)) + nothing[0, 0, 0]
+    start = Completed(difference, directions, nothing[:, 0], nothing[:, 0])
+    turns = D if most is None else most
+    end = lax.fori_loop(0, turns, minimise, start)
+
+    def again(_: Any, difference: Array) -> Array:
+        """Once more, of what rounding left: the residual by way of L⁻¹, whose condition is the root of Λ's."""
+        residual = covariances.whitened(given.scale, difference)
+        residual = jnp.einsum("kde,kdn->ken", given.scale, residual, precision=EXACT)
+        residual = jnp.where(missing[None], residual, 0)
+
+        def correct(i: Any, difference: Array) -> Array:
+            v = end.directions[i]
+            return difference - v * jnp.sum(v * residual, axis=1, keepdims=True)
+
+        return lax.fori_loop(0, turns, correct, difference)
+
+    # not where no cell is missing
+    end = end._replace(difference=lax.fori_loop(0, 1 if most is None else jnp.minimum(most, 1), again, end.difference))
+    squares = sum_of_squares(covariances.whitened(given.scale, end.difference))
+    return end._replace(squares=squares, log_det=2 * given.log_det[:, None] + end.log_det)
+
+
+def covariance_sums(
+    gamma: Float[Array, "_ n"], directions: Float[Array, "T _ D n"], most: Array | None = None
+) -> Float[Array, "_ D D"]:
+    """Σ_n γ_n Cov[x_n | observed], of so many directions at `most`."""
+
+    def add(i: Any, sums: Array) -> Array:
+        return sums + covariances.products_of(gamma[:, None] * directions[i], directions[i])
+
+    D = directions.shape[2]
+    nothing = jnp.zeros_like(directions, shape=(len(gamma), D, D)) + 0 * gamma[0, 0]
+    return lax.fori_loop(0, len(directions) if most is None else most, add, nothing)
+
+
+@jax.custom_jvp
+def first_sums(gamma: Array, directions: Array, most: Array) -> Array:
+    """The same, with the derivative of all, as for `as_far_as`."""
+    return covariance_sums(gamma, directions, most)
+
+
+@first_sums.defjvp
+def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    return jax.jvp(covariance_sums, primals[:2], tangents[:2])
+
+
+def covariance(done: Completed) -> Float[Array, "K D D n"]:
+    """Cov[x | observed, k], with correlations."""
+    products = jnp.einsum("tkdn,tken->kden", done.directions, done.directions, precision=EXACT)
+    return jnp.broadcast_to(products, (len(done.difference), *products.shape[1:]))
