@@ -16,6 +16,7 @@ when every claim holds, 1 when one fails, 2 for bad arguments or data.
 
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -86,6 +87,14 @@ def draw_starts(x: jax.Array, config: Config) -> Starts:
     return Starts(mu, delta, 0.999 * limits.one_hot_sigma(jnp.min(delta)), drawn - len(kept))
 
 
+def beside(f: Any, *args: Any, **options: Any) -> Future:
+    """A first call, on another core: compiling f takes longest of all, and does not wait for what f will be asked."""
+    pool = ThreadPoolExecutor(1)
+    done = pool.submit(f, *args, **options)
+    pool.shutdown(wait=False)
+    return done
+
+
 def sigma_grid(config: Config, diam: float, one_hot: float, last: float) -> np.ndarray:
     """Geometric, from above diam(X) to where γ is one-hot at the k-means solution, and C11's last σ after it."""
     top, bottom, count = config.sigmas or (1.05 * diam, one_hot, 8 if config.quick else 40)
@@ -105,14 +114,17 @@ def run(config: Config, *, progress: bool = True) -> dict[str, Any]:
         raise DataError(f"--components: {config.components} exceeds the {distinct} distinct rows of {data.name}")
     x = jnp.asarray(data.x, jnp.float64 if config.precision == 64 else jnp.float32)
     diam, critical = limits.diameter(x), limits.critical_sigma(x)
+    certify = certifier(x)
+    compiled = beside(certify, x, *[x[: config.components]] * 3, critical, diam, num_steps=LLOYD_STEPS)
     starts = draw_starts(x, config)
     lloyd = [kmeans(x, mu) for mu in starts.mu]
     distortions = np.array([float(distortion(x, fit.theta["mu"])) for fit in lloyd])
     winner = lloyd[int(distortions.argmin())].theta["mu"]
     one_hot = limits.one_hot_sigma(jnp.min(limits.gaps(squared_distances(x, winner))))
     clock = time.perf_counter()
-    certify, rows, centres = certifier(x), [], []
+    rows, centres = [], []
     grid = sigma_grid(config, float(diam), float(one_hot), float(starts.sigma))
+    compiled.result()
     for index, sigma in enumerate(tqdm(grid, desc="sigma", unit="σ", disable=not progress)):
         sigma = jnp.asarray(sigma, x.dtype)
         fits, fit = fit_restarts(x, starts.mu, sigma)

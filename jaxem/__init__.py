@@ -21,7 +21,10 @@ from jaxem._answers.certificates import Certificate, certify, e_step_residual
 from jaxem._answers.condition import Conditional, condition, impute
 from jaxem._answers.covariances import covariances
 from jaxem._answers.criteria import aic, bic, icl, num_parameters
+from jaxem._answers.datatree import to_datatree
 from jaxem._answers.files import load, save
+from jaxem._answers.filter import filter
+from jaxem._answers.forecast import Forecast, forecast
 from jaxem._answers.gain import Gain, gain
 from jaxem._answers.latents import recover, sample_latents
 from jaxem._answers.likelihood_ratio import LikelihoodRatioTest, likelihood_ratio_test
@@ -55,6 +58,7 @@ from jaxem._fit.outcome import EMError, best, check
 from jaxem._fit.stream import em_stream
 from jaxem._programs.arguments import arguments
 from jaxem._programs.program import Program, from_numpyro
+from jaxem._programs.ragged import ragged
 from jaxem._rows.devices import ProcessLost, use_all_cores
 from jaxem._version import __version__ as __version__
 from jaxem.families._mixture import Mixture
@@ -70,6 +74,7 @@ __all__ = [
     "Conditional",
     "EMError",
     "Fit",
+    "Forecast",
     "Gain",
     "Gap",
     "GlobalGap",
@@ -112,7 +117,9 @@ __all__ = [
     "em_stream",
     "expected_log_joint",
     "families",
+    "filter",
     "fit",
+    "forecast",
     "free_energy",
     "from_numpyro",
     "gain",
@@ -135,6 +142,7 @@ __all__ = [
     "optimality_gap",
     "plot",
     "predict",
+    "ragged",
     "recover",
     "responsibilities",
     "sample",
@@ -144,6 +152,7 @@ __all__ = [
     "squarem",
     "standard_errors",
     "summary",
+    "to_datatree",
     "use_all_cores",
 ]
 

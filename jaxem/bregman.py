@@ -84,11 +84,7 @@ def itakura_saito(x: Point, mean: Point) -> Float[Array, ""]:
     >>> float(jaxem.bregman.itakura_saito(jnp.array([5.0]), jnp.array([5.0])))
     0.0
     """
-    x, mean = _floating(x, mean)
-    excess = (x - mean) / mean  # x/m − 1, exact near x = m …
-    near = jnp.abs(excess) < 0.5
-    log_ratio = jnp.where(near, jnp.log1p(jnp.where(near, excess, 0)), jnp.log(x) - jnp.log(mean))  # … and far from it
-    return jnp.sum(excess - log_ratio)
+    return jnp.sum(itakura_saito_terms(*_floating(x, mean)))
 
 
 def i_divergence_terms(x: Array, mean: Array) -> Array:
@@ -112,6 +108,22 @@ def i_divergence_terms(x: Array, mean: Array) -> Array:
     log_ratio = jnp.where(normal, jnp.log(jnp.where(normal, ratio, 1)), jnp.log(a) - jnp.log(b))
     far = jnp.where((x > 0) & (mean == 0), jnp.inf, x * log_ratio - x + mean)
     return jnp.where(near, close, far)
+
+
+def itakura_saito_terms(x: Array, mean: Array) -> Array:
+    """x/m − log(x/m) − 1 entry by entry."""
+    excess = (x - mean) / mean  # x/m − 1, exact near x = m …
+    near = jnp.abs(excess) < 0.5
+    far = excess - (jnp.log(x) - jnp.log(mean))  # … and far from it
+    return jnp.where(near, log_defect(jnp.where(near, excess, 0)), far)
+
+
+def log_defect(u: Array) -> Array:
+    """h(u) = u − log(1 + u) ≥ 0 for u > −1."""
+    small = jnp.abs(u) < 1e-3
+    v = jnp.where(small, u, 0)
+    series = v**2 * (1 / 2 - v * (1 / 3 - v * (1 / 4 - v * (1 / 5 - v / 6))))
+    return jnp.where(small, series, jnp.maximum(u - jnp.log1p(u), 0))
 
 
 def _floating(x: Point, mean: Point) -> tuple[Array, Array]:

@@ -8,7 +8,17 @@ import numpy as np
 import scipy.stats as st
 
 from jaxem import Mixture
-from jaxem.families import bernoulli, categorical, exponential, gaussian, poisson
+from jaxem.families import (
+    bernoulli,
+    categorical,
+    exponential,
+    gamma,
+    gaussian,
+    negative_binomial,
+    poisson,
+    student_t,
+    von_mises_fisher,
+)
 
 from conftest import PRECISION
 
@@ -39,6 +49,7 @@ class Case:
     random_x: Callable[[np.random.Generator, int, int], np.ndarray]
     log_density: Callable[[dict, np.ndarray, int], np.ndarray]  # (θ, x, k) -> log p(x_n | z_n = k), (N,)
     slack: float = 1.0  # how many times the tolerances of the theorems it may take; say why
+    numpyro: float = 1.0  # the same of NumPyro's own distribution, where that is the one with fewer digits
 
     def theta(self, seed: int = 0, K: int = 3, D: int = 2) -> dict:
         return cast(self.random_theta(np.random.default_rng([seed, 1]), K, D))
@@ -86,6 +97,12 @@ def weights_and_means(rng, K, D):
     return {"pi": dirichlet(rng, K), "mu": 1 + rng.normal(size=(K, D))}
 
 
+def directions(x):
+    """Of norm 1, to float64's rounding."""
+    x = np.asarray(x, float)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
 def covariances(rng, *shape):
     """Well-conditioned, correlated."""
     root = rng.normal(size=(*shape, shape[-1])) / 2
@@ -127,6 +144,52 @@ CASES = [
         lambda rng, K, D: {"pi": dirichlet(rng, K), "rate": rng.uniform(0.2, 4, size=(K, D))},
         lambda rng, N, D: rng.exponential(groups(rng, [0.2, 1.0, 5.0], N, D)),
         lambda theta, x, k: st.expon.logpdf(x, scale=1 / theta["rate"][k]).sum(axis=1),
+    ),
+    Case(
+        "gamma",
+        gamma.mixture,
+        lambda rng, K, D: {
+            "pi": dirichlet(rng, K),
+            "concentration": rng.uniform(0.5, 6, size=(K, D)),
+            "rate": rng.uniform(0.5, 4, size=(K, D)),
+        },
+        lambda rng, N, D: rng.gamma(2.5, groups(rng, [0.2, 1.0, 5.0], N, D)),
+        lambda theta, x, k: st.gamma.logpdf(x, theta["concentration"][k], scale=1 / theta["rate"][k]).sum(axis=1),
+    ),
+    Case(
+        "negative_binomial",
+        negative_binomial.mixture,
+        lambda rng, K, D: {
+            "pi": dirichlet(rng, K),
+            "mean": rng.uniform(0.5, 40, size=(K, D)),
+            "concentration": rng.uniform(0.5, 6, size=(K, D)),
+        },
+        lambda rng, N, D: rng.poisson(rng.gamma(1.5, groups(rng, [1.0, 8.0, 30.0], N, D))),  # some beyond 32
+        lambda theta, x, k: st.nbinom.logpmf(
+            x, theta["concentration"][k], 1 / (1 + theta["mean"][k] / theta["concentration"][k])
+        ).sum(axis=1),
+        numpyro=1e6,  # JAX's betaln has eight digits
+    ),
+    Case(
+        "student_t",
+        student_t.mixture,
+        lambda rng, K, D: weights_and_means(rng, K, D) | {"Sigma": covariances(rng, K, D), "df": rng.uniform(1, 9, K)},
+        lambda rng, N, D: clumps(rng, N, D) + 0.3 * rng.standard_t(1.5, size=(N, D)),
+        lambda theta, x, k: np.reshape(
+            st.multivariate_t.logpdf(x, theta["mu"][k], theta["Sigma"][k], df=theta["df"][k]), -1
+        ),
+    ),
+    Case(
+        "von_mises_fisher",
+        von_mises_fisher.mixture,
+        lambda rng, K, D: {
+            "pi": dirichlet(rng, K),
+            "mu": directions(rng.normal(size=(K, D))),
+            "kappa": rng.uniform(0.5, 9, K),
+        },
+        lambda rng, N, D: directions(rng.normal(size=(N, D)) + 2 * np.eye(D)[rng.integers(0, D, N)]),
+        lambda theta, x, k: st.vonmises_fisher(directions(theta["mu"][k]), theta["kappa"][k]).logpdf(directions(x)),
+        slack=4,  # κ follows a resultant near N_k with a derivative of some κ²
     ),
     Case(
         "spherical",

@@ -428,12 +428,14 @@ def test_what_a_fit_puts_in_order_stays_beside_its_weights_and_labels():
     assert float(one.free_energy) == pytest.approx(float(two.free_energy), rel=1e-12)
 
 
-def test_many_chunks_have_a_derivative_both_ways():
+@pytest.mark.parametrize("name", ["full", "tied"])
+def test_many_chunks_have_a_derivative_both_ways(name):
     """F's gradient by chunks is that of the table at once, and the certificates hold at a random θ."""
+    theta = CASE[name].theta(K=K, D=D)
     rng = np.random.default_rng(6)
     x = rng.normal(size=(20_000, D))
     x = cast(np.where((rng.random(x.shape) < 0.2) & (np.arange(D) > 0), np.nan, x))
-    m = FULL.with_missing()
+    m = CASE[name].m.with_missing()
 
     def by_chunks(theta):
         return jaxem.log_likelihood(m, theta, x)
@@ -441,9 +443,26 @@ def test_many_chunks_have_a_derivative_both_ways():
     def at_once(theta):
         return jnp.sum(jax.nn.logsumexp(jaxem.log_joint(m, theta, x), axis=1))
 
-    gradient, expected = jax.grad(by_chunks)(THETA), jax.grad(at_once)(THETA)
+    gradient, expected = jax.grad(by_chunks)(theta), jax.grad(at_once)(theta)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-7), gradient, expected)
-    assert jaxem.certify(m, THETA, x).holds(1e-9).all()
+    assert jaxem.certify(m, theta, x).holds(1e-9).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3, 0.0])
+def test_a_shared_covariance_completes_each_row_once(temperature, monkeypatch):
+    """About one point for all components, the sums are those about every mean: rows that miss none to all but one."""
+    case, rng = CASE["tied"], np.random.default_rng(3)
+    theta, x = case.theta(K=K, D=D), np.asarray(case.x(N=300, D=D))
+    order = np.argsort(rng.random(x.shape), axis=1)
+    x = np.where(order < rng.integers(0, D, (300, 1)), np.nan, x)
+    options = {"weights": rng.random(300), "temperature": temperature, "max_steps": 3, "tol": 0.0, "missing": True}
+    at_once = jaxem.em(case.m, theta, x, **options)
+    monkeypatch.setattr("jaxem._rows.chunks.TABLE_ENTRIES", 1)
+    jax.clear_caches()
+    by_chunks = jaxem.em(case.m, theta, x, **options)
+    assert float(by_chunks.free_energy) == pytest.approx(float(at_once.free_energy), rel=1e-12)
+    for entry, value in at_once.theta.items():
+        np.testing.assert_allclose(by_chunks.theta[entry], value, **CLOSE)
 
 
 @pytest.mark.parametrize("size", [6, 12])

@@ -28,7 +28,8 @@ def test_log_joint_is_read_off_the_program(case):
     """The kernel is an optimisation; the trace of the NumPyro program is the oracle."""
     theta, x = case.theta(), case.x()
     program = np.asarray(case.m.traced_table(theta, x).T)
-    assert np.allclose(jaxem.log_joint(case.m, theta, x), program, rtol=tolerance(1e-12, 2e-5), atol=64 * EPS)
+    within = case.numpyro * np.array([tolerance(1e-12, 2e-5), 64 * EPS])
+    assert np.allclose(jaxem.log_joint(case.m, theta, x), program, *np.minimum(within, tolerance(1e-6, 1e-4)))
 
 
 @each_case
@@ -52,20 +53,19 @@ def held_subsets(m):
 
 @each_case
 def test_no_random_direction_improves_the_m_step(case):
-    """θ⁺ maximises Q over the free parameters, whichever are held."""
+    """θ⁺ maximises Q, or the surface below it, over the free parameters, whichever are held."""
     theta, x = case.theta(), case.x()
     gamma = jaxem.responsibilities(case.m, theta, x)
     rng = np.random.default_rng(0)
     for held in held_subsets(case.m):
-        m = case.m.hold(*held)
+        m = case.m.hold(*held, *case.m.last)  # what asks the rows again is not done by `update`
         new = m.update(m.statistics(theta, x, gamma.T), theta, m.held)
-        for name in held:
+        for name in m.held:
             assert np.array_equal(new[name], theta[name])
 
         @jax.jit
         def Q(u, m=m, new=new):
-            theta = m.constrain(u, new)
-            return jnp.sum(gamma.T * m.table(theta, x))
+            return jnp.sum(gamma.T * m.climbed(m.constrain(u, new), theta, x))
 
         best_u = m.unconstrain(new)
         best = float(Q(best_u))
@@ -74,6 +74,32 @@ def test_no_random_direction_improves_the_m_step(case):
         for size in (1e-3, 1e-1):
             u = {name: value + size * cast(rng.normal(size=value.shape)) for name, value in best_u.items()}
             assert float(Q(u)) <= best + allowance
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.m.surface is not None], ids=lambda case: case.name)
+def test_the_surface_lies_below_and_touches(case):
+    """ℓ̂ ≤ ℓ for every row and component, at any θ, with equality and the same slope at θ_old."""
+    old, x = case.theta(), case.x()
+    within = tolerance(1e-11, 1e-3) * (1 + float(jnp.abs(case.m.table(old, x)).max()))
+    share = cast(np.random.default_rng(0).uniform(size=(3, len(x))))
+
+    @jax.jit
+    def gap(theta):
+        def shared(theta):
+            gap = case.m.table(theta, x) - case.m.climbed(theta, old, x)
+            return jnp.sum(share * gap), gap
+
+        return jax.grad(shared, has_aux=True)(theta)
+
+    slope, at_old = gap(old)
+    assert float(jnp.abs(at_old).max()) < within
+    for seed in range(1, 5):
+        moved = gap(case.theta(seed))
+        assert float(moved[1].min()) > -within
+        assert float(moved[1].max()) > 1e-3
+        for name in old:
+            size = 1 + float(jnp.abs(moved[0][name]).max())
+            assert float(jnp.abs(slope[name]).max()) < tolerance(1e-9, 1e-2) * size
 
 
 @each_case
@@ -116,6 +142,8 @@ def test_known_labels_fix_their_rows(case):
     gamma = cast(np.eye(3)[labels])
     Q = jaxem.expected_log_joint(case.m, fit.theta, gamma, x)
     assert float(fit.free_energy) == pytest.approx(float(Q), rel=tolerance(1e-11, 1e-4))
+    if case.m.surface is not None:  # it climbs to that in more steps than one
+        return
     complete = jaxem.inits.from_labels(case.m, x, labels)
     for name in theta:
         assert np.allclose(fit.theta[name], complete[name], rtol=tolerance(1e-9, 1e-3), atol=tolerance(1e-10, 1e-4))

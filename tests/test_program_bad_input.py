@@ -81,13 +81,13 @@ def backwards(x):
     scan(step, 0, x, reverse=True)
 
 
-def two_steps_back(x):
+def all_steps_back(x):
     def step(before, x):
-        z = numpyro.sample("z", dist.Categorical(jnp.full((2, 2, 2), 0.5)[before[0], before[1]]))
-        numpyro.sample("x", dist.Normal(z, 1.0), obs=x)
-        return (before[1], z), None
+        z = numpyro.sample("z", dist.Bernoulli(0.3 + 0.4 * before[0]))
+        numpyro.sample("x", dist.Normal(z + 0.1 * before[1], 1.0), obs=x)
+        return (z, before[1] + z), None
 
-    scan(step, (0, 0), x, history=2)
+    scan(step, (jnp.array(0), jnp.array(0)), x)
 
 
 def continuous_in_a_scan(x):
@@ -120,7 +120,7 @@ def param_in_a_scan(x):
         (subsampled, ["'rows'", "2 of 4", "subsample_size"]),
         (plates_of_data, ["depends on the values", "Python int"]),
         (backwards, ["reverse", "flip"]),
-        (two_steps_back, ["history=2", "pair"]),
+        (all_steps_back, ["'z'", "as many steps as it takes"]),
         (continuous_in_a_scan, ["'level'", "scan"]),
         (param_in_a_scan, ["'pi'", "scan", "outside"]),
     ],

@@ -739,16 +739,6 @@ def two_scales(x, u, seen):
         numpyro.sample("x", dist.Normal(a + 2 * b, 1.0), obs=x[0])
 
 
-def pair_carried(x, u, seen):
-    def step(carry, x):
-        a, b = carry
-        z = numpyro.sample("z", dist.Categorical(jnp.full((2, 2, 2), 0.5)[a, b]))
-        numpyro.sample("x", dist.Normal(z, 1.0), obs=x)
-        return (b, z), None
-
-    scan(step, (0, 0), x)
-
-
 @pytest.mark.parametrize(
     ("program", "words"),
     [
@@ -759,7 +749,6 @@ def pair_carried(x, u, seen):
         (no_obs_of_counts, ["'x'", "Poisson", "obs="]),
         (value_for_each_row, ["'effect'", "each row", "'rows'", "integral"]),
         (branch, ["'w'", "control_flow.cond", "jnp.where"]),
-        (pair_carried, ["'z'", "one latent of K² values", "K·before + now"]),
         (two_scales, ["'a'", "'b'", "10.0", "1.0", "handlers.scale"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -10,7 +10,7 @@ import pytest
 from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.contrib.control_flow import scan
-from scipy.special import logsumexp, softmax
+from scipy.special import digamma, logsumexp, softmax
 
 import jaxem
 from jaxem import limits
@@ -33,6 +33,12 @@ STATISTICS = {
     "bernoulli": (lambda x: x, lambda theta, x: np.asarray(theta["probs"])),
     "poisson": (lambda x: x, lambda theta, x: np.asarray(theta["rate"])),
     "exponential": (lambda x: x, lambda theta, x: 1 / np.asarray(theta["rate"])),
+    "gamma": (
+        lambda x: np.column_stack([x, np.log(x)]),
+        lambda theta, x: np.column_stack(
+            [theta["concentration"] / theta["rate"], digamma(theta["concentration"]) - np.log(theta["rate"])]
+        ),
+    ),
     "categorical": (
         lambda x: np.eye(CATEGORIES)[x].reshape(len(x), -1),
         lambda theta, x: np.asarray(theta["probs"]).reshape(K, -1),
@@ -44,6 +50,9 @@ STATISTICS = {
         lambda theta, x: second_moments(theta, x, "all"),
     ),
 }
+
+
+FLAT = [case for case in CASES if case.name in STATISTICS]  # whose M-step matches means
 
 
 def second_moments(theta, x, kind):
@@ -69,7 +78,7 @@ over_temperature = jax.jit(
 )
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", FLAT, ids=lambda case: case.name)
 def test_every_family_hardens_within_its_bounds(case):
     theta, x, phi_of = case.theta(), case.x(N=N), STATISTICS[case.name][0]
     table, phi = jaxem.log_joint(case.m, theta, x), cast(phi_of(np.asarray(x)).astype(float))
@@ -90,7 +99,7 @@ def test_every_family_hardens_within_its_bounds(case):
         assert float(excess) == pytest.approx(F / (T * w.sum()), rel=tolerance(1e-8, 1e-2), abs=tolerance(1e-12, 1e-3))
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", FLAT, ids=lambda case: case.name)
 def test_the_m_step_of_every_family_sets_those_means(case):
     """So `means_gap` is about θ⁺: at T = 1 and at T = 0 its mean parameters are Σγφ/N_k."""
     theta, x = case.theta(), case.x(N=N)

@@ -143,10 +143,10 @@ def _bound_residual(table: Array, gamma: Array, rows: Array, data: Data) -> Arra
 
 
 def _fall(m: Mixture, before: Expectation, theta: Theta, new: Theta, data: Data) -> Array:
-    """C2: how far F(θ, γ) ≤ F(θ⁺, γ) ≤ F(θ⁺, γ⁺) is violated."""
-    between = m.objective(new, theta, data)
-    fall = jnp.maximum(before.free_energy - between, between - m.expect(new, data).free_energy)
-    return jnp.maximum(fall, 0) / (1 + before.scale)
+    """C2: how far F(θ, γ) ≤ F(θ⁺, γ) ≤ F(θ⁺, γ⁺) is violated, stage by stage of the M-step."""
+    between = [stage.objective(after, theta, data) for stage, after in m.stages(theta, new)]
+    F = jnp.stack([before.free_energy, *between, m.expect(new, data).free_energy])
+    return jnp.maximum(jnp.max(F[:-1] - F[1:]), 0) / (1 + before.scale)
 
 
 def e_step_residual(
@@ -214,9 +214,13 @@ def _relative(residual: Array, scale: Array) -> Array:
 
 
 def _stationarity(m: Mixture, old: Theta, new: Theta, gamma: Array, data: Data) -> Array:
-    """C3: ∇(Q + log p(θ)) = 0 at θ⁺, γ fixed, and what is expected of missing cells with it."""
-    if not m.free:
-        return jnp.full((), jnp.nan, gamma.dtype)
+    """C3: ∇(Q + log p(θ)) = 0 at θ⁺, γ fixed, and what is expected of missing cells with it; stage by stage."""
+    stages = [_stationary(stage, old, after, gamma, data) for stage, after in m.stages(old, new) if stage.free]
+    return jnp.max(jnp.stack(stages)) if stages else jnp.full((), jnp.nan, gamma.dtype)
+
+
+def _stationary(m: Mixture, old: Theta, new: Theta, gamma: Array, data: Data) -> Array:
+    """Of one stage, at the θ after it."""
 
     def rows(theta: Theta, x: Array, index: Array) -> Array:
         return row_free_energy(m.climbed(theta, old, x), gamma[index].T, 0.0, axis=0)

@@ -24,7 +24,7 @@ from jaxem._core.checks import blame_x, enter
 from jaxem._core.model import Data, Model, Theta, ThetaLike
 from jaxem._core.objective import assign, product, weighted
 from jaxem._core.tracing import compiled
-from jaxem.bregman import i_divergence_terms
+from jaxem.bregman import i_divergence_terms, log_defect
 from jaxem.families import bernoulli, categorical, exponential, gaussian, poisson
 from jaxem.families._mixture import Mixture, whole_rows_only
 from jaxem.families.gaussian._covariances import by_component
@@ -103,12 +103,6 @@ def of_gaussians(new: Theta, old: Theta) -> Float[Array, " K"]:
         relative = in_small_batches(jnp.linalg.eigvalsh, (change + jnp.swapaxes(change, 1, 2)) / 2, cubes=10)
         white = jax.vmap(solve)(factor, move)
     return jnp.sum(log_defect(relative) + white**2, axis=1) / 2
-
-
-def log_defect(u: Array) -> Array:
-    """h(u) = u − log(1 + u) ≥ 0 for u > −1."""
-    series = u**2 * (1 / 2 - u * (1 / 3 - u * (1 / 4 - u / 5)))
-    return jnp.where(jnp.abs(u) < 1e-3, series, jnp.maximum(u - jnp.log1p(u), 0))
 
 
 def of_bernoullis(new: Theta, old: Theta) -> Float[Array, " K"]:

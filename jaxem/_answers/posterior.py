@@ -6,6 +6,7 @@ assignment, because the derivative of a maximum backtracks.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,13 +15,14 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from jaxem._answers.offset import Offset
 from jaxem._core.arrays import shown
 from jaxem._core.checks import blame_x, enter
 from jaxem._core.model import Data, Model, Theta, ThetaLike
 from jaxem._core.tracing import is_concrete
-from jaxem._programs.eliminate import PREVIOUS, Factor, Named, log_partition
+from jaxem._programs.eliminate import PREVIOUS
 from jaxem._programs.program import Program, program_only
-from jaxem._programs.read import is_number, root
+from jaxem._programs.read import root, steps_back
 
 
 def marginals(m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0) -> dict[str, Array]:
@@ -96,12 +98,12 @@ def _marginals(m: Program, theta: Theta, data: Data) -> tuple[dict[str, Array], 
 
 
 def with_first_steps(found: dict[str, Array]) -> dict[str, Array]:
-    """A scan's sites in one, the step that NumPyro unrolls before the others."""
+    """A scan's sites in one, the steps that are unrolled before the others."""
     found = dict(found)
-    for name in [name for name in found if name.startswith(PREVIOUS)]:
+    for name in sorted((name for name in found if name.startswith(PREVIOUS)), key=steps_back):
         first = found.pop(name)[None]
         rest = found.get(root(name))
-        found[root(name)] = first if rest is None else jnp.concatenate([first, rest])
+        found[root(name)] = first if rest is None else jnp.concatenate([first, rest.reshape(-1, *first.shape[1:])])
     return found
 
 
@@ -121,25 +123,6 @@ def offset_partition(
     m: Program, theta: Theta, data: Data, key: Array | None = None
 ) -> tuple[Callable[[dict[str, Array]], Array], dict[str, Array], dict[str, Array]]:
     """(ε → F_T with ε added to the log-probabilities of every latent, ε = 0, the weights of their rows)."""
-    terms, tables, _ = m.tables(theta, data.x)
-    enumerated = m.structure(data.x).enumerated
-    tiny = jnp.finfo(data.temperature.dtype).tiny ** 0.75  # a row of weight 0 has a posterior too
-    terms = [term if is_number(term.scale) else term._replace(scale=jnp.maximum(term.scale, tiny)) for term in terms]
-    factors = {term.name: term.factor(tables[term.name]) for term in terms}
-    laws = {term.law_of: term for term in terms if term.law_of is not None}
-    places = {name: term.plates_in_order() for name, term in laws.items()}
-    rows = {name: tuple(term.plates[plate] for plate in places[name]) for name, term in laws.items()}
-    zeros = {name: jnp.zeros((*rows[name], enumerated[root(name)]), data.temperature.dtype) for name in laws}
-    graph = m.graph(terms, tables)
-
-    def partition(epsilon: dict[str, Array]) -> Array:
-        extra = []
-        for name, term in laws.items():
-            axes = zip((*places[name], name), epsilon[name].shape, strict=True)
-            table = Named(tuple(label for label, size in axes if size > 1), jnp.squeeze(epsilon[name]))
-            extra.append(Factor(table, frozenset(term.plates), factors[term.name].scale))
-        return log_partition([*factors.values(), *extra], graph, data.temperature, key=key)
-
-    scales = {name: factors[term.name].scale.along(places[name]) for name, term in laws.items()}
-    weights = {name: jnp.broadcast_to(scale, rows[name]) for name, scale in scales.items()}
-    return partition, zeros, weights
+    offset = Offset.of(m, theta, data)
+    partition = partial(offset.partition, temperature=data.temperature, key=key)
+    return partition, offset.zeros(data.temperature.dtype), offset.weights()

@@ -215,8 +215,12 @@ class Reader:
 
 def check(name: str, m: Any, batches: Any, prefetch: Any) -> None:
     """What both functions ask of their arguments."""
-    if not isinstance(m, Program) and whole_rows_only(name, m).maximizer is not None:
-        raise ValueError(f"m: {name} needs a closed-form M-step, which a gradient's is not; use em on data in memory")
+    if not isinstance(m, Program) and whole_rows_only(name, m).asks_rows:
+        hold = f", or hold {', '.join(map(repr, sorted(m.last)))}" if m.last else ""
+        raise ValueError(
+            f"m: {name} needs an M-step from sums alone, which one that asks the rows again is not; use em on data in "
+            f"memory{hold}"
+        )
     if not callable(batches):
         raise ValueError(
             f"batches: must be a function that returns a fresh iterator, got {type(batches).__name__}; "

@@ -135,7 +135,9 @@ def several(m: Model, x: Any, key: Array, num_components: Any, starts: int, init
 
 def whole_rows(m: Model, x: Any, key: Array, starts: int, weights: Any) -> Any:
     """x as so many starts see it, with its gaps filled."""
-    return filled_for_a_start(jax.random.fold_in(key, starts), m.rows(x), weights) if isinstance(m, Missing) else x
+    if not isinstance(m, Missing):
+        return x
+    return filled_for_a_start(jax.random.fold_in(key, starts), m.rows(x), weights, m.filler)
 
 
 def first_of(thetas: Theta, theta: Theta) -> Theta:

@@ -9,12 +9,32 @@ import functools
 from typing import Any
 
 from jaxem._core.model import Model
-from jaxem.families import bernoulli, categorical, exponential, gaussian, poisson
+from jaxem.families import (
+    bernoulli,
+    categorical,
+    exponential,
+    gamma,
+    gaussian,
+    negative_binomial,
+    poisson,
+    student_t,
+    von_mises_fisher,
+)
 from jaxem.families._mixture import Mixture
 
 FAMILIES = {
     value.name: value
-    for module in (gaussian, bernoulli, categorical, poisson, exponential)
+    for module in (
+        gaussian,
+        bernoulli,
+        categorical,
+        poisson,
+        exponential,
+        gamma,
+        negative_binomial,
+        student_t,
+        von_mises_fisher,
+    )
     for value in vars(module).values()
     if isinstance(value, Mixture)
 }

@@ -100,6 +100,11 @@ def em_online(
     is_program = isinstance(m, Program)
     if isinstance(m, Mixture) and m.prior is not None:
         raise ValueError("m: its prior has a weight against all rows, and em_online averages some; use em_stream")
+    if isinstance(m, Mixture) and m.surface is not None:
+        raise ValueError(
+            "m: em_online adds sums of many θ, and those of this family are of latents of its own, expected at one; "
+            "use em_stream"
+        )
     reader = (ArgumentsReader if is_program else _batches.Reader)(m, theta, batches, temperature, mesh, prefetch)
     if reader.processes > 1:
         raise ValueError("mesh: em_online is for one process; em_stream adds up the sums of several")

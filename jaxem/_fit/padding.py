@@ -1,8 +1,8 @@
 """Rows padded to a few sizes, so that data of another length are no other program to compile.
 
-A row of weight 0 counts for nothing. So the rows of a fit that is small, all of one chunk, are followed by copies of the
-first with weight 0, up to the next of eight sizes an octave: at most an eighth more rows, and what was compiled for one
-N serves its neighbours.
+A row of weight 0 counts for nothing. So the rows of a small fit, of one chunk, are followed by copies of the first with
+weight 0, up to the next of eight sizes an octave: at most an eighth more rows, and what was compiled for one N serves
+its neighbours.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ def padded_size(num_rows: int) -> int:
 
 
 def padded(m: Model, theta: Theta, data: Data) -> Data:
-    """The data of a mixture's fit with rows up to the next size; as they are where they are traced, large, or placed."""
+    """The data of a mixture's fit with rows up to the next size; traced, large or placed ones as they are."""
     if not isinstance(m, Mixture) or data.shards is not None or being_traced() or not is_concrete(theta, data):
         return data
     N, K = data.x.shape[0], theta["pi"].shape[-1]

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxem._programs.eliminate import PREVIOUS, Graph, Named
+from jaxem._programs.eliminate import Graph, Named, root, steps_back
 from jaxem._programs.read import Term
 
 
@@ -29,30 +29,43 @@ def uncounted(law: Term, terms: Sequence[Term], graph: Graph, rows: str | None) 
     """Σ w log K over the places of one latent."""
     name, places = str(law.law_of), law.plates_in_order()
     sizes = [law.plates[place] for place in places]
-    time = next((axis for axis, place in enumerate(places) if place in graph.times), None)
     there = jnp.zeros(sizes, bool)
     for term in terms:
-        for variable in (name, PREVIOUS + name):
-            if variable in term.axes.values():
-                there = there | shown(term, places, sizes, time, later=variable != name, graph=graph)
+        for label in term.axes.values():
+            if root(label) == root(name):
+                there = there | shown(term, label, name, places, graph)
     scale = law.named(jnp.asarray(law.scale)).along(places)
     summed = tuple(axis for axis, place in enumerate(places) if place != rows)
     return jnp.sum(jnp.where(there, 0, scale), axis=summed) * jnp.log(graph.sizes[name])
 
 
-def shown(term: Term, places: list[str], sizes: list[int], time: int | None, later: bool, graph: Graph) -> Array:
-    """Where a term that mentions a latent is not masked, over the latent's places. `later`: it does so a step later."""
+def shown(term: Term, label: str, name: str, places: list[str], graph: Graph) -> Array | bool:
+    """Where a term that mentions a latent, by this label, is not masked, over the latent's places.
+
+    Inside of a scan's time a label counts back from the term's own step; outside it is a step that is unrolled, or the
+    last.
+    """
     inside = [plate for plate in term.plates if plate in graph.times]
-    if time is None and later:
-        return along(term, [*inside, *places])[0]  # a scan's first step, and what the second says of it
-    mask = along(term, places)
-    if time is None:
-        return mask
-    steps = jnp.expand_dims(jnp.arange(sizes[time]), [axis for axis in range(len(sizes)) if axis != time])
-    last = steps == sizes[time] - 1
-    if not inside:
-        return mask & last & (not later)  # what follows a scan mentions its last step
-    return jnp.roll(jnp.broadcast_to(mask, sizes), -1, axis=time) & ~last if later else mask
+    time = next((axis for axis, place in enumerate(places) if place in graph.times), None)
+    back, unrolled = steps_back(label), steps_back(name)
+    if not inside or (time is None and not unrolled):
+        mask = label == name and along(term, places)
+        return mask if time is None else mask & last_steps(places, graph, 1)
+    if time is not None:
+        sizes = [graph.sizes[place] for place in places]
+        mask = jnp.roll(jnp.broadcast_to(along(term, places), sizes), -back, axis=time)
+        return mask & ~last_steps(places, graph, back)
+    step, length = back - unrolled, graph.sizes[inside[0]]
+    mask = along(term, [*inside, *places])
+    return 0 <= step < length and mask[min(step, len(mask) - 1)]
+
+
+def last_steps(places: list[str], graph: Graph, count: int) -> Array:
+    """The last few steps of time, over a latent's places."""
+    (axis,) = (axis for axis, place in enumerate(places) if place in graph.times)
+    length = graph.sizes[places[axis]]
+    late = jnp.arange(length) >= length - count
+    return jnp.expand_dims(late, [other for other in range(len(places)) if other != axis])
 
 
 def along(term: Term, places: list[str]) -> Array:

@@ -64,6 +64,18 @@ def _(primals: tuple[Tables, Array], tangents: tuple[Tables, Array]) -> tuple[Ar
     return value, inner(marginals, tangents[0], value)
 
 
+@jax.custom_jvp
+def filtered_chain(tables: Tables) -> Array:
+    """eq:chain at T = 1; its derivative is each step's pairs given what came until then, and not what follows."""
+    return by_logarithms(tables)[0]
+
+
+@filtered_chain.defjvp
+def _(primals: tuple[Tables], tangents: tuple[Tables]) -> tuple[Array, Array]:
+    value, pairs = by_filter(*primals)
+    return value, inner(pairs, tangents[0], value)
+
+
 def expectations(tables: Tables, temperature: Array) -> tuple[Array, Marginals, Array]:
     """(F, marginals, Σ ⟨marginal, table⟩) for each lane. A marginal has its lanes, even where its table repeats."""
 
@@ -218,6 +230,27 @@ def log_sum(table: Array, axis: int) -> Array:
     sums = jnp.sum(jnp.exp(table - peak), axis=axis)
     positive = sums > 0
     return jnp.where(positive, jnp.log(jnp.where(positive, sums, 1)), -jnp.inf) + jnp.squeeze(peak, axis)
+
+
+def by_filter(tables: Tables) -> tuple[Array, Marginals]:
+    """The forward pass alone, each message normalised, so that it keeps its digits however long the chain is.
+
+    p(z_{t−1}, z_t | x_1 … x_t) ∝ α_{t−1}(z_{t−1}) e^{ℓ_t(z_{t−1}, z_t)}                       (eq:filter)
+    """
+    ell = steps(tables)
+
+    def ahead(message: Array, ell: Array) -> tuple[Array, tuple[Array, Array]]:
+        new = jnp.broadcast_to(log_sum(message[:, None] + ell, axis=0), message.shape)
+        scale = log_sum(new, axis=0)
+        return new - jnp.where(jnp.isfinite(scale), scale, 0)[None], (message, scale)
+
+    end, (before, scales) = lax.scan(ahead, tables.start, ell)
+
+    def xi() -> Array:
+        return shares(before[:, :, None] + ell, axes=(1, 2))
+
+    value = jnp.sum(scales, axis=0) + log_sum(end + tables.last, axis=0)
+    return value, gather(xi, tables, shares(tables.start, axes=0), shares(end, axes=0))
 
 
 def by_draws(tables: Tables, noise: Array) -> tuple[Array, Marginals]:

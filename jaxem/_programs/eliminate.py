@@ -10,7 +10,8 @@ so that the result is F_T(θ) of eq:bound. Everything else is its derivative. �
 expected indicator table: posterior marginals at T = 1 (Darwiche 2003; Eisner 2016: forward–backward is the
 gradient of forward), and at T = 0, where the derivative of a maximum is one-hot, the backtracking of
 max-product: the most probable joint assignment. Where each γ in that derivative is replaced by a one-hot draw from it,
-the same road back draws from the joint posterior: each variable given those that were eliminated after it.
+the same road back draws from the joint posterior: each variable given those that were eliminated after it. Where a
+chain's pass back is left out of it, its end is the filter.
 """
 
 import math
@@ -24,9 +25,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxem._core.objective import assign, weighted
-from jaxem._programs.chain import Tables, chain, drawn_chain
-
-PREVIOUS = "_PREV_"  # NumPyro's name for the step before, of a variable inside a scan
+from jaxem._programs.chain import Tables, chain, drawn_chain, filtered_chain
+from jaxem._programs.steps import PREVIOUS, root, steps_back
 
 
 class Named(NamedTuple):
@@ -102,22 +102,39 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     return assign(table, 1.0, axis=0)[1], jnp.sum(jnp.where(drawn, tangents[0], 0), axis=0)
 
 
+class Entangled(ValueError):
+    """A chain cannot be filtered by itself."""
+
+
 def log_partition(
-    factors: Sequence[Factor], graph: Graph, temperature: ArrayLike, rows: str | None = None, key: Array | None = None
+    factors: Sequence[Factor],
+    graph: Graph,
+    temperature: ArrayLike,
+    rows: str | None = None,
+    key: Array | None = None,
+    filtered: bool = False,
 ) -> Array:
     """F_T = Σ w · T log Σ_z e^{Σ factors / T}, the sum over every joint assignment of the variables.
 
     `rows`: a plate that every factor lives in; then F_T of each of its members. `key`: then T is 1, and the derivative
-    is no marginal but one joint draw.
+    is no marginal but one joint draw. `filtered`: then T is 1, and the derivative in what a scan has at a step is known
+    from the steps until then; `Entangled` where a latent outside of the scan has a say in all of its steps.
     """
-    return Elimination(factors, graph, temperature, key).run(rows)
+    return Elimination(factors, graph, temperature, key, filtered).run(rows)
 
 
 class Elimination:
     """One run: factors grouped by the plates they live in, worked off from the deepest group."""
 
-    def __init__(self, factors: Sequence[Factor], graph: Graph, temperature: ArrayLike, key: Array | None = None):
-        self.graph, self.temperature = graph, temperature
+    def __init__(
+        self,
+        factors: Sequence[Factor],
+        graph: Graph,
+        temperature: ArrayLike,
+        key: Array | None = None,
+        filtered: bool = False,
+    ):
+        self.graph, self.temperature, self.filtered = graph, temperature, filtered
         self.key, self.num_draws = key, 0
         self.dtype = jnp.result_type(*(factor.table.array for factor in factors))
         self.one = Named((), np.ones((), self.dtype))
@@ -147,11 +164,12 @@ class Elimination:
         while self.groups:
             leaf = max(self.groups, key=lambda plates: (len(plates - times), len(plates)))
             local = {name for name, home in self.home.items() if home == leaf}
-            carried = {name for name in self.home if leaf & times and PREVIOUS + name in self.home}
-            shared = local | carried | {PREVIOUS + name for name in carried}
+            carried = {root(name) for name in self.home if leaf & times and steps_back(name)}
+            shared = local | {name for name in self.home if root(name) in carried}
             for part in self.connected(self.groups.pop(leaf), shared):
                 names = {name for factor in part for name in self.variables_of(factor)}
-                steps = [name for name in self.graph.variables if name in names & carried and PREVIOUS + name in names]
+                before = {root(name) for name in names if steps_back(name)}
+                steps = [name for name in self.graph.variables if name in names & carried & before]
                 if steps:
                     self.put(self.chain(part, leaf, names & local - set(steps), steps))
                     continue
@@ -296,16 +314,22 @@ class Elimination:
     # ---- a scan over time
 
     def chain(self, factors: list[Factor], leaf: frozenset[str], inner: set[str], steps: list[str]) -> Factor:
-        """A scan's factors, with those of its first step and of what follows its last, summed along time."""
+        """A scan's factors, with those of its first steps and of what follows its last, summed along time.
+
+        Where a latent's law looks h steps back, the state is its last h values: from (z_{t−h} … z_{t−1}) to
+        (z_{t−h+1} … z_t), of which all but one are the same.
+        """
         (time,) = leaf & self.graph.times
-        base, before = leaf - {time}, [PREVIOUS + name for name in steps]
         tables_of = {name for factor in factors for name in factor.table.names}
+        past = {name: max(steps_back(other) for other in tables_of if root(other) == name) for name in steps}
+        base, before = leaf - {time}, [PREVIOUS * k + name for name in steps for k in range(past[name], 0, -1)]
         ends = self.taken(base, {*before, *steps}, avoid=tables_of)
         scale = self.common_scale(ends + factors)
         if time in scale.names:
             raise ValueError(f"program: handlers.scale varies over the time of the scan at {steps}; give it one value")
 
         tables = self.summed_out(self.weighted(factors, scale), inner)
+        tables, after = self.moved_on(tables, past)
         elsewhere = {name for group in self.groups.values() for f in group for name in f.table.names} | tables_of
         gone = {name for f in ends for name in self.variables_of(f) if self.home[name] == base}
         outer = self.summed_out(self.weighted(ends, scale), gone - elsewhere - {*before, *steps})
@@ -313,9 +337,9 @@ class Elimination:
         if joint:
             raise ValueError(f"program: what follows the scan depends on its first and its last step at once: {joint}")
 
-        lanes = tuple(n for n in self.order([*tables, *outer]) if n not in (time, *before, *steps))
-        self.check_memory((*before, *steps, *lanes))
-        sizes, states = self.graph.sizes, math.prod(self.graph.sizes[name] for name in steps)
+        lanes = tuple(n for n in self.order([*tables, *outer]) if n not in (time, *before, *after))
+        self.check_memory((*before, *after, *lanes))
+        sizes, states = self.graph.sizes, math.prod(self.graph.sizes[name] for name in after)
 
         def end(names: Sequence[str]) -> Array:
             parts = [self.flat(table, (names, lanes)) for table in outer if {*names} & {*table.names}]
@@ -323,12 +347,16 @@ class Elimination:
                 sum(parts, jnp.zeros((1,) * (1 + len(lanes)), self.dtype)), (states, *(sizes[n] for n in lanes))
             )
 
-        fixed = [self.flat(table, (before, steps, lanes)) for table in tables if time not in table.names]
-        moving = [self.flat(table, ([time], before, steps, lanes)) for table in tables if time in table.names]
+        fixed = [self.flat(table, (before, after, lanes)) for table in tables if time not in table.names]
+        moving = [self.flat(table, ([time], before, after, lanes)) for table in tables if time in table.names]
         if not moving:
             moving = [jnp.zeros((sizes[time], 1, 1, *(1 for _ in lanes)), self.dtype)]
-        chained = Tables(end(before), end(steps), tuple(fixed), tuple(moving))
-        if self.key is None:
+        chained = Tables(end(before), end(after), tuple(fixed), tuple(moving))
+        if self.filtered:
+            if shared := [name for name in lanes if name in self.graph.variables]:
+                raise Entangled(f"program: {steps} depend on {shared}, which have no time")
+            value = filtered_chain(chained)
+        elif self.key is None:
             value = chain(chained, jnp.asarray(self.temperature, self.dtype))
         else:
             value = drawn_chain(chained, self.noise((sizes[time] + 1, *chained.start.shape), self.dtype))
@@ -336,6 +364,19 @@ class Elimination:
         names = self.order([Named(lanes, value), scale])
         weighed = weighted(Named(lanes, value).along(names), scale.along(names))
         return Factor(Named(tuple(names), weighed), base, self.one)
+
+    def moved_on(self, tables: list[Named], past: dict[str, int]) -> tuple[list[Named], list[str]]:
+        """The tables of a step, with the values that go on from the state before in their places in the one after; and
+        the names of that."""
+        same = {PREVIOUS * k + name: f"{PREVIOUS * k}{name} after" for name, h in past.items() for k in range(1, h)}
+        sizes = self.graph.sizes | {new: self.graph.sizes[old] for old, new in same.items()}
+        self.graph = self.graph._replace(sizes=sizes)
+        tables = [Named(tuple(same.get(name, name) for name in table.names), table.array) for table in tables]
+        for old, new in same.items():
+            equal = jnp.where(jnp.eye(sizes[old], dtype=bool), 0, -jnp.inf)
+            tables.append(Named((old, new), equal.astype(self.dtype)))
+        names = [PREVIOUS * k + name for name, h in past.items() for k in range(h - 1, -1, -1)]
+        return tables, [same.get(name, name) for name in names]
 
     def taken(self, plates: frozenset[str], reach: set[str], avoid: set[str]) -> list[Factor]:
         """The factors of a group that these variables reach, through others than those to avoid; no longer in it."""

@@ -17,7 +17,7 @@ from numpyro import handlers
 
 from jaxem._core.handlers import alone
 from jaxem._programs.arguments import Arguments
-from jaxem._programs.eliminate import PREVIOUS, Factor, Named
+from jaxem._programs.eliminate import Factor, Named, root, steps_back
 from jaxem._programs.messengers import Freed, Own
 from jaxem._programs.scan import LaidOut
 from jaxem._programs.structure import MIXTURES, Parameter, Structure, bare, inspect, plain_trace
@@ -34,6 +34,7 @@ __all__ = [
     "is_number",
     "plain_trace",
     "root",
+    "steps_back",
     "terms_of",
 ]
 
@@ -175,11 +176,6 @@ def with_halves(terms: list[Term], structure: Structure) -> list[Term]:
 def is_number(scale: Any) -> bool:
     """Is this weight a number in the program?"""
     return np.ndim(scale) == 0 and not isinstance(scale, jax.core.Tracer)
-
-
-def root(name: str) -> str:
-    """The name of a scan's site without its `_PREV_`."""
-    return name.removeprefix(PREVIOUS)
 
 
 def site_terms(site: dict, structure: Structure, last: dict[int, str]) -> Iterator[Term]:

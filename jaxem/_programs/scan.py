@@ -6,6 +6,7 @@ rolls the same body in `lax.scan` and stacks everything. The trace that results 
 where a distribution's argument is constant in time.
 
 Carried values that are not enumerated (a step counter, the last observation) are scanned on their own first. Where
+values of latents from further back are carried, as many steps are unrolled before those that are laid out. Where
 something else is carried, NumPyro's own scan does the work.
 """
 
@@ -27,10 +28,11 @@ from jaxem._programs.eliminate import PREVIOUS
 from jaxem._programs.messengers import Freed
 from jaxem._programs.structure import MIXTURES, bare
 
-REMEDY = (
-    "to remember two states, sample the pair as one latent of K² values, s = K·before + now, whose probabilities are 0 "
-    "where it does not go on from the last pair"
-)
+REMEDY = "carry the latents' own values, of as many steps as it takes, and compute in the step what follows from them"
+
+
+FURTHER = "further"  # a latent's value is carried over more steps than were unrolled
+NOWHERE = 24  # axes to the right of one that no latent has: the last that NumPyro counts
 
 
 class Seen(Messenger):
@@ -58,24 +60,23 @@ class LaidOut(Messenger):
             return
         if msg["args"][4]:
             raise ValueError("program: scan(reverse=True) is not supported; flip the sequence instead")
-        history = msg["kwargs"].get("history", 1)
-        if history > 1:
-            raise ValueError(f"program: scan(history={history}) is not supported; {REMEDY}")
-        if history == 1:
+        if msg["kwargs"].get("history", 1) > 0:
             msg["fn"] = self.scan(msg["fn"])
 
     def scan(self, original: Callable) -> Callable:
         def scan_wrapper(f: Any, init: Any, xs: Any, length: Any, reverse: Any, **kwargs: Any) -> Any:
             foreign = [some for _, some in kwargs.get("substitute_stack") or [] if some is not self.theta]
+            length = jax.tree.leaves(xs)[0].shape[0] if length is None else length
+            order = kwargs.get("history", 1)
             if kwargs.get("rng_key") is None and not foreign:
-                found = laid_out(f, init, xs, length, kwargs.get("first_available_dim"))
+                found, order = laid_out(f, init, xs, length, kwargs.get("first_available_dim"), order)
                 if found is not None:
                     self.last |= found[1]
                     return found[0]
             seen = Seen()
             try:
                 with seen:
-                    return original(f, init, xs, length, reverse, **kwargs)
+                    return original(f, init, xs, length, reverse, **kwargs | {"history": order})
             except (TypeError, ValueError) as error:  # the body itself has run: what does not fit is what it carries
                 raise ValueError(
                     f"program: the scan at {sorted(seen.names)} carries more than its latents' last values, so a state "
@@ -85,55 +86,73 @@ class LaidOut(Messenger):
         return scan_wrapper
 
 
-def laid_out(f: Callable, init: Any, xs: Any, length: int | None, first_available_dim: int | None) -> Any:
-    """What NumPyro's `scan_enum` returns, ((length, key, carry), (trace, ys)), and the axes of what it carries on.
+def laid_out(f: Callable, init: Any, xs: Any, length: int, first_available_dim: int | None, order: int) -> Any:
+    """(what NumPyro's `scan_enum` returns, ((length, key, carry), (trace, ys)), with the axes of what it carries on;
+    how many steps back a latent reaches, `order` or more).
 
-    None where it must do the work itself.
+    None for the first where NumPyro must do the work itself.
     """
+    while length > order:
+        found = laid_out_after(order, f, init, xs, length, first_available_dim)
+        if found is not FURTHER:
+            return found, order
+        order += 1
+    return None, order
+
+
+def laid_out_after(order: int, f: Callable, init: Any, xs: Any, length: int, first_available_dim: int | None) -> Any:
+    """The same where so many steps are unrolled first; FURTHER where they are too few."""
     from numpyro.contrib.funsor import config_enumerate, enum, markov
     from numpyro.contrib.funsor import trace as packed_trace
 
-    length = jax.tree.leaves(xs)[0].shape[0] if length is None else length
-    if length == 1:
-        return None
-    first, rest = jax.tree.map(lambda x: x[0], xs), jax.tree.map(lambda x: x[1:], xs)
-    body = config_enumerate(f)
+    body, rest = config_enumerate(f), jax.tree.map(lambda x: x[order:], xs)
 
     def hidden(site: dict) -> bool:
         return not site.get("name", "").startswith(PREVIOUS)
 
-    def first_step() -> tuple[Any, Any]:
-        with handlers.scope(prefix=PREVIOUS, divider="", hide_types=["plate"]):
-            return body(init, first)
+    def unroll(step: int, carry: Any) -> tuple[Any, Any]:
+        with handlers.scope(prefix=PREVIOUS * (order - step), divider="", hide_types=["plate"]):
+            return body(carry, jax.tree.map(lambda x: x[step], xs))
 
+    carry, unrolled, carries, first = init, list[Any](), list[Any](), list[Any]()
     with handlers.block(), enum(first_available_dim=first_available_dim):
-        for step in markov(range(2), history=1):
-            if step == 0:
-                with packed_trace() as unrolled:
-                    carry, y_first = first_step()
+        for step in markov(range(order + 1), history=order):
+            if step < order:
+                with packed_trace() as trace:
+                    carry, y = unroll(step, carry)
+                for steps, some in ((unrolled, trace), (carries, carry), (first, y)):
+                    steps.append(some)
             else:
-                rolled = roll(body, carry, rest, length - 1, unrolled, packed_trace)
-    if rolled is None:
-        return None
+                rolled = roll(body, carry, rest, length - order, unrolled, packed_trace)
+    if rolled is None or rolled is FURTHER:
+        return rolled
     trace, end, ys = rolled
     with handlers.block(hide_fn=hidden), enum(first_available_dim=first_available_dim):
-        for _ in markov(range(1), history=1):
-            first_step()  # once more, now for all to see
-    named_times(trace, length - 1)
-    ys = jax.tree.map(lambda y0, y: jnp.concatenate([y0[None], y.reshape(y.shape[:1] + jnp.shape(y0))]), y_first, ys)
-    sites, prefix = trace, ""
-    if length % 2 == 1:  # dimensions alternate from step to step
-        end = jax.tree.map(lambda a, b: jnp.reshape(a, jnp.shape(b)), end, carry)
-        sites, prefix = unrolled, PREVIOUS
+        carry = init
+        for step in markov(range(order), history=order):
+            carry, _ = unroll(step, carry)  # once more, now for all to see
+    named_times(trace, length - order)
+
+    def joined(y: Any, *first: Any) -> Any:
+        shape = jnp.shape(first[0])
+        return jnp.concatenate([*(jnp.reshape(some, (1, *shape)) for some in first), y.reshape(y.shape[:1] + shape)])
+
+    ys = jax.tree.map(joined, ys, *first)
+    sites, prefix, slot = trace, "", (length - 1) % (order + 1)
+    if slot < order:  # dimensions alternate from step to step
+        end = jax.tree.map(
+            lambda a, b: a if jnp.ndim(a) > NOWHERE else jnp.reshape(a, jnp.shape(b)), end, carries[slot]
+        )
+        sites, prefix = unrolled[slot], PREVIOUS * (order - slot)
     enumerated = [name for name, site in trace.items() if is_enumerated(site)]
     last = {sites[prefix + name]["infer"]["name_to_dim"][prefix + name]: name for name in enumerated}
     return ((length, None, end), (PytreeTrace(trace), ys)), last
 
 
-def roll(body: Callable, carry: Any, xs: Any, length: int, unrolled: dict, packed_trace: Any) -> Any:
+def roll(body: Callable, carry: Any, xs: Any, length: int, unrolled: list[dict], packed_trace: Any) -> Any:
     """(trace, last carry, ys) of the steps after the first, laid out over time."""
     leaves, treedef = jax.tree.flatten(carry)
-    values = {id(site["value"]): name for name, site in unrolled.items() if is_enumerated(site)}
+    values = {id(s["value"]): name for trace in unrolled for name, s in trace.items() if is_enumerated(s)}
     kept: list[Any] = []
 
     def once(moving: list[Any], x: Any) -> tuple[list[Any], list[Any]]:
@@ -152,10 +171,12 @@ def roll(body: Callable, carry: Any, xs: Any, length: int, unrolled: dict, packe
     x_0 = jax.tree.map(lambda x: x[0], xs)
     jax.eval_shape(lambda x: once([], x)[1], x_0)
     new, trace, _ = kept
-    names = {id(site["value"]): name for name, site in trace.items() if is_enumerated(site)}
+    names = values | {id(site["value"]): name for name, site in trace.items() if is_enumerated(site)}
     for i, (old, after) in enumerate(zip(leaves, new, strict=True)):
         same_site = id(old) in values and names.get(id(after)) == values[id(old)].removeprefix(PREVIOUS)
         is_moving[i] = not (same_site or after is old)
+        if is_moving[i] and id(after) in values:
+            return FURTHER  # a latent's value from before
     start = [leaf for leaf, moves in zip(leaves, is_moving, strict=True) if moves]
     shapes = [jnp.shape(value) for value, moves in zip(new, is_moving, strict=True) if moves]
     if shapes != [jnp.shape(leaf) for leaf in start]:
@@ -179,8 +200,13 @@ def roll(body: Callable, carry: Any, xs: Any, length: int, unrolled: dict, packe
     pytree_trace, ys = jax.tree.unflatten(shape, arrays)
     ys = jax.tree.map(lambda y: jnp.broadcast_to(y, (length, *y.shape[1:])), ys)
     supply = iter(end_moving)
-    end = [next(supply) if moves else value for value, moves in zip(new, is_moving, strict=True)]
+    end = [next(supply) if moves else lost(value, values) for value, moves in zip(new, is_moving, strict=True)]
     return pytree_trace.trace, jax.tree.unflatten(treedef, end), ys
+
+
+def lost(value: Any, before: dict[int, str]) -> Any:
+    """A latent's value from before the last step on an axis that no one has: what follows the scan cannot have it."""
+    return jnp.reshape(value, (-1, *(1,) * NOWHERE)) if id(value) in before else value
 
 
 def is_enumerated(site: dict) -> bool:

@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxem._core.model import Data, Theta
-from jaxem._programs.eliminate import PREVIOUS, Factor, Named, log_partition
+from jaxem._programs.eliminate import Factor, Named, log_partition, steps_back
 from jaxem._programs.read import Term, root
 
 SURE = 0.9  # γ at the label
@@ -100,11 +100,11 @@ def labels_of(key: Array, laws: list[Term], terms: list[Term], counts: list[tupl
 
 def features(law: Term, terms: list[Term], shape: tuple[int, ...]) -> Array | None:
     """The observed numbers that depend on a latent at each of its places, (*places, F); None where there are none."""
-    first, where = str(law.law_of).startswith(PREVIOUS), places(law)
+    unrolled, where = steps_back(str(law.law_of)), places(law)
     found = []
     for term in terms:
         mentions = law.law_of in term.axes.values() and term.observed
-        if mentions and set(where) <= set(term.plates) and (not first or term.name.startswith(PREVIOUS)):
+        if mentions and set(where) <= set(term.plates) and unrolled in (0, steps_back(term.name)):
             found.append(laid_out(term, where, shape))
     return jnp.concatenate(found, axis=-1) if found else None
 

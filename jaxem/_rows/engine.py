@@ -153,6 +153,17 @@ def objective(m: Family, theta: Theta, old: Theta, data: Data) -> Array:
     return over_rows(chunk, theta, data)
 
 
+def sums_under(m: Family, statistics: Callable[..., Any], old: Theta, data: Data, *others: Any) -> Any:
+    """Σ of statistics(x, γ(θ_old) times weights, *others), chunk by chunk: what an M-step asks the rows for."""
+
+    def chunk(rows: Rows, weights: Array) -> Any:
+        before, *here = seen_here((old, *others))
+        gamma, _ = assign(exclude(m.relative_table(before, rows.x), rows.labels), data.temperature, axis=0)
+        return statistics(rows.x, gamma * weights[None], *here)
+
+    return over_rows(chunk, old, data)
+
+
 def over_rows(chunk: Callable[..., Any], theta: Theta, data: Data, **options: Any) -> Any:
     """Σ over chunks of the `Rows`, in θ's precision."""
     pi = theta["pi"]

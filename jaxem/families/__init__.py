@@ -3,7 +3,21 @@
 from jaxem.families import bernoulli as bernoulli
 from jaxem.families import categorical as categorical
 from jaxem.families import exponential as exponential
+from jaxem.families import gamma as gamma
 from jaxem.families import gaussian as gaussian
+from jaxem.families import negative_binomial as negative_binomial
 from jaxem.families import poisson as poisson
+from jaxem.families import student_t as student_t
+from jaxem.families import von_mises_fisher as von_mises_fisher
 
-__all__ = ["bernoulli", "categorical", "exponential", "gaussian", "poisson"]
+__all__ = [
+    "bernoulli",
+    "categorical",
+    "exponential",
+    "gamma",
+    "gaussian",
+    "negative_binomial",
+    "poisson",
+    "student_t",
+    "von_mises_fisher",
+]

@@ -3,7 +3,7 @@
     ℓ_nk = log p(x_n,observed, z_n = k | θ)          (eq:observed)
 
 A mixture for such rows is a mixture itself, `Missing`: another table, other statistics and M-step for the same θ, so
-that every algorithm and answer runs on it unchanged. Its rows are (x, 1 where missing), x being 0 where it is.
+that every algorithm and answer runs on it unchanged. Its rows are (x, 1 where missing), x being `filler` where it is.
 
 Where columns are independent given z, ℓ_nk = log π_k + Σ_d log p(x_nd | θ_kd) over the observed d: the mixture is D
 mixtures of one column, and a missing cell is a row of weight 0 in its column (`by_column`). A column never observed in
@@ -41,13 +41,12 @@ class Missing(Mixture):
     Attributes:
         law: (θ, rows) → the law of whole rows given the observed cells and z, batch shape (K, n) or (K, 1); of what it
             says only the missing cells count.
-        surface: (θ, θ_old, rows) → the ℓ̂ (K, n) that the M-step climbs from θ_old, if not ℓ itself: ℓ̂ ≤ ℓ, and equal
-            at θ_old. Of a family that completes its rows, E[log p(x, z = k | θ)] plus the entropy of what is missing.
+        filler: what stands in missing cells, a value that whole rows may have; it counts for nothing.
         in_order: does it sum rows sooner where those that miss as many cells lie together?
     """
 
     law: Callable[[Theta, Array], Distribution] | None = None
-    surface: Callable[[Theta, Theta, Array], Array] | None = None
+    filler: float = 0.0
     in_order: bool = False
 
     @property
@@ -67,7 +66,7 @@ class Missing(Mixture):
         x = checks.as_floating(x)
         seen = ~jnp.isnan(x)
         weights = _without_blank_rows(x, seen, weights)
-        whole = jnp.where(seen, x, 0)
+        whole = jnp.where(seen, x, self.filler)
         theta, data = super().enter(theta, whole, weights, temperature, labels, batched=batched)
         return theta, data._replace(x=beside(whole, ~seen))
 
@@ -84,10 +83,6 @@ class Missing(Mixture):
     def rows(self, x: Any) -> Array:
         """x (N, D), floating, NaN where it is missing."""
         return checks.as_floating(checks.prepare_x(gaps_as_nan("x", x)))
-
-    def climbed(self, theta: Theta, old: Theta, x: Array) -> Array:
-        """ℓ̂, component-major."""
-        return self.table(theta, x) if self.surface is None else self.surface(theta, old, x)
 
 
 def for_rows(m: Model, x: Any, missing: Any, *, of_a_fit: bool = False) -> Model:
@@ -129,12 +124,12 @@ def _without_blank_rows(x: Array, seen: Bool[Array, "N D"], weights: Array | Non
 
 
 def beside(x: Shaped[Array, "n D"], missing: Bool[Array, "n D"]) -> Shaped[Array, "n both"]:
-    """The rows: x, 0 where it is missing, and where that is."""
-    return jnp.concatenate([jnp.where(missing, 0, x), missing.astype(x.dtype)], axis=1)
+    """The rows: x, filled where it is missing, and where that is."""
+    return jnp.concatenate([x, missing.astype(x.dtype)], axis=1)
 
 
 def halves(rows: Shaped[Array, "n both"]) -> tuple[Shaped[Array, "n D"], Bool[Array, "n D"]]:
-    """x, 0 where it is missing, and where it is observed."""
+    """x, filled where it is missing, and where it is observed."""
     x, missing = jnp.split(rows, 2, axis=1)
     return x, missing == 0
 
@@ -146,24 +141,24 @@ def missing_of(m: Mixture, **changes: Any) -> Missing:
     return Missing(**(own | {"name": name, "constant": None, "condition": None, "fast": Fast()} | changes))
 
 
-def filled_for_a_start(key: Array, x: Float[Array, "N D"], weights: Any) -> Float[Array, "N D"]:
+def filled_for_a_start(key: Array, x: Float[Array, "N D"], weights: Any, filler: float = 0.0) -> Float[Array, "N D"]:
     """x with each missing cell drawn from the observed ones of its column, where starts need whole rows.
 
     Of rows that count: a row of weight 0 counts for nothing.
 
-    A value that a column has is one that its family knows, which a mean is not. 0 in a column without any.
+    A value that a column has is one that its family knows, which a mean is not. `filler` in a column without any.
     """
-    return _filled(key, x, jnp.ones(x.shape[0]) if weights is None else numbers("weights", weights))
+    return _filled(key, x, jnp.ones(x.shape[0]) if weights is None else numbers("weights", weights), filler)
 
 
 @jax.jit
-def _filled(key: Array, x: Float[Array, "N D"], weights: Float[Array, " N"]) -> Float[Array, "N D"]:
+def _filled(key: Array, x: Float[Array, "N D"], weights: Float[Array, " N"], filler: float) -> Float[Array, "N D"]:
     seen = jnp.isfinite(x) & (weights > 0)[:, None]
     observed_first = jnp.argsort(~seen, axis=0)
     count = jnp.sum(seen, axis=0, keepdims=True)
     drawn = jax.random.randint(key, x.shape, 0, jnp.maximum(jnp.broadcast_to(count, x.shape), 1))
     others = jnp.take_along_axis(x, jnp.take_along_axis(observed_first, drawn, axis=0), axis=0)
-    return jnp.where(jnp.isnan(x), jnp.where(count > 0, others, 0), x)
+    return jnp.where(jnp.isnan(x), jnp.where(count > 0, others, filler), x)
 
 
 # ---- columns that are independent given z
@@ -176,7 +171,7 @@ class ByColumn(NamedTuple):
     columns: Any  # the family's own of each column, over the rows that are observed there, leading axis D
 
 
-def by_column(m: Mixture) -> Missing:
+def by_column(m: Mixture, filler: float = 0.0) -> Missing:
     """For a family whose columns are independent given z, all its parameters but π having an axis D."""
     sizes = m.accuracy.sizes_of_terms
     return missing_of(
@@ -185,8 +180,10 @@ def by_column(m: Mixture) -> Missing:
         statistics=partial(statistics, m),
         update=partial(update, m),
         gradient_form=None,
+        surface=m.surface and partial(surface, m),
         accuracy=m.accuracy._replace(sizes_of_terms=sizes and partial(sizes_of_terms, m)),
         law=partial(law, m),
+        filler=filler,
     )
 
 
@@ -204,16 +201,27 @@ def columns_of(m: Mixture, theta: Theta) -> Theta:
 
 def table(m: Mixture, theta: Theta, rows: Float[Array, "n both"]) -> Float[Array, "K n"]:
     """ℓ_nk = log π_k + Σ_d log p(x_nd | θ_kd) over what is observed."""
+    return over_columns(m.table, theta["pi"], (columns_of(m, theta),), rows)
+
+
+def surface(m: Mixture, theta: Theta, old: Theta, rows: Float[Array, "n both"]) -> Float[Array, "K n"]:
+    """ℓ̂, the same of the surfaces of columns."""
+    return over_columns(m.climbed, theta["pi"], (columns_of(m, theta), columns_of(m, old)), rows)
+
+
+def over_columns(
+    of_column: Callable[..., Array], pi: Float[Array, " K"], columns: tuple[Theta, ...], rows: Float[Array, "n both"]
+) -> Float[Array, "K n"]:
+    """log π_k + Σ_d of_column(θ_d, …, x_d) over what is observed."""
     x, seen = halves(rows)
 
-    def add(total: Array, column: tuple[Theta, Array, Array]) -> tuple[Array, None]:
-        theta_d, x_d, seen_d = column
-        return total + jnp.where(seen_d[None], m.table(theta_d, x_d[:, None]), 0), None
+    def add(total: Array, column: tuple[tuple[Theta, ...], Array, Array]) -> tuple[Array, None]:
+        thetas, x_d, seen_d = column
+        return total + jnp.where(seen_d[None], of_column(*thetas, x_d[:, None]), 0), None
 
-    pi = theta["pi"]
     log_pi = jnp.where(pi > 0, jnp.log(jnp.where(pi > 0, pi, 1)), -jnp.inf)
     start = log_pi[:, None] + 0 * x.T[:1]  # which lies where the rows do
-    return lax.scan(add, start, (columns_of(m, theta), x.T, seen.T))[0]
+    return lax.scan(add, start, (columns, x.T, seen.T))[0]
 
 
 def statistics(m: Mixture, theta: Theta, rows: Float[Array, "n both"], gamma: Float[Array, "K n"]) -> ByColumn:

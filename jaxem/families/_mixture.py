@@ -93,7 +93,11 @@ class Mixture(Model):
         held: names of θ that are never updated; see `hold`.
         fast: the same E-step by matrix products; see `Fast`.
         accuracy: what the family knows of its rounding; see `Accuracy`.
-        maximizer: (m, statistics, θ, data) → θ⁺ in place of `update`, as `jaxem.gradient_m_step` puts here.
+        surface: (θ, θ_old, x) → the ℓ̂ (K, n) that the M-step climbs from θ_old, where it is not ℓ itself: ℓ̂ ≤ ℓ, and
+            equal at θ_old, so that F rises with it. Of a family that completes its rows by latents of their own, what
+            is expected of log p(x, latents, z = k | θ) at θ_old, plus the entropy of the latents there.
+        maximizer: (m, statistics, θ, data) → θ⁺ in place of `update`, as `jaxem.gradient_m_step` puts here. With an
+            attribute `last`, names: it maximises ℓ itself over those after `update` has done the others (`stages`).
         prior: θ → log p(θ), a term of F_T that no temperature divides, and of what `update` maximises; None is none.
         complete: (θ as a dict, x, weights, are there lanes?) → θ with those entries that data can say where θ does not;
             None leaves it.
@@ -114,6 +118,7 @@ class Mixture(Model):
     held: frozenset[str] = frozenset()
     fast: Fast = Fast()  # noqa: RUF009 (a NamedTuple does not change)
     accuracy: Accuracy = Accuracy()  # noqa: RUF009
+    surface: Callable[[Theta, Theta, Array], Array] | None = None
     maximizer: Callable[["Mixture", Any, Theta, Data], Theta] | None = None
     prior: Callable[[Theta], Array] | None = None
     complete: Callable[[dict[str, Any], Array, Array | None, bool], dict[str, Any]] | None = None
@@ -247,8 +252,26 @@ class Mixture(Model):
         return (self.kernel or self.traced_table)(theta, x)
 
     def climbed(self, theta: Theta, old: Theta, x: Array) -> Float[Array, "K n"]:
-        """The table that the M-step climbs from θ_old, under γ(θ_old): ℓ, unless it has latents of its own."""
-        return self.table(theta, x)
+        """The table that the M-step climbs from θ_old, under γ(θ_old): ℓ, unless it has a surface of its own."""
+        return self.table(theta, x) if self.surface is None else self.surface(theta, old, x)
+
+    @property
+    def last(self) -> frozenset[str]:
+        """The free names that its M-step sets by passes over the rows, after the others."""
+        return getattr(self.maximizer, "last", frozenset()) - self.held
+
+    @property
+    def asks_rows(self) -> bool:
+        """Does its M-step need the rows, and not their statistics alone?"""
+        return self.maximizer is not None and (not hasattr(self.maximizer, "last") or bool(self.last))
+
+    def stages(self, old: Theta, new: Theta) -> list[tuple["Mixture", Theta]]:
+        """What an M-step has done, in turn: it with the others held, whose `climbed` it climbed, and θ after that."""
+        if not self.last:
+            return [(self, new)]
+        others = (name for name in self.free if name not in self.last)
+        first = (self.hold(*self.last), new | {name: old[name] for name in self.last})
+        return [first, (replace(self.hold(*others), surface=None), new)]
 
     def common(self, theta: Theta) -> Array | float:
         """What that leaves out."""

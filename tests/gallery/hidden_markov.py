@@ -31,6 +31,20 @@ def second_order_as_pairs(y):
     scan(step, 0, y)
 
 
+@entry(SERIES, source="NumPyro example hmm_enum, model 6; test_funsor: scan history", closed="A mu")
+def second_order(y):
+    """A chain that remembers two states: NumPyro's history=2."""
+    A = numpyro.param("A", J([[[0.8, 0.2], [0.4, 0.6]], [[0.5, 0.5], [0.1, 0.9]]]), constraint=simplex)
+    mu = numpyro.param("mu", J([-1.0, 1.0]))
+
+    def step(before, y):
+        z = numpyro.sample("z", dist.Categorical(A[before[0], before[1]]))
+        numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
+        return (before[1], z), None
+
+    scan(step, (0, 0), y, history=2)
+
+
 @entry(SERIES, source="Pyro tutorial: enumeration", ends="NONFINITE MAX_STEPS")
 def jeffreys(y):
     """Jeffreys' Dirichlet(1/2) on the transitions: no maximum exists."""

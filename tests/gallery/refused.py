@@ -222,20 +222,6 @@ def expanded_latent_used_in_a_plate(x):
         numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
 
 
-@entry(SERIES, source="NumPyro example hmm_enum, model 6; test_funsor: scan history", refusal="history=2")
-def second_order(y):
-    """A chain that remembers two states: NumPyro's history=2."""
-    A = numpyro.param("A", J([[[0.8, 0.2], [0.4, 0.6]], [[0.5, 0.5], [0.1, 0.9]]]), constraint=simplex)
-    mu = numpyro.param("mu", J([-1.0, 1.0]))
-
-    def step(before, y):
-        z = numpyro.sample("z", dist.Categorical(A[before[0], before[1]]))
-        numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
-        return (before[1], z), None
-
-    scan(step, (0, 0), y, history=2)
-
-
 @entry(ROWS, source="forum: weights of rows by scale", refusal="scale")
 def two_scales_in_one_sum(x):
     """Two latents that meet in one site, each under a scale of its own: no one sum has both."""

@@ -56,10 +56,9 @@ def products(theta: Theta) -> Products:
     c = centre(theta)
     offset = theta["mu"] - c
     inverse, log_det = covariances.whiteners(theta)
-    precision = jnp.einsum("kde,kdf->kef", inverse[:1], inverse[:1], precision=EXACT)
-    slope = jnp.matmul(offset, precision[0], precision=EXACT)  # s_k
+    slope = jnp.einsum("de,df,kf->ke", inverse[0], inverse[0], offset, precision=EXACT)  # s_k
     intercept = log_weights(theta["pi"]) - jnp.sum(slope * offset, axis=1) / 2
-    about_c = Given(c, inverse[:1], log_det[:1], precision)
+    about_c = Given(c, inverse[:1], log_det[:1], inverse[:1])
 
     def features(rows: Float[Array, "n both"], squares: Array | None = None) -> Shared:
         seen = halves(rows)[1]
@@ -74,9 +73,9 @@ def products(theta: Theta) -> Products:
         return whole + gained_so_far(slope, phi.directions, phi.most)
 
     def statistics(phi: Shared, gamma: Float[Array, "K n"]) -> Sums:
-        w = jnp.sum(gamma, axis=0)
+        w = jnp.sum(gamma, axis=0, keepdims=True)
         second = jnp.matmul(phi.y * w, phi.y.T, precision=EXACT)
-        second = second + first_sums(w[None], phi.directions, phi.most)[0]
+        second = second + first_sums(w, phi.directions, phi.most)[0]
         moved = moved_so_far(slope, phi.y, phi.directions, gamma, phi.most)
         return Sums(jnp.sum(gamma, axis=1), jnp.matmul(gamma, phi.y.T, precision=EXACT), second, *moved)
 
@@ -107,7 +106,7 @@ def gained(slope: Float[Array, "K D"], directions: Array, most: Array | None = N
     def add(t: Any, so_far: Array) -> Array:
         return so_far + jnp.matmul(slope, directions[t, 0], precision=EXACT) ** 2 / 2
 
-    nothing = jnp.zeros((len(slope), directions.shape[3]), slope.dtype) + 0 * directions[0, 0, 0]
+    nothing = jnp.zeros((len(slope), directions.shape[3]), slope.dtype) + 0 * directions[0, 0, :1]
     return lax.fori_loop(0, len(directions) if most is None else most, add, nothing)
 
 
@@ -130,11 +129,11 @@ def moved(
         v, b = shift(t)
         pulled = gamma * b
         U = U + jnp.matmul(pulled, v.T, precision=EXACT)
-        X = X + jnp.matmul(y * jnp.sum(pulled, axis=0), v.T, precision=EXACT)
+        X = X + jnp.matmul(y * jnp.sum(pulled, axis=0, keepdims=True), v.T, precision=EXACT)
 
         def pair(other: Any, G: Array) -> Array:
             v_other, b_other = shift(other)
-            return G + jnp.matmul(v * jnp.sum(pulled * b_other, axis=0), v_other.T, precision=EXACT)
+            return G + jnp.matmul(v * jnp.sum(pulled * b_other, axis=0, keepdims=True), v_other.T, precision=EXACT)
 
         return U, X, lax.fori_loop(0, turns, pair, G)
 

@@ -15,6 +15,7 @@ component may pass it on its way; where it comes to rest, it has collapsed.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -29,6 +30,7 @@ NEAR = 8.0  # times D·eps, of trials: what rows on a plane leave in an eigenval
 LIFT = 2 * NEAR
 HALF = 0.5  # nats a row that rounding may move F by: with more, θ has lost its digits
 
+HasCounts = Any  # sums with N_k; `scatter` knows the rest
 # θ → σ (K, D) and v (K, D)
 Inflation = Callable[[Theta], tuple[Array, Array]]
 
@@ -54,7 +56,7 @@ def rounding_of_scales(
 
 def rounding_of_covariances(
     theta: Theta,
-    moments: Moments,
+    moments: HasCounts,
     held: frozenset[str],
     *,
     inflation: Inflation,
@@ -106,7 +108,7 @@ def shrunk(S: Float[Array, "*K D D"], share: Array) -> Float[Array, "*K D D"]:
     return jnp.where(on_diagonal, S, (1 - jnp.broadcast_to(share, S.shape)) * S)
 
 
-def sizes_of_terms(theta: Theta, moments: Moments, *, inflation: Inflation) -> Array:
+def sizes_of_terms(theta: Theta, moments: HasCounts, *, inflation: Inflation) -> Array:
     """Σ_k N_k (sizes of what ℓ subtracts and F_n does not show): of its logarithms, and of squares expanded about c.
 
     Where those are larger than LIMIT·D they are not expanded. What is left, ½(x − μ)ᵀP(x − μ), is no more than these
