@@ -30,7 +30,10 @@ def commands(options: argparse.Namespace) -> list[list[str]]:
         for case in (cases[:1] if options.quick else cases)
     ]
     small = ["small_fits.py", *["--full"] * options.full, *devices]
-    rest = [["devices.py"], ["programs.py"], ["program_rows.py"], ["mclust.py"], ["import_time.py"], ["sweep_cost.py"]]
+    rest = [
+        [f"{name}.py"]
+        for name in ("devices", "programs", "program_rows", "mclust", "import_time", "first_call", "sweep_cost")
+    ]
     every = [small, *large, *([script, *devices] for script in SPREAD), *rest]
     return [command for command in every if not options.only or command[0] in options.only]
 
