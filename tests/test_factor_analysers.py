@@ -201,7 +201,7 @@ def test_what_cannot_be():
 def test_the_derivative_of_an_m_step(held):
     """That of the maximum, in both modes, whatever turns led there: in one row of x, against differences."""
     direction = jnp.zeros_like(X).at[5].set(1.0)
-    gamma = jnp.asarray(np.random.default_rng(0).dirichlet([1, 1], N).T)
+    gamma = jnp.asarray(np.random.default_rng(0).dirichlet([3, 3], N).T)
 
     @jax.jit
     def at(t):

@@ -51,8 +51,11 @@ class Search(NamedTuple):
 
 
 def floor(dtype: jnp.dtype) -> float:
-    """The least ψ, of the variance: one that f asks to be 0 (a Heywood case) costs half of it in nats a row."""
-    return float(jnp.finfo(dtype).eps) ** 0.5
+    """The least ψ, of the variance: one that f asks to be 0 (a Heywood case) costs about that in nats a row.
+
+    λ goes up to its inverse, so that f is rounded by eps/floor, which is less than the floor: f tells ψ there.
+    """
+    return float(jnp.finfo(dtype).eps) ** 0.4
 
 
 def by_component(f: Callable[..., Array], *of_components: Array) -> Array:

@@ -190,9 +190,9 @@ def mixture(num_factors: Any) -> Mixture:
     and of each column the largest entry is positive.
 
     A σ_kd that the likelihood asks to be 0 (a Heywood case) stops at a share of the feature's standard deviation in k,
-    eps^¼: 1e-4 in float64, 0.02 in float32; F still never falls, but as with any floor that binds, certificate C3 is
-    then not 0. Where more than Q of a component do so, its rows lie in Q dimensions, the likelihood has no bound, and
-    the fit ends in Status NONFINITE.
+    eps^0.2: 0.0007 in float64, 0.04 in float32; F still never falls, but as with any floor that binds, certificate C3
+    is then not 0. Where more than Q of a component do so, its rows lie in Q dimensions, the likelihood has no bound,
+    and the fit ends in Status NONFINITE.
 
     Args:
         num_factors: Q, 1 or more, fewer than there are columns. Mixtures of the same Q are equal.
