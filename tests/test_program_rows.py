@@ -80,13 +80,15 @@ def test_a_step_by_chunks_is_a_step_on_whole_tables(name, small_chunks):
 
 
 def test_a_climb_by_chunks_ends_where_one_on_whole_tables_does(small_chunks):
+    """Q's second derivatives are sums over rows as Q is: Newton's method goes the same way, to the same end."""
     m, theta, data = started("gammas")
     ends = []
     for some in (data, cut(m, data)):
         found = jax.jit(m.expect)(theta, ready(m, theta, some))
         new = jax.jit(lambda found, some: m.maximize(found.statistics, theta, some).theta)(found, some)
-        ends.append((found.free_energy, jax.jit(m.objective)(new, theta, data)))
-    np.testing.assert_allclose(*ends, rtol=1e-9 if jax.config.jax_enable_x64 else 1e-5)
+        ends.append((found.free_energy, *(new[name] for name in sorted(new))))
+    for one, other in zip(*ends, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-9 if jax.config.jax_enable_x64 else 1e-3)
 
 
 # ---- one program for the rest: a covariate, so that a scale takes a second pass, beside one that is moved; priors

@@ -1,6 +1,6 @@
 """The fourteen covariance models beside R's mclust and scikit-learn, missing cells, and the choice of model and K.
 
-    python experiments/benchmarks/mclust.py [--seed S] [--out DIR] [--quick]
+    python experiments/benchmarks/mclust.py [--seed S] [--out DIR] [--quick] [--devices 1|all]
 
 Fits: N = 100,000, D = 8, K = 8, float32 (mclust and scikit-learn: float64, all they have), the same start (hard labels,
 then one M-step) and the same number of iterations, seconds an iteration. mclust's `me` is timed by R's own clock, in
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from _timing import finish, goal, measure, parser
+from _timing import finish, goal, measure, parser, start_jax
 
 NAMES = ("EII", "VII", "EEI", "VEI", "EVI", "VVI", "EEE", "VEE", "EVE", "VVE", "EEV", "VEV", "EVV", "VVV")
 NEAREST = {"EEI": "diag", "EEE": "tied", "VVI": "diag", "VVV": "full"}  # scikit-learn's
@@ -54,7 +54,8 @@ def rows_of(num_rows: int, num_features: int, num_components: int, seed: int) ->
     """Rows about random centres, stretched and turned, and a start: which true component most of them are of."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(num_components, num_features))
-    turned = rng.normal(size=(num_components, num_features, num_features)) / np.sqrt(num_features)
+    turned, _ = np.linalg.qr(rng.normal(size=(num_components, num_features, num_features)))
+    turned = turned * np.exp(rng.uniform(-1.5, 0.5, size=(num_components, 1, num_features)))  # deviations along axes
     label = np.concatenate([np.arange(num_components), rng.integers(num_components, size=num_rows - num_components)])
     x = centres[label] + np.einsum("nij,nj->ni", turned[label], rng.normal(size=(num_rows, num_features)))
     off = rng.random(num_rows) < 0.2
@@ -211,12 +212,13 @@ def choice(names: tuple[str, ...], num_rows: int, most: int, starts: int, seed: 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parser("mclust", __doc__).parse_args(arguments)
+    options = parser("mclust", __doc__, devices=True).parse_args(arguments)
     num_rows, num_features, K, steps, repeats = (400, 2, 2, 2, 1) if options.quick else (100_000, 8, 8, 10, 5)
     names = ("EII", "VVV") if options.quick else NAMES
     x, labels = rows_of(num_rows, num_features, K, options.seed)
     printed = r(ME, x, num_rows, num_features, steps, labels=labels + 1, last=",".join(names))
     peers = {line[0]: line for line in printed if len(line) == 4}
+    start_jax(options)
     found = [model(name, x, labels, steps, repeats, peers.get(name)) for name in names]
     found.append(missing(x, labels, steps, repeats, options.seed))
     import jax

@@ -86,9 +86,9 @@ def certify(
     """Certify E-step, M-step and likelihood at any θ, by `jax.grad` (C1–C6). Stores the (N, K) table.
 
     For a program of `from_numpyro` the same statements in the form that its structure allows: C1 is
-    F = Q + T·∂F/∂T, the entropy being the derivative in T; C3 is asked of each parameter that has a closed form,
-    the others as they were when it was updated (ECM), and says nothing about those that climb a gradient; C4 is
-    asked of the table where `log_joint` exists, else that every marginal sums to one; C6 is NaN.
+    F = Q + T·∂F/∂T, the entropy being the derivative in T; C3 is asked of each parameter that has a closed form or is
+    updated by Newton's method, the others as they were when it was (ECM), and says nothing about those that climb a
+    gradient; C4 is asked of the table where `log_joint` exists, else that every marginal sums to one; C6 is NaN.
 
     `missing` as for `em`: ℓ is of what is observed. Gaussians complete their rows, and in C2 and C3 the F between the
     half-steps is that with what is missing as a latent too, E[log p(x, z | θ⁺)] plus its entropy: below F, equal at θ.

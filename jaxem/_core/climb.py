@@ -1,8 +1,9 @@
-"""A gradient M-step: up Q in unconstrained coordinates u, to where it is stationary, and its derivative there.
+"""An M-step without a closed form: up Q in unconstrained coordinates u, to where it is stationary, and its derivative.
 
     ∇Q(u*; φ) = 0   ⇒   ∂u*/∂φ = −(∇²Q)⁻¹ ∂∇Q/∂φ                                       (eq:implicit)
 
-φ is whatever Q depends on. The derivative is that of the maximiser, in both modes, not of the road to it.
+φ is whatever Q depends on. The derivative is that of the maximiser, in both modes, not of the road to it. The road is
+Newton's (`_core/newton`) for a few coordinates, else that of L-BFGS (`_core/descent`), or of an optimiser of optax.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,8 +20,10 @@ from jaxtyping import Array
 from numpyro.distributions import biject_to, constraints, transforms
 
 from jaxem._core.descent import descend
+from jaxem._core.newton import columns, newton
 
 Tree = Any
+Over = Callable[[Callable[[Callable, Array, Tree], Array], Array, Tree], Array]
 DENSE = 512  # coordinates up to which ∇²Q is a matrix
 FAR = 8.0  # coordinates nearer to 0 than this are at no bound
 RISING = 1e-3  # nats a unit of u: Q that rises as fast where its coordinate cannot move has no maximum
@@ -36,25 +39,27 @@ def check_optimizer(optimizer: Any) -> None:
 
 def highest(
     Q: Callable[[Tree], Array],
-    constrain: Callable[[Tree], Tree],
+    constrain: Callable[[Tree, Tree], Tree],
     free: Tree,
     theta: Tree,
     size: Array | int,
     supports: Mapping[str, constraints.Constraint],
     optimizer: optax.GradientTransformation | None,
     num_steps: int,
+    over: Over | None = None,
 ) -> Tree:
     """θ⁺ with Q(θ⁺) > Q(θ); θ to the bit where there is none; NaN where Q is not finite, or has no maximum.
 
     Args:
         Q: of θ, in nats.
-        constrain: θ from its unconstrained coordinates.
+        constrain: θ from its unconstrained coordinates and what of it is fixed.
         free: θ's coordinates, by name.
         theta: θ.
         size: W, the unit of a tolerance.
         supports: the constraint of each name.
-        optimizer: whose `num_steps` steps are taken; when absent L-BFGS until Q is stationary, or so many turns.
+        optimizer: whose `num_steps` steps are taken; when absent Q is climbed until it is stationary, or so many turns.
         num_steps: how many.
+        over: for Newton's method; (f, u, θ) ↦ Σ f(q, u, θ) over the parts q that Q is a sum of. Without it L-BFGS.
     """
     start, unravel = ravel_pytree(free)
     if not start.size:
@@ -64,17 +69,22 @@ def highest(
 
     def loss(u: Array, is_start: Array | bool = False) -> Array:
         """−Q/W; at the start of θ itself, not of what its coordinates make of it."""
-        new = constrain(unravel(u))
+        new = constrain(unravel(u), theta)
         at = jax.tree.map(lambda old, new: valued(jnp.where(is_start, old, new), new), theta, new)
         return -Q(at) / size
 
     if optimizer is None:
-        edges = lax.stop_gradient(at_bounds(lambda u: constrain(unravel(u)), free, start, supports))
+        edges = lax.stop_gradient(at_bounds(lambda u: constrain(unravel(u), theta), free, start, supports))
         limit = jnp.maximum(RISING / jnp.asarray(size, start.dtype), 128 * jnp.finfo(start.dtype).eps)
-        u, verdict = solved(loss, start, edges, limit, num_steps)
+
+        def part(q: Callable, u: Array, theta: Tree) -> Array:
+            return columns(lambda u: q(constrain(unravel(u), theta)), u)
+
+        curvature = None if over is None else lambda u: -over(part, u, theta) / size
+        u, verdict = solved(loss, curvature, start, edges, limit, num_steps)
     else:
         u, verdict = stepped(loss, start, optimizer, num_steps)
-    new = constrain(unravel(u))
+    new = constrain(unravel(u), theta)
 
     def outcome(new: Array, old: Array) -> Array:
         kept = jnp.where(verdict > 0, new, old)
@@ -95,8 +105,10 @@ def _valued_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> 
     return primals[0], tangents[1]
 
 
-def solved(loss: Callable, start: Array, edges: Array, limit: Array, max_turns: int) -> tuple[Array, Array]:
-    """(where L-BFGS ended, verdict), with eq:implicit; 1: below the start, 0: not, −1: nothing is lowest."""
+def solved(
+    loss: Callable, curvature: Callable | None, start: Array, edges: Array, limit: Array, max_turns: int
+) -> tuple[Array, Array]:
+    """(where the road ended, verdict), with eq:implicit; 1: below the start, 0: not, −1: nothing is lowest."""
 
     def slopes(u: Array, is_start: Array) -> tuple[Array, Array]:
         value, gradient = jax.value_and_grad(loss)(u, is_start)
@@ -105,6 +117,9 @@ def solved(loss: Callable, start: Array, edges: Array, limit: Array, max_turns: 
 
     def solve(_: Callable, start: Array) -> tuple[Array, Array]:
         inside = start - 2 * edges  # from where a bound bends the coordinates no more
+        if curvature is not None:
+            last = newton(slopes, curvature, inside, max_turns)  # it moves where that is more than rounding
+            return last.at, jnp.where(last.walled, -1, jnp.where(last.moved, 1, 0)).astype(start.dtype)
         end = descend(slopes, inside, max_turns)
         # a θ that differs in its last digits alone has another Q: a rise within that is none
         digits = 1 + 64 * jnp.finfo(start.dtype).eps * jnp.array([1.0, -2.0, 3.0], start.dtype)
@@ -119,7 +134,10 @@ def solved(loss: Callable, start: Array, edges: Array, limit: Array, max_turns: 
         matrix = lax.map(hessian, jnp.eye(y.size, dtype=y.dtype))
         return jnp.linalg.pinv((matrix + matrix.T) / 2, hermitian=True) @ y  # a flat direction does not move
 
-    return lax.custom_root(jax.grad(loss), start, solve, solve_tangent, has_aux=True)
+    try:
+        return lax.custom_root(jax.grad(loss), start, solve, solve_tangent, has_aux=True)
+    except NotImplementedError:  # Q has no second derivative that JAX knows, and the maximiser none at all
+        return solve(loss, start)
 
 
 def at_bounds(constrain: Callable[[Array], Tree], free: Tree, start: Array, supports: Mapping) -> Array:

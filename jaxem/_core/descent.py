@@ -119,15 +119,19 @@ def moved(state: Descent, trial: Array, value: Array, gradient: Array) -> Descen
 
 def shortened(state: Descent, value: Array, slope: Array, promised: Array) -> Descent:
     """A shorter trial in the same direction; where none is left, straight down; where that was straight, the end."""
-    excess = value - state.value + promised  # what the parabola through both has of second order
-    factor = jnp.where(excess > 0, promised / (2 * jnp.where(excess > 0, excess, 1)), 0.1)
-    factor = jnp.where(jnp.isfinite(value) & jnp.isfinite(slope), jnp.clip(factor, 1e-3, 0.5), 0.1)
+    factor = shorter_by(value - state.value + promised, promised, jnp.isfinite(value) & jnp.isfinite(slope))
     shorter = state._replace(length=state.length * factor, walled=jnp.isnan(value) | ~jnp.isfinite(slope))
     exhausted = promised <= rounding(state.value) / 4
     straight = ~jnp.any(state.moves != 0)
     steep = jnp.max(jnp.abs(state.gradient), initial=0) > 10 * jnp.finfo(value.dtype).eps ** 0.5
     end = shorter._replace(done=exhausted & straight, walled=shorter.walled & steep)
     return chosen(exhausted & ~straight, steepest(state), end)
+
+
+def shorter_by(excess: Array, promised: Array, finite: Array) -> Array:
+    """The next length, a part of the last, by the parabola whose second order is what the fall fell short by."""
+    factor = jnp.where(excess > 0, promised / (2 * jnp.where(excess > 0, excess, 1)), 0.1)
+    return jnp.where(finite, jnp.clip(factor, 1e-3, 0.5), 0.1)
 
 
 def inverse_hessian(moves: Float[Array, "M P"], bends: Float[Array, "M P"], gradient: Float[Array, " P"]) -> Array:

@@ -105,7 +105,7 @@ def _fit(
     data = padded(m, run.theta, data) if mesh is None else data
     processes = devices.num_processes(mesh)
     with devices.joined(processes):
-        data = devices.spread_rows(data, mesh)
+        data = devices.spread_rows(data if mesh is None else m.dealt(data, mesh.size), mesh)
         given, traced = (run.theta, data), is_traced(run.theta, data)
         theta, data = lax.stop_gradient(given) if traced else given  # the road to a fit has no part in its derivative
         values = (theta, run.tol, run.max_steps)

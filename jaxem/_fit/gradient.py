@@ -57,7 +57,7 @@ class GradientAscent:
     def __call__(self, m: Mixture, statistics: Any, theta: Theta, data: Data) -> Theta:
         return highest(
             lambda new: m.objective(new, theta, data),
-            lambda free: m.constrain(free, theta, data),
+            lambda free, theta: m.constrain(free, theta, data),
             m.unconstrain(theta, data),
             theta,
             m.size(data),

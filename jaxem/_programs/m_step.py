@@ -22,7 +22,7 @@ from jaxem._core.climb import highest
 from jaxem._core.model import Data, Theta
 from jaxem._programs import domains
 from jaxem._programs.follow import Place
-from jaxem._programs.plan import Plan, Update
+from jaxem._programs.plan import ITERATED, Plan, Update, climbing
 from jaxem._programs.probe import once
 from jaxem._programs.read import Term
 from jaxem._programs.sums import unbroadcast
@@ -59,7 +59,7 @@ def stages_of(plan: Plan) -> list[Stage]:
         blocks = sorted({plan[name].block for name in some})
         return [Stage(tuple(name for name in some if plan[name].block == block), "selection") for block in blocks]
 
-    others = [Stage(names(kind), kind) for kind in ("linear", "gradient")]
+    others = [Stage(names(kind), kind) for kind in ("linear", *ITERATED)]
     return [stage for stage in (*selected(last=False), *others, *selected(last=True)) if stage.names]
 
 
@@ -68,8 +68,8 @@ def stages(m: Any, plan: Plan, marginals: Marginals, theta: Theta, data: Data) -
     found: Stages = [([], theta)]
     for stage in stages_of(plan):
         old = found[-1][1]
-        if stage.kind == "gradient":
-            new = ascend(m, stage, plan, lambda theta: m.energy(marginals, theta, data), old, data)
+        if stage.kind in ITERATED:
+            new = ascend(m, stage, plan, Surface(lambda theta: m.energy(marginals, theta, data)), old, data)
         else:
             new = solved(m, stage, plan, sums_of(m, stage, plan, marginals, old, data), old, data)
         found.append((list(stage.names), new))
@@ -204,29 +204,31 @@ def least_squares(
 # ---- up the gradient
 
 
-def ascend(m: Any, stage: Stage, plan: Plan, Q: Callable[[Theta], Array], theta: Theta, data: Data) -> Theta:
-    """Up Q in unconstrained coordinates, to where it is stationary (`_climb`)."""
-    parameters, names = m.structure(data.x).parameters, climbing(stage, plan)
+class Surface(NamedTuple):
+    """Q, and f(q, u, θ) summed over the parts q that it is a sum of."""
+
+    Q: Callable[[Theta], Array]
+    parts: Callable[..., Array] | None = None
+
+    def over(self, f: Callable[..., Array], u: Array, theta: Theta) -> Array:
+        return f(self.Q, u, theta) if self.parts is None else self.parts(f, u, theta)
+
+
+def ascend(m: Any, stage: Stage, plan: Plan, surface: Surface, theta: Theta, data: Data) -> Theta:
+    """Up Q in unconstrained coordinates, to where it is stationary (`_core/climb`)."""
+    parameters, names = m.structure(data.x).parameters, climbing(stage.names, plan)
     new = highest(
-        Q,
-        lambda free: m.constrain(free, theta, data),
+        surface.Q,
+        lambda free, theta: m.constrain(free, theta, data),
         m.coordinates(theta, data, names),
         theta,
         m.size(data),
         {name: parameters[name].constraint for name in names},
         m.optimizer,
         m.num_gradient_steps,
+        surface.over if stage.kind == "newton" else None,
     )
     return like(new, theta)
-
-
-def climbing(stage: Stage, plan: Plan) -> list[str]:
-    """What climbs with a block: closed form or not, what shares a distribution with it.
-
-    By turns, a Gamma's shape and rate would take hundreds of M-steps for one.
-    """
-    shared = {term for name in stage.names for term, _ in plan[name].places}
-    return [name for name in plan if name in stage.names or shared & {term for term, _ in plan[name].places}]
 
 
 class Tested(NamedTuple):

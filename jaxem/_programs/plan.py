@@ -1,9 +1,10 @@
 """Which M-step each parameter of a program gets, found by asking the program (`_programs/follow`).
 
 Where every entry of the arguments that a parameter enters follows one of its entries, eq:update is its maximiser; a
-location that is affine in several is a weighted least-squares solve; everything else climbs its gradient, and so does
-what a constraint or a prior takes out of the closed form's reach. Nothing here depends on the user's values: a plan is
-static, made once for each program and shapes, inside `jit` too.
+location that is affine in several is a weighted least-squares solve; everything else climbs Q, and so does what a
+constraint or a prior takes out of the closed form's reach: by Newton's method where its entries are few, else by its
+gradient. Nothing here depends on the user's values: a plan is static, made once for each program and shapes, inside
+`jit` too.
 """
 
 from typing import Any, NamedTuple
@@ -16,13 +17,15 @@ from jaxem._programs.follow import GUISES, Place, Probe
 from jaxem._programs.read import Parameter
 from jaxem._programs.updates import FLAT, ITSELF, PRIORS, QUADRATIC, RULES, Coordinate
 
+ITERATED = ("newton", "gradient")  # updates that are not closed: a few entries, or many
+NEWTON_LIMIT = 64  # entries of the parameters that Newton's method takes together
 LEAST_SQUARES_LIMIT = 512  # entries of the parameters that are solved for together
 
 
 class Update(NamedTuple):
-    """How one parameter is updated: by eq:update or least squares at `places`, or by gradient."""
+    """How one parameter is updated: by eq:update or least squares at `places`, by Newton's method or by gradient."""
 
-    kind: str  # "selection", "linear", "gradient"
+    kind: str  # "selection", "linear", "newton", "gradient"
     places: tuple[Place, ...]
     why: str
     form: str = ""
@@ -93,11 +96,27 @@ class Planner:
         return self.probe.follows({name: (plan[name].form, plan[name].coordinate) for name in names}, places)
 
 
+def climbing(names: tuple[str, ...], plan: Plan) -> list[str]:
+    """What is maximised with these: closed form or not, what shares a distribution with them.
+
+    By turns, a Gamma's shape and rate would take hundreds of M-steps for one.
+    """
+    shared = {term for name in names for term, _ in plan[name].places}
+    return [name for name in plan if name in names or shared & {term for term, _ in plan[name].places}]
+
+
+def with_newton(plan: Plan, sizes: dict[str, int]) -> Plan:
+    """The plan, with what has no closed form updated by Newton's method where its entries are few."""
+    unclosed = tuple(name for name, update in plan.items() if update.kind == "gradient")
+    few = sum(sizes[name] for name in climbing(unclosed, plan)) <= NEWTON_LIMIT
+    return plan | {name: plan[name]._replace(kind="newton") for name in unclosed} if few else plan
+
+
 def meeting(plan: Plan) -> dict[Place, list[str]]:
     """Which parameters with a closed form enter each place?"""
     found: dict[Place, list[str]] = {}
     for name, update in plan.items():
-        for place in update.places if update.kind != "gradient" else ():
+        for place in update.places if update.kind not in ITERATED else ():
             found.setdefault(place, []).append(name)
     return found
 
@@ -122,7 +141,7 @@ def options_of(name: str, probe: Probe) -> list[Update]:
         why = (
             f"is also in the prior of {above[0]!r}"
             if above
-            else f"enters {where(places, probe)}: no closed form is known"
+            else f"enters {where(places, probe)}, for which there is no rule"
         )
         return [Update("gradient", places, why)]
     found, obstacles = [], []
@@ -146,11 +165,14 @@ def options_of(name: str, probe: Probe) -> list[Update]:
 
 def where(places: tuple[Place, ...], probe: Probe, coordinate: Coordinate = ITSELF) -> str:
     guise = next((guise for guise, one in GUISES.items() if one == coordinate), "")
-    names = [(probe.families[term].__name__, argument, term) for term, argument in places]
-    return ", ".join(
-        f"{family}.{guise if guise and argument == 'covariance_matrix' else argument} of {term!r}"
-        for family, argument, term in names
-    )
+
+    def named(term: str, argument: str) -> str:
+        family: Any = probe.families[term]
+        shown = guise if guise and argument == "covariance_matrix" else argument
+        known = shown in family.arg_constraints or shown.startswith("the ") or (family, argument) in RULES
+        return f"{family.__name__}{'.' + shown if known else ''} of {term!r}"  # what it keeps to itself has no name
+
+    return ", ".join(dict.fromkeys(named(*place) for place in places))
 
 
 # ---- what stands between a parameter and its closed form

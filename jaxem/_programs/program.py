@@ -4,11 +4,12 @@
 
 The E-step is its gradient in the program's factors (`_programs/eliminate`): their expected tables, the posterior
 marginals. The M-step maximises Q(θ) = log p(θ) + Σ ⟨marginal, log p of the site⟩, each parameter by the closed
-form that `_programs/plan` found for it, or by gradient.
+form that `_programs/plan` found for it, by Newton's method or by gradient.
 """
 
 import functools
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -44,7 +45,12 @@ REMEDIES = {
     "mesh": "; em_batch spreads such a program's fits, lane by lane",
     "batches": "; use em on data in memory",
 }
-KINDS = {"selection": "closed form", "linear": "weighted least squares", "gradient": "gradient"}
+KINDS = {
+    "selection": "closed form",
+    "linear": "weighted least squares",
+    "newton": "Newton's method",
+    "gradient": "gradient",
+}
 
 
 @jax.tree_util.register_static
@@ -55,7 +61,7 @@ class Program(Model):
     Attributes:
         program: the program, as it is.
         held: names of θ that are never updated; see `hold`.
-        optimizer: for parameters without a closed form; None climbs by L-BFGS.
+        optimizer: for parameters without a closed form; None climbs by Newton's method, or by L-BFGS.
         num_gradient_steps: its steps in one M-step, or the most evaluations of ∇Q.
         memory_limit: bytes that one enumerated table may take.
         closed_form: look for closed-form M-steps; if not, every parameter climbs its gradient.
@@ -101,7 +107,14 @@ class Program(Model):
             plan = _verified_plan(self.program, x.planned(), jnp.dtype(dtype))
         if not self.closed_form:
             plan = {name: update._replace(kind="gradient", why="closed_form=False") for name, update in plan.items()}
-        return {name: update for name, update in plan.items() if name not in self.held}
+        plan = {name: update for name, update in plan.items() if name not in self.held}
+        iterates = self.closed_form and self.optimizer is None
+        iterates = iterates and any(update.kind == "gradient" for update in plan.values())
+        if not iterates or not _is_smooth(self.program, x.planned(), jnp.dtype(dtype)):
+            return plan
+        shapes = {name: parameter.shape for name, parameter in self.structure(x).parameters.items()}
+        sizes = {name: sum(map(math.prod, jax.tree.leaves(shapes[name], is_leaf=is_shape))) for name in plan}
+        return _plan.with_newton(plan, sizes)
 
     def by_rows(self, what: str, x: Arguments, dtype: Any) -> Arguments:
         """The arguments, cut along the row plate; a ValueError that says `what` needs one, and why there is none."""
@@ -435,7 +448,8 @@ def from_numpyro(
     θ is every `numpyro.param` site, and every continuous latent, whose prior then makes the fit a maximum a
     posteriori. Discrete latents are summed out: by plates, along `scan`, and those that a `MixtureSameFamily` or
     `MixtureGeneral` already sums. The E-step is exact; `explain` says how the M-step updates each parameter: by a
-    closed form of which every entry of ∇Q was seen to vanish, at random stand-ins for the data, or by its gradient.
+    closed form of which every entry of ∇Q was seen to vanish, at random stand-ins for the data; by Newton's method, to
+    where ∇Q = 0, all that share a distribution together; or, where those have more than 64 entries, by the gradient.
 
     A floor under a scale or a rate is a constraint, which closed forms keep:
     `numpyro.param("sigma", 1.0, constraint=constraints.greater_than(1e-3))`. Covariances have none.
@@ -448,7 +462,7 @@ def from_numpyro(
             `jaxem.arguments(…, name=…)` where it has keywords. Arrays and floats, in any pytree, are data; all else
             (ints, bools, strings, functions, a Namespace of options) is static.
         optimizer: an optax `GradientTransformation` for parameters without a closed form; when absent they climb, by
-            L-BFGS, to where Q is stationary.
+            Newton's method or L-BFGS, to where Q is stationary.
         num_gradient_steps: the optimiser's steps in one M-step, ≥ 1; without one, the most evaluations of ∇Q.
         memory_limit: bytes that one enumerated table may take, before a ValueError says how large it would be.
         closed_form: look for closed-form M-steps.
@@ -496,10 +510,13 @@ def _structure(program: Any, shapes: Arguments) -> Structure:
     return structure._replace(parameters=parameters)
 
 
-def abstract(shape: Any) -> Any:
+def abstract(shape: Any, dtype: Any = float) -> Any:
     """An array, or a tree of arrays, of this shape, without values."""
-    is_shape = lambda node: isinstance(node, tuple)  # noqa: E731
-    return jax.tree.map(lambda shape: jax.ShapeDtypeStruct(shape, float), shape, is_leaf=is_shape)
+    return jax.tree.map(lambda shape: jax.ShapeDtypeStruct(shape, dtype), shape, is_leaf=is_shape)
+
+
+def is_shape(node: Any) -> bool:
+    return isinstance(node, tuple)
 
 
 @dataclass(frozen=True)
@@ -530,6 +547,27 @@ def _row_plate(program: Any, shapes: Arguments, dtype: Any) -> Cut | str:
             return row_plate.find(m, shapes, m.structure(shapes), lambda shapes: _probe(program, shapes, dtype))
     except row_plate.Whole as why:
         return str(why)
+
+
+@functools.lru_cache(maxsize=256)
+def _is_smooth(program: Any, shapes: Arguments, dtype: Any) -> bool:
+    """Does JAX know second derivatives of all that θ enters? Some functions have a first one alone."""
+    m = Program(program)
+
+    def total(theta: Theta, x: Arguments) -> Array:
+        return sum((jnp.sum(table) for table in m.tables(theta, x)[1].values()), m.log_prior(theta, Data(x, None, one)))
+
+    def bend(theta: Theta, x: Arguments) -> Any:
+        return jax.jvp(lambda theta: jax.grad(total)(theta, x), (theta,), (theta,))[1]
+
+    one = jnp.ones((), dtype)
+    theta = {name: abstract(parameter.shape, dtype) for name, parameter in m.structure(shapes).parameters.items()}
+    try:
+        with jax.numpy_rank_promotion("allow"):
+            jax.eval_shape(bend, theta, shapes)
+    except (TypeError, ValueError, NotImplementedError):
+        return False
+    return True
 
 
 @functools.lru_cache(maxsize=256)

@@ -25,16 +25,16 @@ from jaxem._programs.arguments import Arguments, Cut
 from jaxem._programs.follow import Place
 from jaxem._programs.m_step import (
     Stage,
+    Surface,
     arguments_at,
     ascend,
-    climbing,
     followed,
     rule_at,
     solved,
     stages_of,
     sums_of,
 )
-from jaxem._programs.plan import Plan
+from jaxem._programs.plan import ITERATED, Plan, climbing
 from jaxem._programs.read import Term
 from jaxem._programs.sums import unbroadcast
 from jaxem._programs.updates import Sums, first_moments
@@ -56,9 +56,9 @@ def blocks_of(plan: Plan, cut: Cut) -> list[Block]:
     found: list[Block] = []
     changed: set[str] = set()  # parameters, by the blocks before
     for stage in stages_of(plan):
-        if stage.kind == "gradient":
+        if stage.kind in ITERATED:
             found.append(Block(stage, "climbing"))
-            changed |= {*climbing(stage, plan)}
+            changed |= {*climbing(stage.names, plan)}
             continue
         places = [place for name in stage.names for place in plan[name].places]
         terms = {term for term, _ in places}
@@ -269,19 +269,20 @@ def spread(form: str, sums: Sums) -> Array:
     return jnp.diagonal(sums[0], axis1=-2, axis2=-1) if form == "scatter" else sums[1]
 
 
-def expected(m: Any, old: Theta, data: Data) -> Callable[[Theta], Array]:
+def expected(m: Any, old: Theta, data: Data) -> Surface:
     """θ ↦ Q(θ), γ at the old θ: kept where the rows are one chunk, else made anew with each."""
     if data.shards is None and fits_one_chunk(data.x.num_rows(), data.x.cut.entries, data.x.cut.width):
         marginals = m.posterior(old, data)[0].statistics
-        return lambda theta: m.energy(marginals, theta, data)
+        return Surface(lambda theta: m.energy(marginals, theta, data))
 
-    def Q(theta: Theta) -> Array:
-        def chunk(part: Data, before: Theta, at: Theta) -> Array:
-            return m.energies(m.posterior(before, part)[0].statistics, at, part)[0]
+    def parts(f: Callable[..., Array], *at: Any) -> Array:
+        def chunk(part: Data, before: Theta, *at: Any) -> Array:
+            marginals = m.posterior(before, part)[0].statistics
+            return f(lambda theta: m.energies(marginals, theta, part)[0], *at)
 
-        return over_rows(chunk, data, old, theta) + m.energies(None, theta, some_of(data))[1]
+        return over_rows(chunk, data, old, *at) + f(lambda theta: m.energies(None, theta, some_of(data))[1], *at)
 
-    return Q
+    return Surface(lambda theta: parts(lambda q, theta: q(theta), theta), parts)
 
 
 def objective(m: Any, theta: Theta, old: Theta, data: Data) -> Array:

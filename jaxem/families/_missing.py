@@ -71,18 +71,25 @@ class Missing(Mixture):
         return theta, data._replace(x=beside(whole, ~seen))
 
     def once(self, theta: Theta, data: Data) -> Data:
-        """Those that miss fewest cells first, where that is faster; on several devices they stay as they lie."""
-        if self.in_order and data.shards is None:
-            order = jnp.argsort(jnp.sum(~halves(data.x)[1], axis=1))
-            ordered = {
-                name: rows[order] for name in ("x", "weights", "labels") if (rows := getattr(data, name)) is not None
-            }
-            data = data._replace(**ordered)
-        return super().once(theta, data)
+        """Those that miss fewest cells first, where that is faster; on several devices they lie as they were dealt."""
+        return super().once(theta, ordered(data, 1) if self.in_order and data.shards is None else data)
+
+    def dealt(self, data: Data, devices: int) -> Data:
+        """Every device those that miss few and those that miss many, its fewest first."""
+        local = not isinstance(data.x, jax.Array) or data.x.is_fully_addressable
+        return ordered(data, devices) if self.in_order and local else data
 
     def rows(self, x: Any) -> Array:
         """x (N, D), floating, NaN where it is missing."""
         return checks.as_floating(checks.prepare_x(gaps_as_nan("x", x)))
+
+
+def ordered(data: Data, devices: int) -> Data:
+    """By the number of missing cells, dealt out to so many devices."""
+    order = jnp.argsort(jnp.sum(~halves(data.x)[1], axis=1))
+    order = jnp.concatenate([order[start::devices] for start in range(devices)])
+    rows = {name: leaf[order] for name in ("x", "weights", "labels") if (leaf := getattr(data, name)) is not None}
+    return data._replace(**rows)
 
 
 def for_rows(m: Model, x: Any, missing: Any, *, of_a_fit: bool = False) -> Model:

@@ -22,8 +22,8 @@ assignment of its discrete latents; that marginals and `decode` are what those a
 F, stays inside every constraint, and is called CONVERGED only where the density is stationary. A refusal is one line
 that names the cause.
 
-Updates: **formula**, a closed form or weighted least squares; **climbs**, gradient steps on Q; `m.explain(theta, x)`
-says why. The page is written by `{COMMAND}`.
+Updates: **formula**, a closed form or weighted least squares; **climbs**, Newton's or gradient steps on Q;
+`m.explain(theta, x)` says why. The page is written by `{COMMAND}`.
 """
 COLUMNS = "| program | what it is | where its kind is published | updates |\n|---|---|---|---|\n"
 
@@ -48,9 +48,14 @@ def shortened(refused: Exception) -> str:
     return "refused: " + str(refused).removeprefix("program: ").replace("|", "\\|")
 
 
+def is_formula(why: str) -> bool:
+    """Does explain say so of a parameter?"""
+    return why.startswith(("closed form", "weighted least squares"))
+
+
 def updates(said: dict[str, str]) -> str:
     """explain's words, shortened."""
-    climbs = [name for name, why in said.items() if "gradient" in why]
+    climbs = [name for name, why in said.items() if not is_formula(why)]
     formula = [name for name in said if name not in climbs]
     kinds = {"formula": formula, "climbs": climbs}
     listed = [f"{kind}: " + ", ".join(f"`{name}`" for name in names) for kind, names in kinds.items() if names]
