@@ -57,7 +57,7 @@ def test_the_table_is_scipys_and_the_programs():
     assert np.allclose(jaxem.covariances(M, THETA)[1], covariance(THETA, 1), rtol=tolerance(1e-12, 1e-5))
 
 
-@pytest.mark.parametrize("held", [(), ("loadings",), ("sigma", "mu")], ids=str)
+@pytest.mark.parametrize("held", [(), ("loadings", "mu")], ids=str)
 def test_the_certificates_hold_at_a_random_theta(held):
     """C3 of the likelihood itself: the M-step has no latent factors in it."""
     certificate = jaxem.certify(M.hold(*held), THETA, X)
@@ -137,12 +137,12 @@ def test_of_three_columns_one_factor_says_all():
     """DQ + D = D(D + 1)/2 = 6."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 1)) * np.array([1.0, 0.7, -0.9]) + 0.7 * rng.normal(size=(40, 3))
-    common = {"pi": np.ones(1), "mu": np.zeros((1, 3))}
-    theta = common | {"loadings": np.ones((1, 3, 1)), "sigma": np.ones((1, 3))}
+    theta = {"pi": np.ones(1), "mu": np.zeros((1, 3)), "loadings": np.ones((1, 3, 1)), "sigma": np.ones((1, 3))}
     fit = jaxem.check(jaxem.em(M, cast(theta), cast(x)))
-    full = jaxem.em(gaussian.full, cast(common | {"Sigma": np.eye(3)[None]}), cast(x))
-    assert float(fit.free_energy) == pytest.approx(float(full.free_energy), rel=tolerance(1e-11, 1e-5))
-    assert np.allclose(covariance(fit.theta, 0), full.theta["Sigma"][0], atol=tolerance(1e-7, 1e-3))
+    S = np.cov(x.T, bias=True)
+    full = -len(x) / 2 * (np.linalg.slogdet(2 * np.pi * S)[1] + 3)  # of `gaussian.full`
+    assert float(fit.free_energy) == pytest.approx(full, rel=tolerance(1e-11, 1e-5))
+    assert np.allclose(covariance(fit.theta, 0), S, atol=tolerance(1e-7, 1e-3))
 
 
 def test_a_heywood_case_ends_on_the_floor_and_rows_on_a_line_as_a_collapse():
@@ -157,7 +157,7 @@ def test_a_heywood_case_ends_on_the_floor_and_rows_on_a_line_as_a_collapse():
     assert share[0] == pytest.approx(floor(np.dtype(FLOAT)), rel=tolerance(1e-6, 1e-2))
     assert (share[1:] > 0.1).all()
     line = jaxem.em(M, cast(theta), cast(np.arange(30.0)[:, None] * np.array([1.0, 2, -1, 3])))
-    point = jaxem.em(M, cast(theta), cast(np.ones((5, 4))))
+    point = jaxem.em(M, cast(theta), cast(np.ones((30, 4))))
     assert int(line.status) == int(point.status) == Status.NONFINITE
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((line.theta, point.theta)))
 
