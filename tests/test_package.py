@@ -117,12 +117,12 @@ def test_constraints_are_pins_only():
 
 
 def test_turns_come_past_everything():
-    """Each leg takes a quarter of what a statement is made of, the two legs others, and the other turns the rest."""
-    names = [f"family {i}" for i in range(8)]
-    quarters = [turns.taken(names, "a statement", str(turn)) for turn in range(turns.ROUND)]
-    assert [len(quarter) for quarter in quarters] == [2, 2, 2, 2]
-    assert set.union(*quarters) == set(names) == turns.taken(names, "a statement", "all")
-    assert {frozenset(turns.taken(names, f"statement {i}", "0")) for i in range(30)} == set(map(frozenset, quarters))
+    """Each leg takes a sixth of what a statement is made of, the two legs others, and the other turns the rest."""
+    names = [f"family {i}" for i in range(12)]
+    parts = [turns.taken(names, "a statement", str(turn)) for turn in range(turns.ROUND)]
+    assert [len(part) for part in parts] == [2] * 6
+    assert set.union(*parts) == set(names) == turns.taken(names, "a statement", "all")
+    assert {frozenset(turns.taken(names, f"statement {i}", "0")) for i in range(99)} == set(map(frozenset, parts))
     assert turns.taken(names[: turns.FEW], "a statement", "2") == set(names[: turns.FEW])
 
 

@@ -1,10 +1,10 @@
-"""Whose turn it is: a statement about every family or program is run on a quarter of them with every change.
+"""Whose turn it is: a statement about every family or program is run on a sixth of them with every change.
 
 Each instance of such a statement is a program to trace and compile, some seconds of it, and there are a thousand. The
-float64 leg takes turn 0 and the float32 leg turn 1, so that of what is stated in both they come past half of the pairs
-(statement, family), and of what float64 alone states (`collect_ignore` in conftest.py) past a quarter; JAXEM_TURN=2 and
-3 are the other turns, and JAXEM_TURN=all (`make test-all`) is everything. Turns go round by statement: every statement
-keeps at least one family, and every family a quarter of the statements.
+float64 leg takes turn 0 and the float32 leg turn 1, so that of what is stated in both they come past a third of the pairs
+(statement, family), and of what float64 alone states (`collect_ignore` in conftest.py) past a sixth; JAXEM_TURN=2 … 5
+are the other turns, and JAXEM_TURN=all (`make test-all`) is everything. Turns go round by statement: every statement
+keeps at least one family, and every family a sixth of the statements.
 
 Families are the parameter `case`; of a test that is marked `takes_turns("name")`, the values of its parameter `name`,
 and `takes_turns("*")` all its instances.
@@ -15,7 +15,7 @@ import os
 import zlib
 from typing import Any
 
-ROUND = 4
+ROUND = 6
 FEW = 2  # so few are all taken
 TURN = os.environ.get("JAXEM_TURN") or ("1" if os.environ.get("JAXEM_TEST_PRECISION") == "32" else "0")
 
