@@ -34,7 +34,7 @@ def __dir__() -> list[str]:
     return __all__
 
 
-POWERS = {"mu": 1, "sigma": 1, "Sigma": 2, "volume": 2, "box": 1}  # of the unit of x
+POWERS = {"mu": 1, "sigma": 1, "loadings": 1, "Sigma": 2, "volume": 2, "box": 1}  # of the unit of x
 
 
 def random_points(

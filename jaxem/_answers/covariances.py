@@ -13,10 +13,11 @@ def covariances(m: Mixture, theta: ThetaLike) -> Float[Array, "K D D"]:
     """The covariance matrix Σ_k of every component, (K, D, D), in squared units of x.
 
     From a standard deviation sigma of shape (), (K,) or (K, D) it is diag σ_k²; a Sigma (D, D) is every component's;
-    of volume, shape, rotation and correlation it is the product λ_k D_k A_k D_kᵀ or λ_k C_k.
+    of volume, shape, rotation and correlation it is the product λ_k D_k A_k D_kᵀ or λ_k C_k;
+    of loadings and sigma Λ_k Λ_kᵀ + diag σ_k².
 
     Args:
-        m: a family of `jaxem.families.gaussian`.
+        m: a family of `jaxem.families.gaussian`, or a `factor_analysers.mixture`.
         theta: its parameters.
 
     Raises:

@@ -22,7 +22,7 @@ from jaxem._core.model import Model
 from jaxem._core.tracing import is_concrete
 from jaxem._fit import checkpoint
 from jaxem._fit.loop import Fit
-from jaxem._fit.names import FAMILIES, description
+from jaxem._fit.names import description, family
 from jaxem._programs.program import Program
 from jaxem._version import __version__
 from jaxem.families import gaussian
@@ -170,7 +170,7 @@ def _of_family(described: Any) -> Mixture | None:
     """The family of this name, with its prior, noise, floor and what is held; None where there is none."""
     if not isinstance(described, dict):
         return None
-    m = FAMILIES.get(described.get("family", ""))
+    m = family(described.get("family", ""))
     with contextlib.suppress(KeyError, TypeError, IndexError, ValueError):
         if m is None:
             _, ((_, noisy),), _ = described["update"]

@@ -12,7 +12,7 @@ MOST_ROWS = 5_000  # of which all distances are kept
 def coordinates(shapes: dict[str, str], x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N M"]:
     """The rows as the clustering is to see them for a θ of these shapes: no unit that it does not know of decides."""
     centred = x - x.mean(axis=0)
-    rotates = bool({"Sigma", "rotation", "correlation"} & set(shapes))
+    rotates = bool({"Sigma", "rotation", "correlation", "loadings"} & set(shapes))
     if not rotates and "shape" not in shapes and shapes.get("sigma") != "K D":
         return centred
     deviation = centred.std(axis=0)

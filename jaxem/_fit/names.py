@@ -6,6 +6,7 @@ gradient's M-step), the functions are named by their modules, which are then the
 
 import dataclasses
 import functools
+import re
 from typing import Any
 
 from jaxem._core.model import Model
@@ -13,6 +14,7 @@ from jaxem.families import (
     bernoulli,
     categorical,
     exponential,
+    factor_analysers,
     gamma,
     gaussian,
     negative_binomial,
@@ -40,6 +42,12 @@ FAMILIES = {
 }
 
 
+def family(name: Any) -> Mixture | None:
+    """The family of a name, `factor_analysers.mixture(2)` too; None where there is none."""
+    counted = re.fullmatch(r"factor_analysers\.mixture\(([1-9][0-9]*)\)", str(name))
+    return factor_analysers.mixture(int(counted[1])) if counted else FAMILIES.get(name)
+
+
 def description(m: Model) -> Any:
     """Of a model, in JSON's terms: the family it comes from, what is held, and where else it differs."""
     if not isinstance(m, Mixture):
@@ -50,18 +58,22 @@ def description(m: Model) -> Any:
     def differing(family: Mixture) -> list[str]:
         return [name for name in names if getattr(m, name) != getattr(family, name)]
 
-    kin = [name for name, family in FAMILIES.items() if (family.program, family.shapes) == (m.program, m.shapes)]
+    factors = [axes.split()[-1] for name, axes in m.shapes if name == "loadings"]
+    counted = [family(f"factor_analysers.mixture({Q})") for Q in factors]
+    families = [*FAMILIES.values(), *(each for each in counted if each is not None)]
+    kin = [each for each in families if (each.program, each.shapes) == (m.program, m.shapes)]
     if kin:
-        family = min(kin, key=lambda name: len(differing(FAMILIES[name])))
-        own = {name: getattr(FAMILIES[family], name) for name in names}
-        known = [(function, f"{family}'s {name}") for name, function in own.items() if callable(function)]
-        others = differing(FAMILIES[family])
+        nearest = min(kin, key=lambda each: len(differing(each)))
+        title: str | None = nearest.name
+        own = {name: getattr(nearest, name) for name in names}
+        known = [(function, f"{title}'s {name}") for name, function in own.items() if callable(function)]
+        others = differing(nearest)
     else:
-        family, known = None, []
+        title, known = None, []
         defaults = {field.name: field.default for field in dataclasses.fields(m)}
         others = [name for name in names if getattr(m, name) != defaults[name]]
     rest = {name: identity(getattr(m, name), known) for name in others}
-    return {"family": family, "held": sorted(m.held)} | rest
+    return {"family": title, "held": sorted(m.held)} | rest
 
 
 def identity(value: Any, known: list[tuple[Any, str]]) -> Any:

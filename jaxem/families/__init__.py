@@ -3,6 +3,7 @@
 from jaxem.families import bernoulli as bernoulli
 from jaxem.families import categorical as categorical
 from jaxem.families import exponential as exponential
+from jaxem.families import factor_analysers as factor_analysers
 from jaxem.families import gamma as gamma
 from jaxem.families import gaussian as gaussian
 from jaxem.families import negative_binomial as negative_binomial
@@ -14,6 +15,7 @@ __all__ = [
     "bernoulli",
     "categorical",
     "exponential",
+    "factor_analysers",
     "gamma",
     "gaussian",
     "negative_binomial",

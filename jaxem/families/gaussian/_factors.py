@@ -39,7 +39,12 @@ FACTORS = {
 
 
 def plain(theta: Theta) -> Theta:
-    """θ of `diagonal`, or of `full` where there is a rotation or correlation, with the same Σ_k."""
+    """θ of `diagonal`, or of `full` where there is a rotation, correlation or factors, with the same Σ_k."""
+    if "loadings" in theta:
+        loadings, variance = jnp.asarray(theta["loadings"]), jnp.asarray(theta["sigma"]) ** 2
+        own = variance[:, :, None] * jnp.eye(variance.shape[1], dtype=variance.dtype)[None]
+        Sigma = jnp.einsum("kdq,keq->kde", loadings, loadings, precision=EXACT) + own
+        return {"pi": theta["pi"], "mu": theta["mu"], "Sigma": Sigma}
     if "volume" not in theta:
         return theta
     K, D = jnp.shape(theta["mu"])

@@ -47,6 +47,8 @@ def with_floor(m: Mixture, variance: float) -> Mixture:
     if m.has_noise:
         raise ValueError("m: has noise already; put the floor first, with_noise(with_floor(m, variance))")
     scale = next((name for name in ("sigma", "Sigma") if name in m.parameters), None)
+    if "loadings" in m.parameters:
+        raise ValueError(f"m: {m!r} has a floor of its own; a floor is for gaussian.EII, VII, VVI, EEE and VVV")
     if "volume" in m.parameters:
         raise ValueError(
             f"m: {m!r} has factors that components share, and eigenvalues that are clipped one by one leave the model; "

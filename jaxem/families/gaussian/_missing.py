@@ -51,7 +51,7 @@ def completed(m: Mixture) -> Missing:
         fast=Fast(products),
         law=law,
         surface=surface,
-        in_order=bool({"Sigma", "rotation", "correlation"} & dict(m.shapes).keys()),
+        in_order=bool({"Sigma", "rotation", "correlation", "loadings"} & dict(m.shapes).keys()),
     )
 
 
