@@ -151,7 +151,7 @@ def test_arguments():
         batches = lambda: split(CASE.x())  # noqa: E731
         for fit in (jaxem.em_stream, jaxem.em_online):
             refuses("batches: must be a function that returns a fresh", lambda fit=fit: fit(M, THETA, batches()))
-            refuses("needs a closed-form", lambda fit=fit: fit(jaxem.gradient_m_step(M), THETA, batches))
+            refuses("needs an M-step from sums alone", lambda fit=fit: fit(jaxem.gradient_m_step(M), THETA, batches))
             refuses("m: must be a mixture", lambda fit=fit: fit("full", THETA, batches))
             refuses("prefetch: must be an integer ≥ 1", lambda fit=fit: fit(M, THETA, batches, prefetch=0))
             refuses("temperature: must be", lambda fit=fit: fit(M, THETA, batches, temperature=-1.0))

@@ -47,6 +47,7 @@ def test_a_long_chain_keeps_its_digits():
         np.testing.assert_allclose(found[t], alpha, atol=tolerance(1e-11, 2e-3))
 
 
+@pytest.mark.takes_turns("name")
 @pytest.mark.parametrize("name", ["gaussian_hmm", "factorial_hmm", "disguised"])
 def test_it_is_the_marginal_of_data_that_end_there(name, key):
     """A first state outside, two latents in a step, a scan that NumPyro rolls."""

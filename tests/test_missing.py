@@ -433,7 +433,7 @@ def test_many_chunks_have_a_derivative_both_ways(name):
     """F's gradient by chunks is that of the table at once, and the certificates hold at a random θ."""
     theta = CASE[name].theta(K=K, D=D)
     rng = np.random.default_rng(6)
-    x = rng.normal(size=(20_000, D))
+    x = rng.normal(size=(8_000, D))
     x = cast(np.where((rng.random(x.shape) < 0.2) & (np.arange(D) > 0), np.nan, x))
     m = CASE[name].m.with_missing()
 

@@ -101,6 +101,7 @@ SCIPY = {
 }
 
 
+@pytest.mark.takes_turns("law")
 @pytest.mark.parametrize("law", LAWS)
 def test_one_component_is_the_fit_of_scipy(laws, law):
     """The maximum of SciPy's own log density: by its `fit` where it has one, and by no search around ours beaten."""

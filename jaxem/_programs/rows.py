@@ -80,18 +80,16 @@ def blocks_of(plan: Plan, cut: Cut) -> list[Block]:
 # ---- sums
 
 
-def over_rows(
-    f: Callable[..., Any], data: Data, *thetas: Theta, then: Callable[[Any], Any] = lambda total: total
-) -> Any:
+def over_rows(f: Callable[..., Any], data: Data, *at: Any, then: Callable[[Any], Any] = lambda total: total) -> Any:
     """Σ over chunks of f(a chunk's data, θ, …)."""
     cut = data.x.cut
 
     def chunk(rows: tuple[Array, ...], weights: Array) -> Any:
         others = [leaf for place, leaf in enumerate(data.x.leaves) if place not in cut.places]
         if data.shards is not None:
-            others, *here = varying((others, *thetas), weights)
+            others, *here = varying((others, *at), weights)
         else:
-            here = list(thetas)
+            here = list(at)
         supply = iter(others)
         leaves = tuple(leaf if place in cut.places else next(supply) for place, leaf in enumerate(data.x.leaves))
         x = Arguments(leaves, data.x.treedef, data.x.static, cut).with_rows(rows)

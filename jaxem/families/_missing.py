@@ -159,7 +159,7 @@ def filled_for_a_start(key: Array, x: Float[Array, "N D"], weights: Any, filler:
 
 
 @jax.jit
-def _filled(key: Array, x: Float[Array, "N D"], weights: Float[Array, " N"], filler: float) -> Float[Array, "N D"]:
+def _filled(key: Array, x: Float[Array, "N D"], weights: Float[Array, " N"], filler: Any) -> Float[Array, "N D"]:
     seen = jnp.isfinite(x) & (weights > 0)[:, None]
     observed_first = jnp.argsort(~seen, axis=0)
     count = jnp.sum(seen, axis=0, keepdims=True)
