@@ -42,7 +42,8 @@ def test_the_fit_is_that_of_the_rows_alone(m, not_padded):
     labels = np.where(np.arange(37) < 3, 1, -1)
     for options in ({}, {"weights": cast(np.random.default_rng(2).random(37))}, {"labels": labels}, {"temperature": 0}):
         ours, theirs = jaxem.em(m, theta, x, **options), not_padded(m, theta, x, **options)
-        assert (int(ours.status), int(ours.num_steps)) == (int(theirs.status), int(theirs.num_steps))
+        assert int(ours.status) == int(theirs.status)
+        assert abs(int(ours.num_steps) - int(theirs.num_steps)) <= tolerance(0, 2)  # in float32 rounding ends a fit
         np.testing.assert_allclose(ours.free_energy, theirs.free_energy, rtol=tolerance(1e-13, 1e-5))
         for name in theta:
             np.testing.assert_allclose(ours.theta[name], theirs.theta[name], rtol=tolerance(1e-9, 1e-3), atol=1e-4)
