@@ -9,7 +9,7 @@ import pytest
 import scipy.optimize as so
 import scipy.stats as st
 from jax.flatten_util import ravel_pytree
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from scipy.special import logsumexp
 from test_mclust import NINE, random_theta
 
@@ -288,6 +288,18 @@ def test_single_precision_far_from_the_origin():
     assert fit.free_energy.dtype == np.float32
     assert float(fit.free_energy) == pytest.approx(float(exact.free_energy), rel=1e-5)
     np.testing.assert_allclose(fit.theta["Sigma"], exact.theta["Sigma"], atol=2e-3)
+
+
+def test_rows_are_dealt_out_unless_they_lie_on_several_devices():
+    """Each device has its share of every number of missing cells, fewest first; what is sharded is used as it lies."""
+    m, x = FULL.with_missing(), holes(CASE["full"].x(N=40, D=D))
+    _, data = m.enter(THETA, x, None, 1.0, None, batched=False)
+    missing = np.asarray(m.dealt(data, 2).x[:, D:]).sum(axis=1).reshape(2, 20)
+    assert (np.diff(missing, axis=1) >= 0).all()
+    assert np.abs(missing[0] - missing[1]).max() <= 1
+    mesh = Mesh(np.array(jax.devices()[:2]), ("rows",), axis_types=(AxisType.Auto,))
+    sharded = data._replace(x=jax.device_put(data.x, NamedSharding(mesh, PartitionSpec("rows"))))
+    assert m.dealt(sharded, 2) is sharded
 
 
 @pytest.mark.parametrize("name", ["full", "poisson"])

@@ -95,6 +95,13 @@ def _not_traced(run: Run) -> None:
         raise ValueError("progress: nothing can be shown from inside jit or vmap; leave it out there")
 
 
+def laid(m: Model, theta: Theta, data: Data, mesh: Mesh | None) -> Data:
+    """The rows as a fit takes them: padded on one device, dealt out over the mesh of several."""
+    if mesh is None:
+        return padded(m, theta, data)
+    return devices.spread_rows(m.dealt(data, mesh.size // devices.num_processes(mesh)), mesh)
+
+
 def _fit(
     m: Model, run: Run, stop: Stop, mesh: Mesh | None, progress: bool = False, accelerate: Accelerator | None = None
 ) -> Fit:
@@ -102,10 +109,9 @@ def _fit(
     if switch("progress", progress):
         _not_traced(run)
     mesh, data = devices.mesh_for_rows(m, run.data, mesh)
-    data = padded(m, run.theta, data) if mesh is None else data
     processes = devices.num_processes(mesh)
     with devices.joined(processes):
-        data = devices.spread_rows(data if mesh is None else m.dealt(data, mesh.size), mesh)
+        data = laid(m, run.theta, data, mesh)
         given, traced = (run.theta, data), is_traced(run.theta, data)
         theta, data = lax.stop_gradient(given) if traced else given  # the road to a fit has no part in its derivative
         values = (theta, run.tol, run.max_steps)
@@ -254,8 +260,7 @@ def em_batch(
             "weights: of each lane, they cannot be spread over a mesh by rows; use fewer devices than lanes"
         )
     rest = devices.replicated((run.theta, run.tol, run.max_steps), rows or lanes)
-    data = devices.spread_rows(run.data, rows) if rows else padded(m, run.theta, run.data)
-    data = data if rows else devices.replicated(data, lanes)
+    data = devices.replicated(laid(m, run.theta, run.data, rows), lanes)
     given, traced = (rest[0], data), is_traced(run.theta, data)
     theta, data = lax.stop_gradient(given) if traced else given
     args = (m, theta, data, *rest[1:], gain_is_small, lanes, _lanes.slots_here(run.data.x), accelerate)

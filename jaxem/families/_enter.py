@@ -1,14 +1,18 @@
 """What may come into a mixture: θ and rows against the names and shapes that it declares."""
 
+import functools
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
+from numpyro import handlers
+from numpyro.distributions import constraints
 
 from jaxem._core.arrays import numbers
 from jaxem._core.checks import admitted, as_floating, named_entries
+from jaxem._core.handlers import alone
 from jaxem._core.model import Theta, ThetaLike
 from jaxem._core.tracing import is_concrete
 
@@ -77,3 +81,21 @@ def _check_shapes(m: "Mixture", theta: Theta, x: Array | jax.ShapeDtypeStruct, b
     for axis, what in (("K", "components"), ("lanes", "lanes")):
         if axis in sizes and sizes[axis][0] < 1:
             raise ValueError(f"theta: has no {what} ({axis} = 0); pass at least one")
+
+
+@functools.cache
+def constraints_of(m: "Mixture") -> dict[str, constraints.Constraint]:
+    """Each parameter's constraint, from a trace of the program on shapes alone."""
+    found: dict[str, constraints.Constraint] = {}
+    sizes = {"K": 2, "D": 2, "C": 2}
+
+    def visit() -> None:
+        theta = {name: jnp.ones([length(axis, sizes) for axis in spec.split()]) for name, spec in m.shapes}
+        model = handlers.seed(handlers.substitute(m.program, data=theta), jax.random.key(0))
+        with alone():
+            sites = handlers.trace(model).get_trace(None, num_points=2)
+        for name in m.parameters:
+            found[name] = sites[name]["kwargs"].get("constraint", constraints.real)
+
+    jax.eval_shape(visit)
+    return found

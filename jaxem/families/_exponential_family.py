@@ -90,14 +90,12 @@ class ExponentialFamily:
         """Σ γ (sizes of the terms of ℓ) = Σ_k N_k |log π_k| + |η_k|·S_k, since φ ≥ 0; twice, h being no larger."""
         N_k, S = moments
         eta = jnp.abs(self.natural(theta[self.name]))
-        log_pi = jnp.abs(jnp.log(jnp.where(theta["pi"] > 0, theta["pi"], 1)))
-        return 2 * jnp.sum(jnp.where(S > 0, eta * S, 0)) + jnp.sum(N_k * log_pi)
+        return 2 * jnp.sum(jnp.where(S > 0, eta * S, 0)) + jnp.sum(N_k * size_of_log(theta["pi"]))
 
     def update(self, moments: Moments, theta: Theta, held: frozenset[str]) -> Theta:
         """π_k = N_k / N,  E_θ[φ] = S_k / N_k."""
         N_k, S = moments
-        if "pi" not in held:
-            theta = theta | {"pi": possible(N_k / jnp.sum(N_k), N_k)}
+        theta = with_weights(theta, N_k, held)
         if self.name not in held:
             old = theta[self.name]
             new = self.from_moments(jnp.where(occupied(N_k)[:, None], S, 1), old)
@@ -110,14 +108,28 @@ class ExponentialFamily:
         In mean parameters m = E[φ] the complete-data information of N_k rows is N_k Cov[φ]⁻¹, so the step is
         Cov[φ] ∇_m L / N_k. For π it is (1/N)(diag π − ππᵀ) ∇_π L.
         """
-        pi, old = theta["pi"], theta[self.name]
-        if "pi" not in held:
-            theta = theta | {"pi": on_simplex(pi, gradient["pi"] / jnp.sum(N_k))}
+        old = theta[self.name]
+        theta = with_stepped_weights(theta, gradient, N_k, held)
         if self.name not in held:
-            count = jnp.where(occupied(N_k), N_k, 1).reshape((-1,) + (1,) * (old.ndim - 1))
+            count = counts(N_k).reshape((-1,) + (1,) * (old.ndim - 1))
             new = self.ascend(old, gradient[self.name] / count)
             theta = theta | {self.name: keep_where_empty(N_k, new, old)}
         return theta
+
+
+def with_weights(theta: Theta, N_k: Float[Array, " K"], held: frozenset[str]) -> Theta:
+    """π_k = N_k / N, where π is free."""
+    return theta if "pi" in held else theta | {"pi": possible(N_k / jnp.sum(N_k), N_k)}
+
+
+def with_stepped_weights(theta: Theta, gradient: Theta, N_k: Float[Array, " K"], held: frozenset[str]) -> Theta:
+    """The same as a step along ∇L, (1/N)(diag π − ππᵀ) ∇_π L."""
+    return theta if "pi" in held else theta | {"pi": on_simplex(theta["pi"], gradient["pi"] / jnp.sum(N_k))}
+
+
+def size_of_log(p: Array) -> Array:
+    """|log p|, 0 at p = 0, which no row has."""
+    return jnp.abs(jnp.log(jnp.where(p > 0, p, 1)))
 
 
 def on_simplex(p: Array, gradient: Array) -> Array:
@@ -129,6 +141,11 @@ def occupied(N_k: Float[Array, "K ..."]) -> Bool[Array, "K ..."]:
     """Is N_k above the smallest normal number over eps? Below it the digits of a mean are lost."""
     limits = jnp.finfo(N_k.dtype)
     return N_k > limits.tiny / limits.eps
+
+
+def counts(N_k: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
+    """N_k to divide by: 1 for an empty component, whose quotient is not used."""
+    return jnp.where(occupied(N_k), N_k, 1)
 
 
 def keep_where_empty(N_k: Float[Array, " K"], new: Float[Array, "K ..."], old: Float[Array, "K ..."]) -> Array:

@@ -28,7 +28,7 @@ from jaxem._core import checks
 from jaxem._core.arrays import blame_rows, gaps_as_nan, listed, numbers, switch, warn
 from jaxem._core.handlers import alone
 from jaxem._core.model import Data, Model, Theta, ThetaLike
-from jaxem._core.tracing import is_concrete
+from jaxem._core.tracing import is_concrete, is_traced
 from jaxem.families import _exponential_family as ef
 from jaxem.families._mixture import Fast, Mixture
 
@@ -75,9 +75,9 @@ class Missing(Mixture):
         return super().once(theta, ordered(data, 1) if self.in_order and data.shards is None else data)
 
     def dealt(self, data: Data, devices: int) -> Data:
-        """Every device those that miss few and those that miss many, its fewest first."""
-        local = not isinstance(data.x, jax.Array) or data.x.is_fully_addressable
-        return ordered(data, devices) if self.in_order and local else data
+        """Every device those that miss few and those that miss many, its fewest first; what lies on several stays."""
+        lies = not is_traced(data.x) and len(data.x.devices()) > 1
+        return data if lies or not self.in_order else ordered(data, devices)
 
     def rows(self, x: Any) -> Array:
         """x (N, D), floating, NaN where it is missing."""
@@ -251,17 +251,14 @@ def update(m: Mixture, sums: ByColumn, theta: Theta, held: frozenset[str]) -> Th
     new = jax.vmap(of_column)(sums.columns, columns_of(m, theta))
     free = {name: axis for name, axis in axes(m).items() if name not in held}
     joined = {name: jnp.moveaxis(jnp.squeeze(new[name], axis + 1), 0, axis) for name, axis in free.items()}
-    if "pi" not in held:
-        joined["pi"] = ef.possible(sums.N_k / jnp.sum(sums.N_k), sums.N_k)
-    return theta | joined
+    return ef.with_weights(theta | joined, sums.N_k, held)
 
 
 def sizes_of_terms(m: Mixture, theta: Theta, sums: ByColumn) -> Array:
     """Those of each column, and of log π."""
-    log_pi = jnp.abs(jnp.log(jnp.where(theta["pi"] > 0, theta["pi"], 1)))
     assert m.accuracy.sizes_of_terms is not None
     of_columns = jax.vmap(m.accuracy.sizes_of_terms)(columns_of(m, theta), sums.columns)
-    return jnp.sum(of_columns) + jnp.sum(sums.N_k * log_pi)
+    return jnp.sum(of_columns) + jnp.sum(sums.N_k * ef.size_of_log(theta["pi"]))
 
 
 def law(m: Mixture, theta: Theta, rows: Float[Array, "n both"]) -> Distribution:

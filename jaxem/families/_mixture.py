@@ -1,13 +1,11 @@
 """A mixture: a NumPyro program, and the two maximisers of eq:F it implies.
 
 The program is the one source of truth. Its parameters are `numpyro.param` sites; inside the data plate
-it draws one discrete `z` and observes `x`. This file is the only one that opens NumPyro's handlers for
-mixtures: it reads the table ℓ off the program's trace (eq:joint), draws samples from it, and asks it for
-the constraints of θ. A family adds what makes it fast: a kernel equal to that table, additive statistics,
-and the closed-form M-step.
+it draws one discrete `z` and observes `x`. This file reads the table ℓ off the program's trace (eq:joint) and
+draws samples from it; `_enter` asks it for the constraints of θ. A family adds what makes it fast: a kernel
+equal to that table, additive statistics, and the closed-form M-step.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -286,7 +284,7 @@ class Mixture(Model):
 
     def constraint(self, name: str) -> constraints.Constraint:
         """The constraint that the program declares for a parameter."""
-        return _constraints(self)[name]
+        return _enter.constraints_of(self)[name]
 
     def chart(self, name: str, origin: Theta) -> Transform:
         """From NumPyro's unconstrained coordinates to a parameter; about `origin`, if none has all of its values."""
@@ -360,24 +358,6 @@ class Mixture(Model):
     def size(self, data: Data) -> Array | int:
         """W: how much data there is, the unit in which a tolerance is stated."""
         return engine.size(data)
-
-
-@functools.cache
-def _constraints(m: Mixture) -> dict[str, constraints.Constraint]:
-    """Each parameter's constraint, from a trace of the program on shapes alone."""
-    found: dict[str, constraints.Constraint] = {}
-    sizes = {"K": 2, "D": 2, "C": 2}
-
-    def visit() -> None:
-        theta = {name: jnp.ones([_enter.length(axis, sizes) for axis in spec.split()]) for name, spec in m.shapes}
-        model = handlers.seed(handlers.substitute(m.program, data=theta), jax.random.key(0))
-        with alone():
-            sites = handlers.trace(model).get_trace(None, num_points=2)
-        for name in m.parameters:
-            found[name] = sites[name]["kwargs"].get("constraint", constraints.real)
-
-    jax.eval_shape(visit)
-    return found
 
 
 def num_components(m: Mixture, theta: Theta) -> int:

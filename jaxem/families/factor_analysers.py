@@ -60,7 +60,7 @@ def program(x: Array | None = None, num_points: int | None = None) -> None:
         numpyro.sample("x", law, obs=x)
 
 
-# ---- the table and its statistics
+# ---- the table
 
 
 def log_joint(theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K n"]:
@@ -81,13 +81,6 @@ def log_joint(theta: Theta, x: Float[Array, "n D"]) -> Float[Array, "K n"]:
     rest = y - jnp.einsum("kdq,kqn->kdn", A, f, precision=EXACT)
     heights = log_weights(theta["pi"]) - log_det - mu.shape[1] / 2 * jnp.log(2 * jnp.pi)
     return heights[:, None] - (sum_of_squares(rest) + sum_of_squares(f)) / 2
-
-
-def statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "K n"]) -> Moments:
-    """Σγ, Σγ(x − μ_k), Σγ(x − μ_k)(x − μ_k)ᵀ."""
-    difference = differences(x, theta["mu"])
-    weighted = gamma[:, None] * difference
-    return Moments(jnp.sum(gamma, axis=1), jnp.sum(weighted, axis=2), covariances.products_of(weighted, difference))
 
 
 # ---- the M-step
@@ -217,7 +210,7 @@ def mixture(num_factors: Any) -> Mixture:
         program=program,
         shapes=(("pi", "K"), ("mu", "K D"), ("loadings", f"K D {Q}"), ("sigma", "K D")),
         kernel=log_joint,
-        statistics=statistics,
+        statistics=partial(at_plain, function=covariances.statistics),
         update=update,
         guess=partial(guess, num_factors=Q),
         check_support=check_support,

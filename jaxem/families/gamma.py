@@ -87,9 +87,8 @@ def statistics(theta: Theta, x: Shaped[Array, "n D"], gamma: Float[Array, "K n"]
 def update(moments: Moments, theta: Theta, held: frozenset[str]) -> Theta:
     """π_k = N_k / N, and α, β with these E[x] and E[log x]."""
     N_k, shift, spread = moments
-    if "pi" not in held:
-        theta = theta | {"pi": ef.possible(N_k / jnp.sum(N_k), N_k)}
-    count = jnp.where(ef.occupied(N_k), N_k, 1)[:, None]
+    theta = ef.with_weights(theta, N_k, held)
+    count = ef.counts(N_k)[:, None]
     return theta | matched(theta, shift / count, spread / count, N_k, held)
 
 
@@ -115,9 +114,8 @@ def gradient_form(theta: Theta, gradient: Theta, N_k: Array, held: frozenset[str
     α − 1 and −β are the natural parameters, in which m⁺ − m = I_c⁻¹ ∇L in mean parameters is ∇L / N_k.
     """
     alpha, beta = theta["concentration"], theta["rate"]
-    if "pi" not in held:
-        theta = theta | {"pi": ef.on_simplex(theta["pi"], gradient["pi"] / jnp.sum(N_k))}
-    count = jnp.where(ef.occupied(N_k), N_k, 1)[:, None]
+    theta = ef.with_stepped_weights(theta, gradient, N_k, held)
+    count = ef.counts(N_k)[:, None]
     shift = -gradient["rate"] / count * (beta / alpha)
     spread = shift + log_less_digamma(alpha) - gradient["concentration"] / count
     return theta | matched(theta, shift, spread, N_k, held)
@@ -126,7 +124,7 @@ def gradient_form(theta: Theta, gradient: Theta, N_k: Array, held: frozenset[str
 def sizes_of_terms(theta: Theta, moments: Moments) -> Array:
     """Σ γ (sizes of the terms of ℓ)."""
     alpha, beta = theta["concentration"], theta["rate"]
-    log_pi = jnp.abs(jnp.log(jnp.where(theta["pi"] > 0, theta["pi"], 1)))
+    log_pi = ef.size_of_log(theta["pi"])
     of_rows = jnp.sum(jnp.abs(height(alpha)) + jnp.abs(jnp.log(alpha / beta)), axis=1) + log_pi
     return jnp.sum(alpha * moments.spread) + jnp.sum(moments.N_k * of_rows)
 

@@ -143,10 +143,9 @@ def statistics(theta: Theta, x: Shaped[Array, "n D"], gamma: Float[Array, "K n"]
 def update(sums: Sums, theta: Theta, held: frozenset[str]) -> Theta:
     """π_k = N_k / N,  m_k = Σγx / N_k, and r by Newton's method."""
     N_k = sums.N_k
-    count = jnp.where(ef.occupied(N_k), N_k, 1)[:, None]
+    count = ef.counts(N_k)[:, None]
     mean = sums.total / count
-    if "pi" not in held:
-        theta = theta | {"pi": ef.possible(N_k / jnp.sum(N_k), N_k)}
+    theta = ef.with_weights(theta, N_k, held)
     if "mean" not in held:
         theta = theta | {"mean": ef.keep_where_empty(N_k, ef.possible(mean, sums.total), theta["mean"])}
     if "concentration" not in held:

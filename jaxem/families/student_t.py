@@ -129,8 +129,7 @@ def scatter(sums: Sums, theta: Theta, held: frozenset[str]) -> Float[Array, "K D
 def update(sums: Sums, theta: Theta, held: frozenset[str]) -> Theta:
     """The first stage: π, μ and Σ; ν stays."""
     N_k = sums.N_k
-    if "pi" not in held:
-        theta = theta | {"pi": ef.possible(N_k / jnp.sum(N_k), N_k)}
+    theta = ef.with_weights(theta, N_k, held)
     if "Sigma" not in held:
         new = divide_where_occupied(lifted(scatter(sums, theta, held)), sums.weight)
         theta = theta | {"Sigma": ef.keep_where_empty(N_k, new, theta["Sigma"])}

@@ -69,9 +69,8 @@ def statistics(theta: Theta, x: Float[Array, "n D"], gamma: Float[Array, "K n"])
 def update(moments: Moments, theta: Theta, held: frozenset[str]) -> Theta:
     """π_k = N_k / N,  μ_k and κ_k with E[x] = Σγx / N_k."""
     N_k = moments.N_k
-    if "pi" not in held:
-        theta = theta | {"pi": ef.possible(N_k / jnp.sum(N_k), N_k)}
-    count = jnp.where(ef.occupied(N_k), N_k, 1)
+    theta = ef.with_weights(theta, N_k, held)
+    count = ef.counts(N_k)
     return theta | matched(theta, moments.shift / count[:, None], moments.spread / count, N_k, held)
 
 
@@ -110,9 +109,8 @@ def concentration(apart: Float[Array, " K"], D: int) -> Float[Array, " K"]:
 def gradient_form(theta: Theta, gradient: Theta, N_k: Array, held: frozenset[str]) -> Theta:
     """The M-step as a step along ∇L (eq:XuJordan): E⁺[x] = μ + ∇_μ L / κN_k,  E⁺‖x − μ‖²/2 = 1 − A(κ) − ∇_κ L / N_k."""
     kappa = theta["kappa"]
-    if "pi" not in held:
-        theta = theta | {"pi": ef.on_simplex(theta["pi"], gradient["pi"] / jnp.sum(N_k))}
-    count = jnp.where(ef.occupied(N_k), N_k, 1)
+    theta = ef.with_stepped_weights(theta, gradient, N_k, held)
+    count = ef.counts(N_k)
     shift = gradient["mu"] / (count * kappa)[:, None]
     apart = spread(kappa, theta["mu"].shape[1]) - gradient["kappa"] / count
     return theta | matched(theta, shift, apart, N_k, held)
@@ -120,7 +118,7 @@ def gradient_form(theta: Theta, gradient: Theta, N_k: Array, held: frozenset[str
 
 def sizes_of_terms(theta: Theta, moments: Moments) -> Array:
     """Σ γ (sizes of the terms of ℓ)."""
-    log_pi = jnp.abs(jnp.log(jnp.where(theta["pi"] > 0, theta["pi"], 1)))
+    log_pi = ef.size_of_log(theta["pi"])
     peaks = jnp.abs(height(theta["kappa"], theta["mu"].shape[1]))
     return jnp.sum(theta["kappa"] * moments.spread) + jnp.sum(moments.N_k * (log_pi + peaks))
 

@@ -17,6 +17,7 @@ A step serves all rows of a chunk, each with its own next missing cell; rows tha
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -84,21 +85,6 @@ def by_scales(sigma: Float[Array, "K D"], difference: Float[Array, "K D n"], see
     )
 
 
-@jax.custom_jvp
-def as_far_as(given: Given, difference: Array, missing: Array, most: Array) -> Completed:
-    """`by_covariances` in as few turns as the rows take, with the derivative of all of them: a loop of unknown length
-    has none in reverse."""
-    return by_covariances(given, difference, missing, most)
-
-
-@as_far_as.defjvp
-def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Completed, Completed]:
-    given, difference, missing, _ = primals
-    return jax.jvp(
-        lambda given, difference: by_covariances(given, difference, missing, None), (given, difference), tangents[:2]
-    )
-
-
 def by_covariances(
     given: Given, difference: Float[Array, "K D n"], missing: Bool[Array, "D n"], most: Array | None
 ) -> Completed:
@@ -116,16 +102,16 @@ def by_covariances(
         e, one = here.astype(difference.dtype), jnp.any(here, axis=0)[None]
 
         def less(i: Any, pair: tuple[Array, Array]) -> tuple[Array, Array]:
-            along = over_features(U[i] * pair[1])[:, None]
+            along = sum_of_features(U[i] * pair[1])[:, None]
             return pair[0] - V[i] * along, pair[1] - U[i] * along
 
         # those that follow are 0, and a loop of known length has a gradient
         start = e[None] + nothing, jnp.einsum("kde,en->kdn", own, e, precision=EXACT)
         v, u = lax.fori_loop(0, D if most is None else index, less, start)
-        pivot = jnp.where(one, over_features(u**2), 1)
+        pivot = jnp.where(one, sum_of_features(u**2), 1)
         root = jnp.where(one, lax.rsqrt(pivot), 0)[:, None]
         v, u = v * root, u * root
-        along = over_features(u * white)[:, None]
+        along = sum_of_features(u * white)[:, None]
         V, U = (lax.dynamic_update_index_in_dim(every, new, index, 0) for every, new in ((V, v), (U, u)))
         return difference - v * along, white - u * along, V, U, log_pivots + jnp.log(pivot)
 
@@ -135,7 +121,7 @@ def by_covariances(
     return Completed(difference, V, sum_of_squares(white), 2 * given.log_det[:, None] + log_pivots)
 
 
-def over_features(terms: Float[Array, "_ D n"]) -> Float[Array, "_ n"]:
+def sum_of_features(terms: Float[Array, "_ D n"]) -> Float[Array, "_ n"]:
     """Σ_d, as a product: XLA would sum anew for each feature that the sum meets, eight times as slow."""
     ones = jnp.ones((len(terms), 1, terms.shape[1]), terms.dtype)
     return jnp.matmul(ones, terms, precision=EXACT)[:, 0]
@@ -154,15 +140,18 @@ def covariance_sums(
     return lax.fori_loop(0, len(directions) if most is None else most, add, nothing)
 
 
-@jax.custom_jvp
-def first_sums(gamma: Array, directions: Array, most: Array) -> Array:
-    """The same, with the derivative of all, as for `as_far_as`."""
-    return covariance_sums(gamma, directions, most)
+def in_few_turns(sums: Callable[..., Any]) -> Callable[..., Any]:
+    """`sums(…, most)`, its derivative that of `sums(…, None)`: a loop of unknown length has none in reverse."""
+    few = jax.custom_jvp(sums)
+
+    @few.defjvp
+    def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+        return jax.jvp(lambda *given: sums(*given, None), primals[:-1], tangents[:-1])
+
+    return few
 
 
-@first_sums.defjvp
-def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-    return jax.jvp(covariance_sums, primals[:2], tangents[:2])
+as_far_as, first_sums = in_few_turns(by_covariances), in_few_turns(covariance_sums)
 
 
 def covariance(done: Completed) -> Float[Array, "K D D n"]:

@@ -13,10 +13,8 @@ since v_tᵀP(y − c) = 0. So ℓ is that of whole rows y_n plus ½ Σ_t b_nkt�
 and Σ w Σ_t v_nt v_ntᵀ, what is left uncertain. No D × D matrix is made for a component, and none for a row.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -26,7 +24,7 @@ from jaxem._rows.products import Products, by_gamma
 from jaxem.families._missing import halves
 from jaxem.families.gaussian import _covariances as covariances
 from jaxem.families.gaussian._accuracy import EXACT, is_accurate
-from jaxem.families.gaussian._completed import LOG_2PI, Completed, Given, complete, first_sums
+from jaxem.families.gaussian._completed import LOG_2PI, Completed, Given, complete, first_sums, in_few_turns
 from jaxem.families.gaussian._moments import Moments, centre, log_weights
 
 
@@ -141,17 +139,6 @@ def moved(
     nothing = 0 * gamma[0, 0] + 0 * y[0, 0]
     start = (jnp.zeros((len(slope), D), y.dtype) + nothing, *(jnp.zeros((D, D), y.dtype) + nothing for _ in range(2)))
     return lax.fori_loop(0, turns, add, start)
-
-
-def in_few_turns(sums: Callable[..., Any]) -> Callable[..., Any]:
-    """`sums(…, most)` with the derivative of all turns: a loop of unknown length has none in reverse."""
-    few = jax.custom_jvp(sums)
-
-    @few.defjvp
-    def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-        return jax.jvp(lambda *given: sums(*given, None), primals[:-1], tangents[:-1])
-
-    return few
 
 
 gained_so_far, moved_so_far = in_few_turns(gained), in_few_turns(moved)

@@ -127,8 +127,7 @@ def underflown(squares: Array, N_k: Array, mu: Array) -> Bool[Array, "..."]:
 def update_weights_and_means(moments: Moments, theta: Theta, held: frozenset[str]) -> tuple[Theta, Array]:
     """π_k = N_k/N,  μ_k⁺ = μ_k + Σγ(x − μ_k)/N_k  (Bishop 2006, §9.2). Returns θ and the moves μ⁺ − μ."""
     move = jnp.zeros_like(moments.shift)
-    if "pi" not in held:
-        theta = theta | {"pi": ef.possible(moments.N_k / jnp.sum(moments.N_k), moments.N_k)}
+    theta = ef.with_weights(theta, moments.N_k, held)
     if "mu" not in held:
         move = divide_where_occupied(moments.shift, moments.N_k)
         theta = theta | {"mu": theta["mu"] + move}
