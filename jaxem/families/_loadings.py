@@ -59,10 +59,14 @@ class Trapezoid(Transform):
     def __init__(self, origin: Array | None = None):
         self.origin = origin
 
-    def __call__(self, u: Float[Array, "*k p"]) -> Float[Array, "*k D Q"]:
+    def sizes(self) -> tuple[int, int]:
+        """D and Q, which u does not tell."""
         if self.origin is None:
             raise ValueError("loadings: D and Q cannot be told from one number; ask the mixture's `chart` about some Λ")
-        D, Q = self.origin.shape[-2:]
+        return self.origin.shape[-2], self.origin.shape[-1]
+
+    def __call__(self, u: Float[Array, "*k p"]) -> Float[Array, "*k D Q"]:
+        D, Q = self.sizes()
         T = jnp.zeros((*u.shape[:-1], D, Q), u.dtype).at[(..., *below(D, Q))].set(u)
         return jnp.matmul(T, turn(self.origin), precision="highest")
 
@@ -71,9 +75,7 @@ class Trapezoid(Transform):
         return T[(..., *below(*y.shape[-2:]))]
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if self.origin is None:
-            raise ValueError("loadings: D and Q cannot be told from one number; ask the mixture's `chart` about some Λ")
-        return (*shape[:-1], *self.origin.shape[-2:])
+        return (*shape[:-1], *self.sizes())
 
     def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (*shape[:-2], len(below(*shape[-2:])[0]))
