@@ -59,23 +59,24 @@ class Trapezoid(Transform):
     def __init__(self, origin: Array | None = None):
         self.origin = origin
 
-    def sizes(self) -> tuple[int, int]:
-        """D and Q, which u does not tell."""
+    def about(self) -> Array:
+        """Λ₀, whose D and Q u does not tell."""
         if self.origin is None:
             raise ValueError("loadings: D and Q cannot be told from one number; ask the mixture's `chart` about some Λ")
-        return self.origin.shape[-2], self.origin.shape[-1]
+        return self.origin
 
     def __call__(self, u: Float[Array, "*k p"]) -> Float[Array, "*k D Q"]:
-        D, Q = self.sizes()
+        origin = self.about()
+        D, Q = origin.shape[-2:]
         T = jnp.zeros((*u.shape[:-1], D, Q), u.dtype).at[(..., *below(D, Q))].set(u)
-        return jnp.matmul(T, turn(self.origin), precision="highest")
+        return jnp.matmul(T, turn(origin), precision="highest")
 
     def _inverse(self, y: Float[Array, "*k D Q"]) -> Float[Array, "*k p"]:
         T = jnp.matmul(y, jnp.swapaxes(turn(y), -1, -2), precision="highest")
         return T[(..., *below(*y.shape[-2:]))]
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (*shape[:-1], *self.sizes())
+        return (*shape[:-1], *self.about().shape[-2:])
 
     def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (*shape[:-2], len(below(*shape[-2:])[0]))
