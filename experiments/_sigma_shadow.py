@@ -6,12 +6,12 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
-from _sigma_figure import TINY, falling, floor, name_of
-from _style import BLUE, DOUBLE, GREEN, GREY, ORANGE, RED, page, styled
+from _sigma_figure import name_of
+from _style import BLUE, DOUBLE, GREEN, GREY, ORANGE, RED, TINY, falling, floor, lettered, panels, styled
 
 
 @styled
-def draw(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
+def draw(document: dict[str, Any], arrays: dict[str, np.ndarray], width: float = DOUBLE) -> Figure:
     """Four panels, cooling from left to right."""
     rows, summary = document["rows"], document["summary"]
     names = ("C17", "C17_bound", "shadow_smallest", "shadow_largest", "shadow_rate", "C21", "rate_bound")
@@ -19,31 +19,31 @@ def draw(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
     column["sigma"] = arrays["sigma"]
     column = {name: values[column["sigma"] >= coldest(column)] for name, values in column.items()}
     laws = {law["kind"]: law for law in document["laws"]}
-    figure = page(DOUBLE, 5.4)
-    axes = figure.subplots(2, 2)
-    shadow(axes[0, 0], column, arrays)
-    rates(axes[0, 1], column)
-    mixtures(axes[1, 0], document["mixtures"])
-    pitchfork(axes[1, 1], laws.get("law"), summary)
-    for axis, letter in zip(axes.ravel(), "abcd", strict=True):
-        axis.set_title(rf"$\bf{{{letter}}}$  {axis.get_title(loc='left')}")
-        axis.set_xlabel(r"$\sigma$, cooling $\rightarrow$")
-    for axis in axes[0]:
-        axis.set_xscale("log")
-        axis.set_xlim(2 * summary["critical_sigma"], column["sigma"].min() / 1.15)
-        axis.set_ylim(TINY / 3, 30)
-    for axis in axes.ravel()[:3]:
+    figure, axes = panels(width, "ab;cd", rows=2.6, narrow_rows=(2.3, 2, 1.9, 2))
+    shadow(axes["a"], column, arrays)
+    rates(axes["b"], column)
+    mixtures(axes["c"], document["mixtures"])
+    pitchfork(axes["d"], laws.get("law"), summary)
+    lettered(axes)
+    unit = "std. dev." if summary.get("standardised", True) else "units of the data"
+    for axis in axes.values():
+        axis.set_xlabel(rf"$\sigma$ ({unit}), cooling $\rightarrow$")
+    for letter in "ab":
+        axes[letter].set_xscale("log")
+        axes[letter].set_xlim(2 * summary["critical_sigma"], column["sigma"].min() / 1.15)
+        axes[letter].set_ylim(TINY / 3, 30)
+    for letter in "abc":
+        axis = axes[letter]
         axis.axvline(summary["critical_sigma"], color=GREY, linewidth=0.7, linestyle=":")
         axis.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     gap = summary["kmeans_gap"]
-    figure.suptitle(
-        f"EM's fixed points and global optima: {name_of(document['config']['data'])}, N = {summary['num_rows']}, "
-        f"K = {document['config']['components']}"
-        + ("" if gap is None else f"; k-means' $J$ is proved within {100 * gap:.2g} % of the best"),
-        fontsize=8,
-    )
+    title = [
+        f"{name_of(document['config']['data'])}, N = {summary['num_rows']}, K = {document['config']['components']}"
+    ]
+    title += [] if gap is None else [f"k-means' $J$ is proved within {100 * gap:.2g} % of the best"]
+    figure.suptitle(("; " if width >= DOUBLE else ";\n").join(title), fontsize=8)
     return figure
 
 
