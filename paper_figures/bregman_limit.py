@@ -52,12 +52,12 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = 
         rests = column["path"] == 0
         axes["d"].plot(column["T"][~rests], column["path"][~rests], **style)
         axes["d"].plot(column["T"][rests], floor(column["path"][rests]), **style | FOOT)
-    axes["d"].annotate("exactly 0", (2e-3, TINY), xytext=(0, -3), textcoords="offset points", color=GREY, ha="right")
+    axes["d"].annotate("exactly 0", (2.5e-5, TINY), xytext=(0, -3), textcoords="offset points", color=GREY, ha="right")
     axes["c"].annotate(
         r"$0$ to $\log K$, allowed", (0.96, ceiling), xytext=(0, -3), textcoords="offset points",
         xycoords=axes["c"].get_yaxis_transform(), ha="right", va="top",
     )  # fmt: skip
-    axes["a"].set(yscale="log", ylim=(LEAST, 3), ylabel=r"$\gamma$ to one-hot, mean over rows")
+    axes["a"].set(yscale="log", ylim=(LEAST, 3), ylabel=r"distance of $\gamma$")
     axes["a"].set_title(r"E-step: $\gamma$ becomes one-hot")
     axes["b"].set(ylim=(0, 1.1), ylabel="distance/bound")
     axes["b"].set_title(r"the same over its bound $(K - 1)e^{-\Delta/T}$")

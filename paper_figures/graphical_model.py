@@ -14,7 +14,7 @@ SYMBOLS = {"pi": r"$\pi$", "theta": r"$\theta$", "z": "$z_n$", "x": "$x_n$"}
 GREEK = {"mu": r"\mu", "sigma": r"\sigma", "Sigma": r"\Sigma", "probs": "p", "rate": r"\lambda"}
 PLACES = {"pi": (0.0, 1.25), "theta": (0.0, 0.0), "z": (1.25, 1.25), "x": (1.25, 0.0)}
 RADIUS = {"pi": 0.07, "theta": 0.07, "z": 0.3, "x": 0.3}
-COLUMNS = (0.0, 0.3, 0.63)  # of the table
+COLUMNS = (0.0, 0.33, 0.645)  # of the table
 
 
 class Graph(NamedTuple):

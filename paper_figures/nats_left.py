@@ -32,7 +32,7 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = 
         axis.annotate(formula, (0.97, 0.06), xycoords="axes fraction", ha="right")
         axis.set_xticks([1e2, 1e-1, 1e-4, 1e-7])
     axes["a"].plot(arrays["pitch_truth"], arrays["pitch_aitken"] / arrays["pitch_truth"], color=RED, linewidth=1.6)
-    axes["a"].annotate(r"at $\sigma_c$: $\to\frac{2}{3}$", (3e-3, 0.25), color=RED)
+    axes["a"].annotate(r"at $\sigma_c$: $\to\frac{2}{3}$", (3e-3, 0.16), color=RED)
     lettered(axes)
     share_x(*axes.values())
     share_y(*axes.values())

@@ -85,7 +85,7 @@ def moves(axis: Any, summary: dict[str, Any], distance: np.ndarray) -> None:
     bound = max(b for row in summary["euclidean_bound"] for b in row if b is not None)
     axis.axhline(bound, color=ORANGE, linewidth=0.9, linestyle="--", label=r"bound $2\,\Sigma V/(n-m)$")
     axis.set_yscale("symlog", linthresh=1e-2, linscale=0.6)
-    axis.set(ylim=(-3e-3, None), yticks=[0, 1e-2, 1, 1e2, 1e4], ylabel="move of a centre (std. dev.)")
+    axis.set(ylim=(-3e-3, None), yticks=[0, 1e-2, 1, 1e2, 1e4], ylabel="move (std. dev.)")
     axis.set_title("means move, medoids do not")
 
 
