@@ -23,6 +23,8 @@ from _style import (
     styled,
 )
 
+SHORT = {"b": "first axis", "c": "difference", "d": "distance", "e": "objective", "f": "nats; $J$", "g": "EM's steps",
+         "h": "residual"}  # y-axes of low panels  # fmt: skip
 MANY = 5_000  # points that a PDF draws one by one
 
 
@@ -37,7 +39,7 @@ def draw(document: dict[str, Any], arrays: dict[str, np.ndarray], width: float =
     }
     column["sigma"] = arrays["sigma"]
     figure, axes = panels(
-        width, "ab;cd;ef;gh", rows=(2.3, 1.95, 1.95, 2.3), narrow_rows=(1.8, 1, 1, 1, 1.05, 1, 1.05, 1.25)
+        width, "ab;cd;ef;gh", rows=(2.3, 1.95, 1.95, 2.3), narrow_rows=(1.6, 1.05, 1.1, 1.1, 1.15, 1.1, 1.2, 1.3)
     )
     plane(axes["a"], arrays, summary)
     splitting(axes["b"], arrays, summary)
@@ -48,6 +50,8 @@ def draw(document: dict[str, Any], arrays: dict[str, np.ndarray], width: float =
     speed(axes["g"], column, summary)
     residuals(axes["h"], column, document)
     lettered(axes)
+    for letter, label in SHORT.items() if width < DOUBLE else ():
+        axes[letter].set_ylabel(label)
     cooled = [axis for letter, axis in axes.items() if letter != "a"]
     unit = "standard deviations of the data" if summary.get("standardised", True) else "units of the data"
     for axis in cooled:
@@ -123,14 +127,12 @@ def splitting(axis, arrays, summary) -> None:
 
 
 def e_step(axis, column) -> None:
-    axis.plot(
-        column["sigma"], floor(column["gamma_gap_bound"]), color=GREY, label=r"bound $(K-1)\,e^{-\Delta/2\sigma^2}$"
-    )
+    axis.plot(column["sigma"], floor(column["gamma_gap_bound"]), color=GREY, label="bound (C7)")
     falling(axis, column["sigma"], column["gamma_gap"], marker="o", color=BLUE, label=r"$\max|\gamma - r|$")
     logarithmic(axis)
     axis.set_title(r"E-step: $\gamma$ becomes the nearest centre $r$")
     axis.set_ylabel("difference in assignment")
-    axis.legend(loc="upper right", handlelength=1.5)
+    axis.legend(loc="lower left", handlelength=1.5)
 
 
 def m_step(axis, column) -> None:
@@ -140,7 +142,7 @@ def m_step(axis, column) -> None:
     logarithmic(axis)
     axis.set_title(r"M-step: means of $\gamma$ become those of $r$")
     axis.set_ylabel("distance of centres")
-    axis.legend(loc="upper right", handlelength=1.5)
+    axis.legend(loc="lower left", handlelength=1.5)
 
 
 def objectives(axis, column, summary, num_components: int) -> None:
@@ -149,7 +151,7 @@ def objectives(axis, column, summary, num_components: int) -> None:
     room = 2 * sigma**2 * summary["num_rows"]
     axis.fill_between(
         sigma, J, J + room * np.log(num_components), color=BLUE, alpha=0.12, linewidth=0,
-        label=r"$J$ to $J + 2\sigma^2 N\,\log K$, allowed",
+        label="allowed",
     )  # fmt: skip
     axis.plot(sigma, J + room * column["objective_gap"], "o-", color=BLUE, label=r"$G_\sigma$")
     axis.plot(sigma, J, color=ORANGE, label=r"$J$ at EM's centres")
@@ -157,18 +159,16 @@ def objectives(axis, column, summary, num_components: int) -> None:
     axis.set_yscale("log")
     axis.set_title(r"Objective: $G_\sigma$ falls to k-means' $J$")
     axis.set_ylabel("squared units of the data")
-    axis.legend(loc="upper right", handlelength=1.5)
+    axis.legend(loc="upper right", ncols=2, handlelength=1.5, columnspacing=1, borderaxespad=0)
 
 
 def divergence(axis, column) -> None:
-    axis.plot(column["sigma"], np.abs(column["Q"]), "s-", color=RED, label=r"$|Q|$ diverges")
-    axis.plot(
-        column["sigma"], floor(column["scaled_residual"]), "o-", color=BLUE, label=r"$|2\sigma^2(Q - C) + J| \to 0$"
-    )
+    axis.plot(column["sigma"], np.abs(column["Q"]), "s-", color=RED, label="$|Q|$")
+    axis.plot(column["sigma"], floor(column["scaled_residual"]), "o-", color=BLUE, label=r"$|2\sigma^2(Q - C) + J|$")
     axis.set_yscale("log")
     axis.set_title(r"$Q$ has no limit; $2\sigma^2(Q - C) \to -J$ has")
     axis.set_ylabel(r"nats, and units of $J$")
-    axis.legend(loc="center right")
+    axis.legend(loc="lower left", borderaxespad=0.2)
 
 
 def speed(axis, column, summary) -> None:
@@ -178,7 +178,7 @@ def speed(axis, column, summary) -> None:
     axis.set_yscale("log")
     axis.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%d"))
     axis.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-    axis.set_ylim(1, None)
+    axis.set_ylim(1, 8 * max(column["iterations"].max(), *steps))
     axis.set_ylabel("steps to convergence", color=BLUE)
     slowest = column["sigma"][column["iterations"].argmax()]
     where = r"$\sigma_c$" if abs(np.log(slowest / summary["critical_sigma"])) < 0.2 else rf"$\sigma = {slowest:.2g}$"
@@ -187,10 +187,10 @@ def speed(axis, column, summary) -> None:
     twin = axis.twinx()
     twin.spines["right"].set_visible(True)
     twin.plot(column["sigma"], column["spectral_radius"], "s-", color=RED, markersize=2, linewidth=0.8)
-    twin.set_ylabel("EM's spectral radius", color=RED)
+    twin.set_ylabel("spectral radius", color=RED)
     twin.set_ylim(0, 1.05)
     twin.grid(visible=False)
-    axis.legend(loc="upper right")
+    axis.legend(loc="upper right", ncols=2, borderaxespad=0)
 
 
 def residuals(axis, column, document) -> None:
@@ -208,7 +208,7 @@ def residuals(axis, column, document) -> None:
     axis.set_ylim(TINY / 30, allowed * 1e4)
     axis.set_title("residuals by jax.grad (line: allowed)")
     axis.set_ylabel("residual / scale of its terms")
-    axis.legend(loc="upper left", ncols=2, columnspacing=0.8, handletextpad=0.1)
+    axis.legend(loc="upper left", ncols=2, columnspacing=0.5, handletextpad=0, borderaxespad=0)
 
 
 def logarithmic(axis) -> None:

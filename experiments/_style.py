@@ -131,10 +131,11 @@ def falling(axis: Axes, x: np.ndarray, values: np.ndarray, **style: Any) -> None
                       color=style["color"], ha="right", fontsize=7)  # fmt: skip
 
 
-def key(figure: Figure, axis: Axes, columns: int, narrow: int, where: str = "outside lower center") -> None:
-    """One legend for all panels, of the lines that have a label in `axis`, in so many columns by the figure's width."""
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc=where, ncols=columns if figure.get_figwidth() >= DOUBLE else narrow)
+def key(figure: Figure, *axes: Axes, columns: int, narrow: int) -> None:
+    """One legend below all panels, of what has a label in `axes`, in so many columns by the figure's width."""
+    pairs = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    ncols = columns if figure.get_figwidth() >= DOUBLE else narrow
+    figure.legend(pairs.values(), pairs.keys(), loc="outside lower center", ncols=ncols)
 
 
 @styled

@@ -71,5 +71,5 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = 
         axis.minorticks_off()
     lettered(axes)
     share_x(*axes.values())
-    key(figure, axes["a"], 3, 1)
+    key(figure, axes["a"], columns=3, narrow=1)
     return figure

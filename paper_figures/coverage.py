@@ -36,5 +36,5 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = 
     lettered(axes)
     share_x(*axes.values())
     share_y(*axes.values())
-    key(figure, axes["a"], 2, 2)
+    key(figure, axes["a"], columns=2, narrow=2)
     return figure

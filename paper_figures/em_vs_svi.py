@@ -37,7 +37,7 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = 
             axis.set(xlim=(left, right), xlabel=label, ylabel=r"$L^* - L(\theta_t)$ (nats)")
         share_x(*group)
         share_y(*group, numbers=False)
-    key(figure, axes["a"], 3, 2)
+    key(figure, axes["a"], columns=3, narrow=2)
     return figure
 
 

@@ -29,7 +29,7 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = 
         axis.set_xlabel(r"outliers' distance $d$ (std. dev.)")
     lettered(axes)
     share_x(axes["b"], axes["c"])
-    key(figure, axes["b"], 5, 2)
+    key(figure, axes["b"], columns=5, narrow=2)
     return figure
 
 
