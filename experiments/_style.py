@@ -74,7 +74,8 @@ def panels(
 
     Args:
         width: DOUBLE takes `wide`, less takes `narrow`.
-        wide: a mosaic, rows apart by ";", a letter a panel, "." nothing; a letter repeated is a larger panel.
+        wide: a mosaic, rows apart by ";", a letter a panel, "." nothing; a letter repeated is a larger panel. Rows of
+            unequal length are divided each by itself.
         narrow: that of one column; by default the panels are under one another.
         rows, narrow_rows: the height of every row in inches, or of each.
 
@@ -87,7 +88,9 @@ def panels(
     count = placed.count(";") + 1
     each = [float(heights)] * count if isinstance(heights, (int, float)) else list(heights)
     figure = page(width, round(sum(each), 2))
-    axes = figure.subplot_mosaic(placed, height_ratios=each)
+    grid = [list(row) for row in placed.split(";")]
+    equal = len({len(row) for row in grid}) == 1
+    axes = figure.subplot_mosaic(grid if equal else [[[row]] for row in grid], height_ratios=each)
     return figure, {letter: axes[letter] for letter in letters}
 
 

@@ -17,6 +17,10 @@ TITLES = {"right": "the model is right", "wrong": "the rows have heavier tails t
 def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = DOUBLE) -> Figure:
     figure, axes = panels(width, "ab", rows=2.3, narrow_rows=(1.7, 2.1))
     names = [rf"${name}$" for name in (r"\pi_0", r"\mu_{00}", r"\mu_{01}", r"\mu_{10}", r"\mu_{11}", r"\sigma")]
+    shares = [
+        share for kinds in results["summary"]["coverage"].values() for share in (*kinds["observed"], *kinds["sandwich"])
+    ]
+    least = min(74, 100 * min(shares) - 4)
     places = np.arange(len(names))
     for axis, (model, title) in zip(axes.values(), TITLES.items(), strict=True):
         axis.axhspan(93, 97, color=PALE, alpha=0.4, linewidth=0)
@@ -31,7 +35,7 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = 
                         ha="right", va="center", fontsize=7, color=BLACK,
                     )  # fmt: skip
         axis.set_xticks(places, names)
-        axis.set(title=title, xlabel="parameter", ylabel="coverage (%)", ylim=(74, 100))
+        axis.set(title=title, xlabel="parameter", ylabel="coverage (%)", ylim=(least, 100))
         axis.grid(visible=False, axis="x")
     lettered(axes)
     share_x(*axes.values())

@@ -20,8 +20,8 @@ TINY = 1e-13  # below this a distance is rounding
 @styled
 def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = DOUBLE) -> Figure:
     summary = results["summary"]
-    wide = "aaabbbcccdddeee;fffffggggghhhhh"
-    figure, axes = panels(width, wide, "abc;de.;fff;ggg;hhh", rows=(1.85, 2.4), narrow_rows=(1.35, 1.6, 1.8, 1.8, 1.7))
+    narrow = "abc;de.;fff;ggg;hhh"
+    figure, axes = panels(width, "abcde;fgh", narrow, rows=(1.85, 2.4), narrow_rows=(1.35, 1.6, 1.8, 1.8, 1.7))
     planes = [axes[letter] for letter in "abcde"]
     for index, (axis, step) in enumerate(zip(planes, (0, *summary["shown"]), strict=True)):
         plane(axis, index, step, summary, arrays)

@@ -77,4 +77,4 @@ def trace(above: Any, below: Any, results: dict[str, Any]) -> None:
     for axis in (above, below):
         axis.set(xlabel="iteration (E, then M)", xticks=half[::2] + 0.5, xlim=(0.5, len(half) + 0.5))
     below.set_xticklabels([f"{t}" for t in range(1, len(half) // 2 + 1)])
-    below.set_title(f"it rests after {results['summary']['moves']} iterations")
+    below.set_title(f"at rest after {results['summary']['moves']} steps")

@@ -54,7 +54,7 @@ def plane(axis: Any, summary: dict[str, Any], arrays: dict[str, np.ndarray]) -> 
     axis.annotate(
         note,
         raw(arrays["kmeans"][-1, 0]),
-        xytext=(3.6, 65),
+        xytext=(3.6, 66),
         textcoords="data",
         va="top",
         fontsize=7,
@@ -67,7 +67,7 @@ def plane(axis: Any, summary: dict[str, Any], arrays: dict[str, np.ndarray]) -> 
         "outliers",
         (0.99, 0.03),
         xycoords="axes fraction",
-        xytext=(-30, 18),
+        xytext=(-30, 9),
         textcoords="offset points",
         ha="right",
         va="center",
