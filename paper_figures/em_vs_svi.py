@@ -1,4 +1,4 @@
-"""The same program by EM, SVI and L-BFGS: L* − L against passes over the data and against time."""
+"""The same program by EM, SVI and L-BFGS: L* − L against passes over the data and CPU time."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = 
             decorate(axis, case, results["summary"]["close"] * abs(case["L_star"]))
             axis.set_title(name)
     lettered(axes)
-    for group, label in ((work, "passes over the data"), (time, "time (ms)")):
+    for group, label in ((work, "passes over the data"), (time, "CPU time (ms)")):
         right = max(axis.get_xlim()[1] for axis in group)
         left = min(axis.get_xlim()[0] for axis in group)
         for axis in group:
