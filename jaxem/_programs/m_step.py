@@ -22,6 +22,7 @@ from jaxem._core.climb import highest
 from jaxem._core.model import Data, Theta
 from jaxem._programs import domains
 from jaxem._programs.follow import Place
+from jaxem._programs.joint import Marginals
 from jaxem._programs.plan import ITERATED, Plan, Update, climbing
 from jaxem._programs.probe import once
 from jaxem._programs.read import Term
@@ -37,7 +38,6 @@ from jaxem._programs.updates import (
     weigh,
 )
 
-Marginals = dict[str, Array]  # term → ∂F/∂(its table)
 Stages = list[tuple[list[str], Theta]]
 
 
