@@ -286,7 +286,7 @@ def _guess(
         raise ValueError("num_categories: this mixture has no categories; leave it out")
     start = partial(_start, m, x=x, w=w, num_categories=num_categories)
     theta = jax.vmap(start)(centres) if lanes else start(centres)
-    for scale in m.accuracy.scales:
+    for scale in m.numerics.scales:
         if is_concrete(theta[scale]) and not _is_scale(scale, np.asarray(theta[scale])):
             raise ValueError(f"x: its {scale} does not fit {x.dtype}; {RESCALE}")
     check_support(m, jax.tree.map(lambda leaf: leaf[0], theta) if lanes else theta, x)
@@ -296,7 +296,7 @@ def _guess(
 @partial(jax.jit, static_argnames="num_categories")
 def _start(m: Mixture, centres: Array, x: Array, w: Array | None, num_categories: int | None) -> Theta:
     weighted = {} if w is None else {"weights": w}
-    if not m.accuracy.scales:
+    if not m.numerics.scales:
         return m.guess(centres, x, *(() if num_categories is None else (num_categories,)), **weighted)
     unit = unit_of(jnp.max(jnp.abs(x)))
     theta = m.guess(centres / unit, x / unit, **weighted)

@@ -232,7 +232,7 @@ def _stationary(m: Mixture, old: Theta, new: Theta, gamma: Array, data: Data) ->
         return jnp.sum(weighted(everything, data.weights)) + m.log_prior(m.constrain(unravel(free), new))
 
     residual, scale = _gradients(m, new, rows, data)
-    if m.prior is not None:
+    if m.extras.prior is not None:
         of_prior = jax.grad(lambda u: m.log_prior(_at_exactly(new, m.constrain(unravel(u), new))))(free)
         residual, scale = residual + of_prior, scale + jnp.abs(of_prior)
     # θ⁺ itself is rounded: eps·|θ| moves the gradient by the curvature times it, except at ±∞, where Q is flat
@@ -260,11 +260,11 @@ def _fisher_residual(m: Mixture, theta: Theta, data: Data) -> Array:
 
 def _gradient_form_residual(m: Mixture, theta: Theta, new: Theta, gamma: Array, data: Data) -> Array:
     """C6: the family's M-step, written as a step along ∇L (eq:XuJordan), against the M-step itself."""
-    if m.gradient_form is None or not m.free:
+    if m.extras.gradient_form is None or not m.free:
         return jnp.full((), jnp.nan, gamma.dtype)
     gradient = jax.grad(lambda theta: m.expect(theta, data).free_energy)(theta)
     N_k = jnp.sum(gamma if data.weights is None else gamma * data.weights[:, None], axis=0)
-    predicted = m.gradient_form(theta, gradient, N_k, m.held)
+    predicted = m.extras.gradient_form(theta, gradient, N_k, m.held)
     residuals = [
         _relative(predicted[name] - new[name], jnp.max(jnp.abs(new[name])) + jnp.max(jnp.abs(theta[name])))
         for name in m.free

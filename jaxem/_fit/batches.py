@@ -9,7 +9,6 @@ import threading
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -67,8 +66,8 @@ class Reader:
             raise ValueError("batches: yielded nothing; it must return an iterator over arrays (rows, D)")
         self.opened: Iterable[Any] | None = itertools.chain([first], opened)
         x, weights = rows_and_weights(first, self.place_of(0))
-        anything = replace(m, check_support=None)  # `checked` looks at the rows
-        if missing := [name for name in m.parameters if m.complete is not None and name not in theta]:
+        anything = m.but(check_support=None)  # `checked` looks at the rows
+        if missing := [name for name in m.parameters if m.extras.complete is not None and name not in theta]:
             raise ValueError(f"theta: has no {missing[0]!r}, which em reads off all rows; a stream has to be told")
         start, data = enter(anything, theta, np.zeros_like(x[:1]), None, temperature)
         self.dtype, self.placed_as = x.dtype, np.dtype(data.x.dtype)  # float64 becomes float32 without x64
@@ -158,8 +157,8 @@ class Reader:
             given = getattr(batch[0] if isinstance(batch, tuple) else batch, "dtype", x.dtype)
             raise ValueError(f"{where} has dtype {given}, the first had {self.dtype}; convert them to one")
         x = self.with_weightless_rows_replaced(x, weights)
-        if self.passes == 1 and self.m.check_support is not None:
-            fault = self.m.check_support(x, {name: np.asarray(value) for name, value in self.theta.items()})
+        if self.passes == 1 and self.m.extras.check_support is not None:
+            fault = self.m.extras.check_support(x, {name: np.asarray(value) for name, value in self.theta.items()})
             if fault:
                 raise ValueError(f"{where} {fault}")
         if self.passes == 1 and self.checksum is not None:

@@ -3,7 +3,6 @@
 The loop is `loop.py`, many lanes of it `_fit/lanes.py`, where its rows lie `devices.py`.
 """
 
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -374,7 +373,7 @@ def kmeans(
         return remembered(_in_unit(fit, unit, x, w), given, None)
     theta = {"pi": jnp.full(K, 1 / K, mu.dtype), "mu": mu, "sigma": jnp.ones((), mu.dtype)}
     m = gaussian.isotropic.hold("pi", "sigma")
-    m = replace(m, fast=m.fast._replace(hard=True), maximizer=relocate if relocates else None)
+    m = m.but(hard=True, maximizer=relocate if relocates else None)
     run = _prepare_run(m, theta, x, temperature=0.0, weights=w, tol=tol, max_steps=max_steps)
     at_rest_only = is_concrete(run.tol) and not np.any(run.tol)
     stop = centres_at_rest if at_rest_only else centres_at_rest_or_gain_is_small

@@ -95,7 +95,7 @@ def fitted(
 
 def _not_singular_by_shape(m: Model, x: Any) -> None:
     """A ValueError where the rows are too few for any covariance matrix: then no start has a maximum."""
-    if not isinstance(m, Mixture) or m.prior is not None or is_floored(m):
+    if not isinstance(m, Mixture) or m.extras.prior is not None or is_floored(m):
         return
     shape = np.shape(gaps_as_nan("x", x))
     if {"Sigma", "correlation", "rotation"} & set(m.free) and len(shape) == 2 and shape[0] <= shape[1]:

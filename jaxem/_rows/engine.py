@@ -27,7 +27,7 @@ class Family(Protocol):
     @property
     def recentres(self) -> bool: ...
     @property
-    def fast(self) -> Any: ...
+    def numerics(self) -> Any: ...
     @property
     def statistics(self) -> Callable[[Theta, Array, Array], Any]: ...
     def table(self, theta: Theta, x: Array) -> Array: ...
@@ -51,7 +51,7 @@ def in_one_chunk(theta: Theta, data: Data) -> bool:
 
 def once(m: Family, theta: Theta, data: Data) -> Data:
     """The data with ‖x_n − c‖² about a point c amid the rows; not where statistics may be about another point."""
-    if not m.fast.squares or m.recentres or in_one_chunk(theta, data) or data.norms is not None:
+    if not m.numerics.squares or m.recentres or in_one_chunk(theta, data) or data.norms is not None:
         return data
     return data._replace(norms=Norms(*norms_of_rows(data.x, data.weights, shards=data.shards)))
 
@@ -64,11 +64,11 @@ def expect(m: Family, theta: Theta, data: Data, centre: Theta | None, again: Arr
     def differences() -> Expectation:
         return by_differences(m, theta, about, data)
 
-    if again is True or m.fast.products is None or in_one_chunk(theta, data):
+    if again is True or m.numerics.products is None or in_one_chunk(theta, data):
         return differences()
-    is_hard = jnp.asarray(True) if m.fast.hard else data.temperature == 0
+    is_hard = jnp.asarray(True) if m.numerics.hard else data.temperature == 0
     about_c = () if data.norms is None else (data.norms.c,)
-    products = m.fast.products(theta, about, jnp.logical_not(again | is_hard), *about_c)
+    products = m.numerics.products(theta, about, jnp.logical_not(again | is_hard), *about_c)
 
     def multiplied() -> Expectation:
         return by_products(m, products, theta, data)
@@ -91,11 +91,11 @@ def by_differences(m: Family, theta: Theta, about: Theta, data: Data) -> Expecta
     def chunk(rows: Rows, weights: Array) -> Expectation:
         here, centre = seen_here((theta, about))
         table = exclude(m.relative_table(here, rows.x), rows.labels)
-        if m.fast.hard and m.fast.by_winner:
+        if m.numerics.hard and m.numerics.by_winner:
             winner, value = assign_hard(table, axis=0)
-            statistics = m.fast.by_winner(centre, rows.x, winner, weights)
+            statistics = m.numerics.by_winner(centre, rows.x, winner, weights)
         else:
-            gamma, value = assign_one_hot(table, axis=0) if m.fast.hard else assign(table, data.temperature, axis=0)
+            gamma, value = assign_one_hot(table, axis=0) if m.numerics.hard else assign(table, data.temperature, axis=0)
             statistics = m.statistics(centre, rows.x, gamma * weights[None])
         return expectation(statistics, value + common, weights)
 
@@ -113,7 +113,7 @@ def by_products(m: Family, products: Products, theta: Theta, data: Data) -> Expe
 
     def all_rows(interpret: bool, rows: Rows, weights: Array) -> Expectation:
         w = None if counts_all else weights
-        sums = gpu.sums(fused.ell, rows.x, w, data.temperature, m.fast.hard, interpret)
+        sums = gpu.sums(fused.ell, rows.x, w, data.temperature, m.numerics.hard, interpret)
         return Expectation(products.finish(fused.unpack(sums)), sums.free_energy, sums.scale)
 
     def in_one(interpret: bool) -> Expectation:
@@ -136,7 +136,7 @@ def by_chunks(m: Family, products: Products, theta: Theta, data: Data) -> Expect
     def finish(total: Expectation) -> Expectation:
         return summed(total)._replace(statistics=products.finish(total.statistics))
 
-    add = products.hard if m.fast.hard and products.hard else products.sums
+    add = products.hard if m.numerics.hard and products.hard else products.sums
     return over_rows(partial(chunk, add), theta, data, width=products.width, folds=True, then=finish)
 
 

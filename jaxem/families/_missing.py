@@ -30,7 +30,7 @@ from jaxem._core.handlers import alone
 from jaxem._core.model import Data, Model, Theta, ThetaLike
 from jaxem._core.tracing import is_concrete, is_traced
 from jaxem.families import _exponential_family as ef
-from jaxem.families._mixture import Fast, Mixture
+from jaxem.families._mixture import Mixture
 
 
 @jax.tree_util.register_static
@@ -144,8 +144,9 @@ def halves(rows: Shaped[Array, "n both"]) -> tuple[Shaped[Array, "n D"], Bool[Ar
 def missing_of(m: Mixture, **changes: Any) -> Missing:
     """The `Missing` of a mixture: all that it has, but for these."""
     own = {field.name: getattr(m, field.name) for field in dataclasses.fields(Mixture)}
-    name = f"{dataclasses.replace(m, held=frozenset())!r}.with_missing()"
-    return Missing(**(own | {"name": name, "constant": None, "condition": None, "fast": Fast()} | changes))
+    own["name"] = f"{m.but(held=frozenset())!r}.with_missing()"
+    of_whole_rows = {"constant": None, "products": None, "squares": False, "by_winner": None, "condition": None}
+    return Missing(**own).but(**(of_whole_rows | {"hard": False} | changes))
 
 
 def filled_for_a_start(key: Array, x: Float[Array, "N D"], weights: Any, filler: float = 0.0) -> Float[Array, "N D"]:
@@ -180,15 +181,15 @@ class ByColumn(NamedTuple):
 
 def by_column(m: Mixture, filler: float = 0.0) -> Missing:
     """For a family whose columns are independent given z, all its parameters but π having an axis D."""
-    sizes = m.accuracy.sizes_of_terms
+    sizes = m.numerics.sizes_of_terms
     return missing_of(
         m,
         kernel=partial(table, m),
         statistics=partial(statistics, m),
         update=partial(update, m),
         gradient_form=None,
-        surface=m.surface and partial(surface, m),
-        accuracy=m.accuracy._replace(sizes_of_terms=sizes and partial(sizes_of_terms, m)),
+        surface=m.extras.surface and partial(surface, m),
+        sizes_of_terms=sizes and partial(sizes_of_terms, m),
         law=partial(law, m),
         filler=filler,
     )
@@ -256,8 +257,8 @@ def update(m: Mixture, sums: ByColumn, theta: Theta, held: frozenset[str]) -> Th
 
 def sizes_of_terms(m: Mixture, theta: Theta, sums: ByColumn) -> Array:
     """Those of each column, and of log π."""
-    assert m.accuracy.sizes_of_terms is not None
-    of_columns = jax.vmap(m.accuracy.sizes_of_terms)(columns_of(m, theta), sums.columns)
+    assert m.numerics.sizes_of_terms is not None
+    of_columns = jax.vmap(m.numerics.sizes_of_terms)(columns_of(m, theta), sums.columns)
     return jnp.sum(of_columns) + jnp.sum(sums.N_k * ef.size_of_log(theta["pi"]))
 
 
