@@ -272,7 +272,7 @@ def test_norms_computed_once_are_those_of_every_step(name, temperature, on):
     mesh = on and Mesh(np.array(jax.devices("cpu")[:on]), ("rows",))
     run = partial(jaxem.em, temperature=temperature, tol=0.0, max_steps=3, mesh=mesh)
     fit, plain = run(m, start, x), run(m.but(squares=False), start, x)
-    data = m.once(start, Data(jnp.asarray(x), None, jnp.float32(temperature)))
+    data = m.rows.once(start, Data(jnp.asarray(x), None, jnp.float32(temperature)))
     wrong = data._replace(norms=data.norms._replace(squares=2 * data.norms.squares))
     assert m.expect(fit.theta, wrong).free_energy < 1.1 * m.expect(fit.theta, data).free_energy  # they are used
     assert np.allclose(fit.theta["mu"], plain.theta["mu"], atol=1e-3)

@@ -65,12 +65,12 @@ def test_no_random_direction_improves_the_m_step(case):
 
         @jax.jit
         def Q(u, m=m, new=new):
-            return jnp.sum(gamma.T * m.climbed(m.constrain(u, new), theta, x))
+            return jnp.sum(gamma.T * m.climbed(m.coordinates(new).constrain(u), theta, x))
 
-        best_u = m.unconstrain(new)
+        best_u = m.coordinates(new).unconstrain(new)
         best = float(Q(best_u))
         allowance = 64 * EPS * float(jnp.sum(jnp.abs(gamma.T * m.table(new, x))))
-        assert float(Q(m.unconstrain(theta))) <= best + allowance
+        assert float(Q(m.coordinates(theta).unconstrain(theta))) <= best + allowance
         for size in (1e-3, 1e-1):
             u = {name: value + size * cast(rng.normal(size=value.shape)) for name, value in best_u.items()}
             assert float(Q(u)) <= best + allowance

@@ -101,8 +101,7 @@ def certify(
     True
     """
     m = for_rows(m, x, missing)
-    theta, data = enter(m, theta, x, weights, temperature)
-    m.get_ready(theta, data)
+    theta, data = enter(m, theta, x, weights, temperature, plans=True)
     certificate = _certify_program(m, theta, data) if isinstance(m, Program) else _certify(m, theta, data)
     blame_x(data.x, certificate.C1)
     return certificate
@@ -188,10 +187,11 @@ def _gradients(m: Mixture, theta: Theta, rows: Any, data: Data) -> tuple[Array, 
     `rows`: (θ, x (n, D), index (n,)) -> (n,), a sum's terms. They are evaluated at θ itself and differentiated
     through the coordinates: a probability of exactly 0 or 1, which lies at ±∞, would not survive the round trip.
     """
-    free, unravel = ravel_pytree(m.unconstrain(theta))
+    coordinates = m.coordinates(theta)
+    free, unravel = ravel_pytree(coordinates.unconstrain(theta))
 
     def at(u: Array) -> Theta:
-        return _at_exactly(theta, m.constrain(unravel(u), theta))
+        return _at_exactly(theta, coordinates.constrain(unravel(u)))
 
     weights = jnp.ones(data.x.shape[0], free.dtype) if data.weights is None else data.weights
 
@@ -225,15 +225,17 @@ def _stationary(m: Mixture, old: Theta, new: Theta, gamma: Array, data: Data) ->
     def rows(theta: Theta, x: Array, index: Array) -> Array:
         return row_free_energy(m.climbed(theta, old, x), gamma[index].T, 0.0, axis=0)
 
-    free, unravel = ravel_pytree(m.unconstrain(new))
+    coordinates = m.coordinates(new)
+    free, unravel = ravel_pytree(coordinates.unconstrain(new))
 
     def expected(free: Array) -> Array:
-        everything = rows(m.constrain(unravel(free), new), data.x, jnp.arange(data.x.shape[0]))
-        return jnp.sum(weighted(everything, data.weights)) + m.log_prior(m.constrain(unravel(free), new))
+        there = coordinates.constrain(unravel(free))
+        everything = rows(there, data.x, jnp.arange(data.x.shape[0]))
+        return jnp.sum(weighted(everything, data.weights)) + m.log_prior(there)
 
     residual, scale = _gradients(m, new, rows, data)
     if m.extras.prior is not None:
-        of_prior = jax.grad(lambda u: m.log_prior(_at_exactly(new, m.constrain(unravel(u), new))))(free)
+        of_prior = jax.grad(lambda u: m.log_prior(_at_exactly(new, coordinates.constrain(unravel(u)))))(free)
         residual, scale = residual + of_prior, scale + jnp.abs(of_prior)
     # θ⁺ itself is rounded: eps·|θ| moves the gradient by the curvature times it, except at ±∞, where Q is flat
     rounding = jnp.where(jnp.isfinite(free), jnp.abs(free), 0)
@@ -310,11 +312,12 @@ def _largest(residuals: list[Array], like: Array) -> Array:
 
 def _program_gradient(m: Program, names: list[str], theta: Theta, marginals: Any, data: Data) -> tuple[Array, Array]:
     """∇Q in the unconstrained coordinates of these parameters, and Σ |γ ∂ℓ|, the scale of its rounding."""
-    coordinates = {name: value for name, value in m.unconstrain(theta, data).items() if name in names}
-    free, unravel = ravel_pytree(coordinates)
+    coordinates = m.coordinates(theta, data)
+    everything = coordinates.unconstrain(theta)
+    free, unravel = ravel_pytree({name: value for name, value in everything.items() if name in names})
 
     def terms(u: Array) -> list[Array]:
-        at = _at_exactly(theta, m.constrain(unravel(u), theta, data))
+        at = _at_exactly(theta, coordinates.constrain(unravel(u)))
         _, tables, _ = m.tables(at, data.x)
         return [*(marginals[name] * table for name, table in tables.items()), jnp.reshape(m.log_prior(at, data), 1)]
 
@@ -343,10 +346,11 @@ def _program_e_step_residual(m: Program, theta: Theta, data: Data) -> tuple[Arra
 
 def _program_fisher_residual(m: Program, theta: Theta, marginals: Any, data: Data) -> Array:
     """C5: ∇F(θ), through the elimination, equals ∇Q(θ) at its marginals."""
-    coordinates = m.unconstrain(theta, data)
-    free, unravel = ravel_pytree(coordinates)
+    coordinates = m.coordinates(theta, data)
+    names = coordinates.unconstrain(theta)
+    free, unravel = ravel_pytree(names)
     if not free.size:
         return jnp.full_like(data.temperature, jnp.nan)
-    through = jax.grad(lambda u: m.expect_whole(m.constrain(unravel(u), theta, data), data).free_energy)(free)
-    expected, scale = _program_gradient(m, list(coordinates), theta, marginals, data)
+    through = jax.grad(lambda u: m.expect_whole(coordinates.constrain(unravel(u)), data).free_energy)(free)
+    expected, scale = _program_gradient(m, list(names), theta, marginals, data)
     return _relative(jnp.where(jnp.isfinite(through), through - expected, 0), scale)

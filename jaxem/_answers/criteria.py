@@ -65,7 +65,7 @@ def num_parameters(m: Model, theta: ThetaLike, x: Any = None) -> int:
 
 def degrees_of_freedom(m: Any, theta: Theta, data: Data | None) -> int:
     """The same for a θ that was checked."""
-    free = jax.eval_shape(lambda theta: m.unconstrain(theta, data), theta)
+    free = jax.eval_shape(lambda theta: m.coordinates(theta, data).unconstrain(theta), theta)
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(free))
 
 
@@ -138,7 +138,7 @@ def _terms_of(m: Model, theta: ThetaLike, x: Any, weights: ArrayLike | None) -> 
 
 
 @compiled
-def terms_at(m: Model, theta: Theta, data: Data) -> Terms:
+def terms_at(m: Mixture | Program, theta: Theta, data: Data) -> Terms:
     """L, L_c and N at a θ that was checked."""
     prior = m.log_prior(theta, data)
     hard = data._replace(temperature=jnp.zeros_like(data.temperature))
@@ -149,10 +149,10 @@ def terms_at(m: Model, theta: Theta, data: Data) -> Terms:
 def num_rows(m: Model, theta: Theta, data: Data) -> Array | int:
     """N: the weights of a mixture's rows, or of the places of the latent of a program that has most of them."""
     if isinstance(m, Mixture):
-        return m.size(data)
+        return m.rows.size(data)
     assert isinstance(m, Program)
     _, weights, _ = weighted_marginals(m, theta, data)
     places: dict[str, Any] = {}
     for name, w in weights.items():  # a scan's first step is apart
         places[root(name)] = places.get(root(name), 0) + jnp.sum(w)
-    return jnp.max(jnp.stack(list(places.values()))) if places else m.size(data)
+    return jnp.max(jnp.stack(list(places.values()))) if places else m.rows.size(data)

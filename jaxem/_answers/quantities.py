@@ -18,7 +18,7 @@ from jaxem._programs.structure import simulated
 from jaxem._rows.chunks import side_by_side, sum_over_rows
 from jaxem.families._enter import theta_alone
 from jaxem.families._missing import for_rows
-from jaxem.families._mixture import mixture_only
+from jaxem.families._mixture import Mixture, mixture_only
 from jaxem.families.gaussian import squared_distances
 
 
@@ -188,26 +188,26 @@ def _simulate(m: Program, theta: Theta, x: Any, keys: Array) -> dict[str, Array]
 
 
 @jax.jit
-def _table(m: Model, theta: Theta, x: Any) -> tuple[Array, Array]:
+def _table(m: Mixture | Program, theta: Theta, x: Any) -> tuple[Array, Array]:
     """ℓ, and a sum over its rows that is not finite where one of x is not."""
     table = m.table(theta, x)
     return table.T, jnp.sum(jnp.max(table, axis=0))
 
 
 @jax.jit
-def _gamma(m: Model, theta: Theta, data: Data) -> tuple[Array, Array]:
+def _gamma(m: Mixture | Program, theta: Theta, data: Data) -> tuple[Array, Array]:
     """γ, and max_k ℓ_nk (N,), which show what it does not: a row that is not finite, or impossible."""
     table = m.relative_table(theta, data.x)
     return assign(table, data.temperature, axis=0)[0].T, jnp.max(table, axis=0)
 
 
 @compiled
-def _log_likelihood(m: Model, theta: Theta, data: Data) -> Array:
+def _log_likelihood(m: Mixture | Program, theta: Theta, data: Data) -> Array:
     return m.expect(theta, data).free_energy - m.log_prior(theta, data)
 
 
 @jax.jit
-def _expected(m: Model, theta: Theta, gamma: Array, data: Data) -> Array:
+def _expected(m: Mixture | Program, theta: Theta, gamma: Array, data: Data) -> Array:
     # temperature 0 leaves F = Σ γ ℓ
     return jnp.sum(weighted(row_free_energy(m.table(theta, data.x), gamma.T, 0.0, axis=0), data.weights))
 

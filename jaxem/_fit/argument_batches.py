@@ -37,7 +37,7 @@ class ArgumentsReader(Reader):
         self.opened = itertools.chain([first], opened)
         x, weights = pair(first)
         start, data = enter(m, theta, Arguments.of(x), None, temperature)
-        data = m.divided("batches", data)
+        data = m.rows.divided("batches", data)
         self.arguments: Arguments = data.x.some()
         climbing = [name for block in blocks_at(m, data) if block.source == "climbing" for name in block.stage.names]
         if climbing:

@@ -77,9 +77,8 @@ def _prepare_run(
     max_steps: ArrayLike,
     batched: bool = False,
 ) -> Run:
-    theta, data = enter(m, theta, x, weights, temperature, labels, batched=batched)
+    theta, data = enter(m, theta, x, weights, temperature, labels, batched=batched, plans=True)
     smallest, most = tolerance(tol, data.temperature.dtype), steps("max_steps", max_steps)
-    m.get_ready(theta, data)
     return Run(theta, data, smallest, most)
 
 
@@ -98,7 +97,7 @@ def laid(m: Model, theta: Theta, data: Data, mesh: Mesh | None) -> Data:
     """The rows as a fit takes them: padded on one device, dealt out over the mesh of several."""
     if mesh is None:
         return padded(m, theta, data)
-    return devices.spread_rows(m.dealt(data, mesh.size // devices.num_processes(mesh)), mesh)
+    return devices.spread_rows(m.rows.dealt(data, mesh.size // devices.num_processes(mesh)), mesh)
 
 
 def _fit(
@@ -308,14 +307,13 @@ def em_path(
     >>> bool(jnp.all(path.after_m >= path.after_e)), path.theta["mu"].shape
     (True, (5, 2, 1))
     """
-    theta, data = enter(m, theta, x, weights, temperature, labels)
+    theta, data = enter(m, theta, x, weights, temperature, labels, plans=True)
     static_count("num_steps", num_steps, 1)
     if num_steps > MOST_STEPS:
         raise ValueError(
             f"num_steps: must be at most {MOST_STEPS}, since θ of every step is kept, got {num_steps}; "
             "use em(..., max_steps=) where only the last counts"
         )
-    m.get_ready(theta, data)
     path = _path(m, theta, data, int(num_steps))
     blame_x(data.x, path.after_e)
     return path

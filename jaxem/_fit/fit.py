@@ -137,7 +137,7 @@ def whole_rows(m: Model, x: Any, key: Array, starts: int, weights: Any) -> Any:
     """x as so many starts see it, with its gaps filled."""
     if not isinstance(m, Missing):
         return x
-    return filled_for_a_start(jax.random.fold_in(key, starts), m.rows(x), weights, m.filler)
+    return filled_for_a_start(jax.random.fold_in(key, starts), m.with_gaps(x), weights, m.filler)
 
 
 def first_of(thetas: Theta, theta: Theta) -> Theta:

@@ -57,10 +57,10 @@ class GradientAscent:
     def __call__(self, m: Mixture, statistics: Any, theta: Theta, data: Data) -> Theta:
         return highest(
             lambda new: m.objective(new, theta, data),
-            lambda free, theta: m.constrain(free, theta, data),
-            m.unconstrain(theta, data),
+            lambda free, theta: m.coordinates(theta, data).constrain(free),
+            m.coordinates(theta, data).unconstrain(theta),
             theta,
-            m.size(data),
+            m.rows.size(data),
             {name: m.constraint(name) for name in m.free},
             self.optimizer,
             self.num_steps,

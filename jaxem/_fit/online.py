@@ -40,7 +40,7 @@ def _online(
 ) -> tuple[Theta, Any, Array]:
     """eq:stepwise, with statistics about the means of one θ, so that those of all batches may be added."""
     expectation = m.expect(theta, data, reference)
-    weight = m.size(data)
+    weight = m.rows.size(data)
     s = jax.tree.map(lambda old, new: (1 - rate) * old + rate * new / weight, s, expectation.statistics)
     moved = m.maximize(s, reference, data).theta
     return jax.tree.map(partial(jnp.where, move), moved, theta), s, expectation.free_energy

@@ -160,7 +160,9 @@ class ProgramPasses(Passes):
 
 @compiled
 def _add_rows(m: Program, theta: Theta, data: Data, sums: Sums) -> Sums:
-    return Sums(*compensated(*sums, (rows.sums(m, theta, theta, data), m.size(data).astype(data.temperature.dtype))))
+    return Sums(
+        *compensated(*sums, (rows.sums(m, theta, theta, data), m.rows.size(data).astype(data.temperature.dtype)))
+    )
 
 
 def _of_block(m: Program, index: int, old: Theta, theta: Theta, data: Data) -> Any:

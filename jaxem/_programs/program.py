@@ -7,7 +7,6 @@ found for it, by Newton's method or by gradient. Where the program has a plate o
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -19,7 +18,7 @@ from numpyro.distributions import biject_to
 
 from jaxem._core.arrays import count, random_key, shown, switch
 from jaxem._core.climb import check_optimizer
-from jaxem._core.model import Data, Expectation, Model, Step, Theta, ThetaLike
+from jaxem._core.model import Coordinates, Data, Expectation, Model, Rows, Step, Theta, ThetaLike
 from jaxem._core.objective import weighted
 from jaxem._core.values import name_of, settle
 from jaxem._programs import rows, start, trials
@@ -113,16 +112,6 @@ class Program(Joint, Model):
         with blamed_on_the_program(x):
             return trials.row_plate(self.program, x.by(None).shapes(), jnp.dtype(dtype))
 
-    def divides(self, data: Data) -> bool:
-        """Are its arguments cut?"""
-        return data.x.cut is not None
-
-    def divided(self, what: str, data: Data) -> Data:
-        """The data with the arguments cut, and the plan made; a ValueError where there is no plate of rows."""
-        data = data._replace(x=self.by_rows(what, data.x, data.temperature.dtype))
-        self.plan(data.x, data.temperature.dtype)
-        return data
-
     def explain(self, theta: Any, x: Any) -> Explanation:
         """Which update each parameter gets, and why; its `rows` tells the plate of rows, or why there is none.
 
@@ -195,14 +184,21 @@ class Program(Joint, Model):
     # ---- the two maximisers of eq:F, and F itself
 
     def enter(
-        self, theta: ThetaLike, x: Any, weights: Any, temperature: Any, labels: Any, *, batched: bool
+        self,
+        theta: ThetaLike,
+        x: Any,
+        weights: Any,
+        temperature: Any,
+        labels: Any,
+        *,
+        batched: bool,
+        plans: bool = False,
     ) -> tuple[Theta, Data]:
-        """θ in the precision of the program's arguments, and those, checked against its traces."""
-        return enter(self, theta, x, weights, temperature, labels, batched)
-
-    def get_ready(self, theta: Theta, data: Data) -> None:
-        """Make the plan."""
-        self.plan(data.x, dtype_of(theta))
+        """θ in the precision of the program's arguments, and those, checked against its traces, and the plan made."""
+        theta, data = enter(self, theta, x, weights, temperature, labels, batched)
+        if plans:
+            self.plan(data.x, dtype_of(theta))
+        return theta, data
 
     def expect(self, theta: Theta, data: Data, centre: Theta | None = None, again: Array | bool = True) -> Expectation:
         """The E-step: F_T (eq:partition), with what the M-step needs of it: sums over rows, or whole tables."""
@@ -231,27 +227,43 @@ class Program(Joint, Model):
             return Step(rows.maximize(self, statistics, theta, data))
         return Step(stages(self, self.plan(data.x, dtype_of(theta)), statistics, theta, data)[-1][1])
 
+    def coordinates(self, theta: Theta, data: Data) -> Coordinates:
+        """NumPyro's unconstrained coordinates of the free entries."""
+        parameters = self.structure(data.x).parameters
+
+        def unconstrain(at: Theta) -> Theta:
+            return {
+                name: map_constraint(parameters[name], at[name], inverse=True) for name in at if name not in self.held
+            }
+
+        def constrain(free: Theta) -> Theta:
+            return theta | {name: map_constraint(parameters[name], u) for name, u in free.items()}
+
+        return Coordinates(unconstrain, constrain)
+
+    @property
+    def rows(self) -> "ProgramRows":
+        """Those of its row plate, where it has one."""
+        return ProgramRows(self)
+
+
+@dataclass(frozen=True)
+class ProgramRows(Rows):
+    """The rows of a program: where its arguments are cut along a plate."""
+
+    m: Program
+
+    def divided(self, what: str, data: Data) -> Data:
+        """The data with the arguments cut, and the plan made; a ValueError where there is no plate of rows."""
+        data = data._replace(x=self.m.by_rows(what, data.x, data.temperature.dtype))
+        self.m.plan(data.x, data.temperature.dtype)
+        return data
+
     def size(self, data: Data) -> Array:
         """W: the number of observed scalar log-densities, each with its weight."""
         if data.x.cut is not None:
-            return rows.size(self, data)
-        return jax.jit(self.events)(data.x)  # jit: θ of ones need not satisfy what NumPyro validates outside
-
-    # ---- coordinates
-
-    def coordinates(self, theta: Theta, data: Data, names: Iterable[str]) -> Theta:
-        """Some of θ in NumPyro's unconstrained coordinates."""
-        parameters = self.structure(data.x).parameters
-        return {name: map_constraint(parameters[name], theta[name], inverse=True) for name in names}
-
-    def unconstrain(self, theta: Theta, data: Data, origin: Theta | None = None) -> Theta:
-        """θ's free entries in NumPyro's unconstrained coordinates."""
-        return self.coordinates(theta, data, [name for name in theta if name not in self.held])
-
-    def constrain(self, free: Theta, theta: Theta, data: Data) -> Theta:
-        """The inverse of `unconstrain`; held entries are θ's."""
-        parameters = self.structure(data.x).parameters
-        return theta | {name: map_constraint(parameters[name], u) for name, u in free.items()}
+            return rows.size(self.m, data)
+        return jax.jit(self.m.events)(data.x)  # jit: θ of ones need not satisfy what NumPyro validates outside
 
 
 def map_constraint(parameter: Parameter, value: Any, inverse: bool = False) -> Any:

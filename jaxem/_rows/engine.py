@@ -5,6 +5,7 @@ family's products are used where their cancellations leave enough digits (`Produ
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxem._core.model import Data, Expectation, Norms, Theta
+from jaxem._core.model import Data, Expectation, Norms, Rows, Theta
 from jaxem._core.objective import assign, assign_hard, assign_one_hot, row_free_energy, weighted
 from jaxem._rows import gpu
 from jaxem._rows.chunks import fits_one_chunk, norms_of_rows, plus, seen_here, sum_over_rows
@@ -36,7 +37,7 @@ class Family(Protocol):
     def common(self, theta: Theta) -> Array | float: ...
 
 
-class Rows(NamedTuple):
+class Along(NamedTuple):
     """What lies along the rows."""
 
     x: Array
@@ -49,11 +50,22 @@ def in_one_chunk(theta: Theta, data: Data) -> bool:
     return fits_one_chunk(data.x.shape[0], theta["pi"].shape[0])
 
 
-def once(m: Family, theta: Theta, data: Data) -> Data:
-    """The data with ‖x_n − c‖² about a point c amid the rows; not where statistics may be about another point."""
-    if not m.numerics.squares or m.recentres or in_one_chunk(theta, data) or data.norms is not None:
-        return data
-    return data._replace(norms=Norms(*norms_of_rows(data.x, data.weights, shards=data.shards)))
+@dataclass(frozen=True)
+class MixtureRows(Rows):
+    """The rows of a mixture, independent of each other."""
+
+    m: Family
+
+    def once(self, theta: Theta, data: Data) -> Data:
+        """With ‖x_n − c‖² about a point c amid the rows; not where statistics may be about another point."""
+        unused = not self.m.numerics.squares or self.m.recentres
+        if unused or in_one_chunk(theta, data) or data.norms is not None:
+            return data
+        return data._replace(norms=Norms(*norms_of_rows(data.x, data.weights, shards=data.shards)))
+
+    def size(self, data: Data) -> Array | int:
+        """W = Σ w_n."""
+        return size(data)
 
 
 def expect(m: Family, theta: Theta, data: Data, centre: Theta | None, again: Array | bool) -> Expectation:
@@ -88,7 +100,7 @@ def expect(m: Family, theta: Theta, data: Data, centre: Theta | None, again: Arr
 def by_differences(m: Family, theta: Theta, about: Theta, data: Data) -> Expectation:
     """The E-step at θ by differences, its statistics about the means of another θ."""
 
-    def chunk(rows: Rows, weights: Array) -> Expectation:
+    def chunk(rows: Along, weights: Array) -> Expectation:
         here, centre = seen_here((theta, about))
         table = exclude(m.relative_table(here, rows.x), rows.labels)
         if m.numerics.hard and m.numerics.by_winner:
@@ -111,7 +123,7 @@ def by_products(m: Family, products: Products, theta: Theta, data: Data) -> Expe
         return chunks()
     counts_all = data.weights is None and data.shards is None
 
-    def all_rows(interpret: bool, rows: Rows, weights: Array) -> Expectation:
+    def all_rows(interpret: bool, rows: Along, weights: Array) -> Expectation:
         w = None if counts_all else weights
         sums = gpu.sums(fused.ell, rows.x, w, data.temperature, m.numerics.hard, interpret)
         return Expectation(products.finish(fused.unpack(sums)), sums.free_energy, sums.scale)
@@ -125,7 +137,7 @@ def by_products(m: Family, products: Products, theta: Theta, data: Data) -> Expe
 def by_chunks(m: Family, products: Products, theta: Theta, data: Data) -> Expectation:
     """The same sums, chunk by chunk."""
 
-    def chunk(add: Sums, so_far: Expectation | None, rows: Rows, weights: Array) -> Expectation:
+    def chunk(add: Sums, so_far: Expectation | None, rows: Along, weights: Array) -> Expectation:
         old = None if so_far is None else so_far.statistics
         phi = products.features(rows.x, rows.squares)
         table = exclude(products.table(phi), rows.labels)
@@ -143,7 +155,7 @@ def by_chunks(m: Family, products: Products, theta: Theta, data: Data) -> Expect
 def objective(m: Family, theta: Theta, old: Theta, data: Data) -> Array:
     """F_T(θ, γ(θ_old)), chunk by chunk."""
 
-    def chunk(rows: Rows, weights: Array) -> Array:
+    def chunk(rows: Along, weights: Array) -> Array:
         new, before = seen_here((theta, old))
         gamma, _ = assign(exclude(m.relative_table(before, rows.x), rows.labels), data.temperature, axis=0)
         table = exclude(m.climbed(new, before, rows.x), rows.labels)
@@ -156,7 +168,7 @@ def objective(m: Family, theta: Theta, old: Theta, data: Data) -> Array:
 def sums_under(m: Family, statistics: Callable[..., Any], old: Theta, data: Data, *others: Any) -> Any:
     """Σ of statistics(x, γ(θ_old) times weights, *others), chunk by chunk: what an M-step asks the rows for."""
 
-    def chunk(rows: Rows, weights: Array) -> Any:
+    def chunk(rows: Along, weights: Array) -> Any:
         before, *here = seen_here((old, *others))
         gamma, _ = assign(exclude(m.relative_table(before, rows.x), rows.labels), data.temperature, axis=0)
         return statistics(rows.x, gamma * weights[None], *here)
@@ -165,11 +177,11 @@ def sums_under(m: Family, statistics: Callable[..., Any], old: Theta, data: Data
 
 
 def over_rows(chunk: Callable[..., Any], theta: Theta, data: Data, **options: Any) -> Any:
-    """Σ over chunks of the `Rows`, in θ's precision."""
+    """Σ over chunks of what lies `Along` the rows, in θ's precision."""
     pi = theta["pi"]
     return sum_over_rows(
         chunk,
-        Rows(data.x, data.labels, data.norms and data.norms.squares),
+        Along(data.x, data.labels, data.norms and data.norms.squares),
         data.weights,
         num_components=pi.shape[0],
         dtype=pi.dtype,

@@ -29,6 +29,7 @@ from jaxem._core.arrays import blame_rows, gaps_as_nan, listed, numbers, switch,
 from jaxem._core.handlers import alone
 from jaxem._core.model import Data, Model, Theta, ThetaLike
 from jaxem._core.tracing import is_concrete, is_traced
+from jaxem._rows.engine import MixtureRows
 from jaxem.families import _exponential_family as ef
 from jaxem.families._mixture import Mixture
 
@@ -59,7 +60,15 @@ class Missing(Mixture):
         return self
 
     def enter(
-        self, theta: ThetaLike, x: Any, weights: Any, temperature: Any, labels: Any, *, batched: bool
+        self,
+        theta: ThetaLike,
+        x: Any,
+        weights: Any,
+        temperature: Any,
+        labels: Any,
+        *,
+        batched: bool,
+        plans: bool = False,
     ) -> tuple[Theta, Data]:
         """θ and the rows as they are summed; a row with nothing observed has weight 0."""
         x, weights = checks.rows_and_weights(gaps_as_nan("x", x), weights)
@@ -70,18 +79,28 @@ class Missing(Mixture):
         theta, data = super().enter(theta, whole, weights, temperature, labels, batched=batched)
         return theta, data._replace(x=beside(whole, ~seen))
 
+    @property
+    def rows(self) -> MixtureRows:
+        """In an order of their own, where that is faster."""
+        return RowsInOrder(self) if self.in_order else MixtureRows(self)
+
+    def with_gaps(self, x: Any) -> Array:
+        """x (N, D), floating, NaN where it is missing."""
+        return checks.as_floating(checks.prepare_x(gaps_as_nan("x", x)))
+
+
+@dataclass(frozen=True)
+class RowsInOrder(MixtureRows):
+    """Rows that are summed sooner where those that miss as many cells lie together."""
+
     def once(self, theta: Theta, data: Data) -> Data:
-        """Those that miss fewest cells first, where that is faster; on several devices they lie as they were dealt."""
-        return super().once(theta, ordered(data, 1) if self.in_order and data.shards is None else data)
+        """Those that miss fewest cells first; on several devices they lie as they were dealt."""
+        return super().once(theta, ordered(data, 1) if data.shards is None else data)
 
     def dealt(self, data: Data, devices: int) -> Data:
         """Every device those that miss few and those that miss many, its fewest first; what lies on several stays."""
         lies = not is_traced(data.x) and len(data.x.devices()) > 1
-        return data if lies or not self.in_order else ordered(data, devices)
-
-    def rows(self, x: Any) -> Array:
-        """x (N, D), floating, NaN where it is missing."""
-        return checks.as_floating(checks.prepare_x(gaps_as_nan("x", x)))
+        return data if lies else ordered(data, devices)
 
 
 def ordered(data: Data, devices: int) -> Data:

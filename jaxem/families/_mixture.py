@@ -19,7 +19,7 @@ from numpyro.distributions.transforms import Transform
 
 from jaxem._core import checks
 from jaxem._core.handlers import all_alone, alone
-from jaxem._core.model import Data, Digits, Expectation, Model, Step, Theta, ThetaLike
+from jaxem._core.model import Coordinates, Data, Expectation, Model, Step, Theta, ThetaLike
 from jaxem._core.values import name_of, settle
 from jaxem._rows import engine
 from jaxem.families import _enter
@@ -150,7 +150,15 @@ class Mixture(Model):
         return self.extras.missing(self)
 
     def enter(
-        self, theta: ThetaLike, x: Any, weights: Any, temperature: Any, labels: Any, *, batched: bool
+        self,
+        theta: ThetaLike,
+        x: Any,
+        weights: Any,
+        temperature: Any,
+        labels: Any,
+        *,
+        batched: bool,
+        plans: bool = False,
     ) -> tuple[Theta, Data]:
         """θ in x's precision and the data, checked against what the program declares."""
         x, weights = checks.rows_and_weights(x, weights)
@@ -164,10 +172,6 @@ class Mixture(Model):
         if labels is not None:
             labels = checks.prepare_labels(labels, x, theta["pi"].shape[-1], least=-1)
         return theta, Data(x, weights, temperature, labels)
-
-    def divides(self, data: Data) -> bool:
-        """Its rows are independent."""
-        return True
 
     @property
     def takes_whole_rows(self) -> bool:
@@ -245,28 +249,31 @@ class Mixture(Model):
         about = getattr(constraint, "chart_about", None)
         return biject_to(constraint) if about is None else about(origin[name])
 
-    def unconstrain(self, theta: Theta, data: Data | None = None, origin: Theta | None = None) -> Theta:
-        """θ's free entries in NumPyro's unconstrained coordinates, about `origin`, θ itself if not given."""
-        origin = theta if origin is None else origin
-        with jax.numpy_rank_promotion("allow"):  # NumPyro's transforms broadcast freely
-            return {name: self.chart(name, origin).inv(theta[name]) for name in self.free}
+    def coordinates(self, theta: Theta, data: Data | None = None) -> Coordinates:
+        """NumPyro's unconstrained coordinates of the free entries; those that are about a θ, about this one."""
 
-    def constrain(self, free: Theta, theta: Theta, data: Data | None = None) -> Theta:
-        """The inverse of `unconstrain` about θ; held entries are θ's."""
-        with jax.numpy_rank_promotion("allow"):
-            return theta | {name: self.chart(name, theta)(u) for name, u in free.items()}
+        def unconstrain(at: Theta) -> Theta:
+            with jax.numpy_rank_promotion("allow"):  # NumPyro's transforms broadcast freely
+                return {name: self.chart(name, theta).inv(at[name]) for name in self.free}
+
+        def constrain(free: Theta) -> Theta:
+            with jax.numpy_rank_promotion("allow"):
+                return theta | {name: self.chart(name, theta)(u) for name, u in free.items()}
+
+        return Coordinates(unconstrain, constrain)
 
     # ---- the two maximisers of eq:F, and F itself
 
     @property
-    def recentres(self) -> bool:
+    def recentres(self) -> bool:  # type: ignore[override]
         """May an M-step find its statistics cancelled?"""
         moves = not self.held.issuperset(self.numerics.scales)
         return self.numerics.recentre is not None and self.extras.maximizer is None and moves
 
-    def once(self, theta: Theta, data: Data) -> Data:
-        """With ‖x_n − c‖² about a point c amid the rows."""
-        return engine.once(self, theta, data)
+    @property
+    def rows(self) -> engine.MixtureRows:
+        """Independent, of one weight each."""
+        return engine.MixtureRows(self)
 
     def expect(self, theta: Theta, data: Data, centre: Theta | None = None, again: Array | bool = True) -> Expectation:
         """The E-step (eq:E): statistics of γ(θ) and F_T at θ, in one pass over the rows."""
@@ -293,13 +300,6 @@ class Mixture(Model):
         centre, cancelled = self.numerics.recentre(theta, new)
         return Step(new, cancelled, centre)
 
-    def digits(self, theta: Theta, expectation: Expectation) -> Digits:
-        """What rounding leaves open in F, beside the rounding of F_n itself."""
-        rounding, sizes_of_terms = self.numerics.rounding, self.numerics.sizes_of_terms
-        sizes = 0.0 if sizes_of_terms is None else sizes_of_terms(theta, expectation.statistics)
-        slack, lost = (0.0, False) if rounding is None else rounding(theta, expectation.statistics, self.held)
-        return Digits(sizes, slack, lost)
-
     def objective(self, theta: Theta, old: Theta, data: Data) -> Array:
         """F_T(θ, γ(θ_old)): the surface that the M-step climbs."""
         return engine.objective(self, theta, old, data) + self.log_prior(theta, data)
@@ -307,10 +307,6 @@ class Mixture(Model):
     def log_prior(self, theta: Theta, data: Data | None = None) -> Array | float:
         """log p(θ), the part of F_T that no temperature divides."""
         return 0.0 if self.extras.prior is None else self.extras.prior(theta)
-
-    def size(self, data: Data) -> Array | int:
-        """W: how much data there is, the unit in which a tolerance is stated."""
-        return engine.size(data)
 
 
 def num_components(m: Mixture, theta: Theta) -> int:
