@@ -90,8 +90,19 @@ def certify(
     updated by Newton's method, the others as they were when it was (ECM), and says nothing about those that climb a
     gradient; C4 is asked of the table where `log_joint` exists, else that every marginal sums to one; C6 is NaN.
 
-    `missing` as for `em`: ℓ is of what is observed. Gaussians complete their rows, and in C2 and C3 the F between the
+    With `missing`, ℓ is of what is observed. Gaussians complete their rows, and in C2 and C3 the F between the
     half-steps is that with what is missing as a latent too, E[log p(x, z | θ⁺)] plus its entropy: below F, equal at θ.
+
+    Args:
+        m: a mixture or a program; what it holds is skipped.
+        theta: any θ, not only one at which EM is at rest.
+        x: the data, as for `em`.
+        temperature: T ≥ 0.
+        weights: w (N,) ≥ 0, one per row; None is all 1.
+        missing: may x have NaN, missing at random?
+
+    Returns:
+        A `Certificate`; its `holds(tol)` says whether every residual is at most `tol`.
 
     >>> import jax, jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian

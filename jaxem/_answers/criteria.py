@@ -72,6 +72,14 @@ def degrees_of_freedom(m: Any, theta: Theta, data: Data | None) -> int:
 def aic(m: Model, theta: ThetaLike, x: Any, *, weights: ArrayLike | None = None) -> Float[Array, ""]:
     """Akaike's information criterion, −2 L + 2 df, in nats; smaller is better.
 
+    L is the log-likelihood, priors excluded, and df the number of free parameters (`num_parameters`).
+
+    Args:
+        m: the model, possibly with parameters held.
+        theta: its parameters, best at a maximum of the likelihood.
+        x: the data, as for `em`.
+        weights: w (N,) ≥ 0, one per row of a mixture.
+
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
     >>> theta = {"pi": jnp.ones(1), "mu": jnp.zeros((1, 1)), "sigma": 1.0}
@@ -109,6 +117,12 @@ def icl(m: Model, theta: ThetaLike, x: Any, *, weights: ArrayLike | None = None)
 
     It is −2 L_c + df log N: the bic of the data completed by their most probable components, so that components
     which overlap cost something (Biernacki, Celeux & Govaert 2000). mclust's ICL is minus this.
+
+    Args:
+        m: the model, possibly with parameters held.
+        theta: its parameters, best at a maximum of the likelihood.
+        x: the data, as for `em`.
+        weights: w (N,) ≥ 0, one per row of a mixture.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian

@@ -31,6 +31,20 @@ def convergence_rate(
     is the largest fraction of missing information; it is 0 for k-means, which therefore stops in finitely
     many steps. Costs (number of free parameters)² passes; eigenvalues on CPU.
 
+    Args:
+        m: a mixture or a program with something free.
+        theta: a fixed point of EM, as `em(…).theta` is.
+        x: the data, as for `em`.
+        temperature: T ≥ 0, that of the fit.
+        weights: w (N,) ≥ 0, one per row; None is all 1.
+
+    Returns:
+        A `Rate`: the Jacobian ∂M/∂θ in unconstrained coordinates, the fraction of missing information, both (P, P) of
+        P free numbers, and the spectral radius of the first.
+
+    Raises:
+        ValueError: where every parameter is held, and for what `em` refuses.
+
     >>> import jax, jaxem
     >>> from jaxem.families import gaussian
     >>> x = jax.numpy.array([[-1.2], [-1.0], [-0.8], [0.9], [1.1]])

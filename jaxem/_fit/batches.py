@@ -32,7 +32,7 @@ class StreamError(RuntimeError):
     """A stream broke in the middle of a fit; says where."""
 
 
-class Rows(NamedTuple):
+class Checked(NamedTuple):
     """A checked copy of a batch, filled up with rows of weight zero."""
 
     x: np.ndarray
@@ -147,7 +147,7 @@ class Reader:
             stopped.set()
             thread.join()
 
-    def checked(self, batch: Any, index: int) -> Rows:
+    def checked(self, batch: Any, index: int) -> Checked:
         """A batch that can be used: a copy, unless its owner cannot overwrite it and it lies as it must."""
         where = self.place_of(index)
         x, weights = rows_and_weights(batch, where)
@@ -177,7 +177,7 @@ class Reader:
                 fitted("x", x, self.placed_as)
                 raise ValueError(f"has integers beyond {self.placed_as}; pass them as floats")
         weight = float(num_rows if weights is None else weights.sum())
-        return Rows(rows, self.filled_up(weights, num_rows), num_rows, weight, index)
+        return Checked(rows, self.filled_up(weights, num_rows), num_rows, weight, index)
 
     def with_weightless_rows_replaced(self, x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
         """The rows, those of weight 0 as copies of the last that had one: 0·∞ is no number."""
@@ -199,7 +199,7 @@ class Reader:
             self.ones = filled
         return filled
 
-    def placed(self, rows: Rows) -> Batch:
+    def placed(self, rows: Checked) -> Batch:
         """A batch on its devices; the weights of full batches are put there once."""
         if rows.weights is not self.last_weights[0]:
             self.last_weights = rows.weights, self.spread(rows.weights).x

@@ -18,7 +18,7 @@ from jaxem._core.model import Data, Expectation, Norms, Rows, Theta
 from jaxem._core.objective import assign, assign_hard, assign_one_hot, row_free_energy, weighted
 from jaxem._rows import gpu
 from jaxem._rows.chunks import fits_one_chunk, norms_of_rows, plus, seen_here, sum_over_rows
-from jaxem._rows.products import Counts, Products, Sums
+from jaxem._rows.products import Adder, Counts, Products
 
 
 @runtime_checkable
@@ -137,7 +137,7 @@ def by_products(m: Family, products: Products, theta: Theta, data: Data) -> Expe
 def by_chunks(m: Family, products: Products, theta: Theta, data: Data) -> Expectation:
     """The same sums, chunk by chunk."""
 
-    def chunk(add: Sums, so_far: Expectation | None, rows: Along, weights: Array) -> Expectation:
+    def chunk(add: Adder, so_far: Expectation | None, rows: Along, weights: Array) -> Expectation:
         old = None if so_far is None else so_far.statistics
         phi = products.features(rows.x, rows.squares)
         table = exclude(products.table(phi), rows.labels)

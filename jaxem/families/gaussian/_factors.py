@@ -28,7 +28,7 @@ from jaxem.families.gaussian import _covariances as covariances
 from jaxem.families.gaussian import _scales as scales
 from jaxem.families.gaussian._accuracy import EXACT, recentre
 from jaxem.families.gaussian._constraints import orthogonal, unit_determinant, unit_product
-from jaxem.families.gaussian._factor_updates import ORDER, Rows, best, to_unit_determinant, to_unit_product
+from jaxem.families.gaussian._factor_updates import ORDER, Asked, best, to_unit_determinant, to_unit_product
 from jaxem.families.gaussian._moments import Moments, equal_weights_at, step_weights_and_means, update_weights_and_means
 from jaxem.families.gaussian._rounding import numerics, rounding_of_covariances, rounding_of_scales
 
@@ -97,9 +97,9 @@ def update(moments: Moments, theta: Theta, held: frozenset[str]) -> Theta:
     N_k, shift, spread = moments
     if "sigma" in old:
         W = jnp.maximum(spread + move * (N_k[:, None] * move - 2 * shift), 0)
-        rows = Rows.of(W, N_k, theta, old["sigma"] ** 2)
+        rows = Asked.of(W, N_k, theta, old["sigma"] ** 2)
     else:
-        rows = Rows.of(covariances.scatter(moments, theta, held), N_k, theta, old["Sigma"])
+        rows = Asked.of(covariances.scatter(moments, theta, held), N_k, theta, old["Sigma"])
     return new | best({name: theta[name] for name in ORDER if name in theta}, rows, free)
 
 

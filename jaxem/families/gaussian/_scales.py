@@ -19,7 +19,7 @@ from numpyro.distributions import constraints
 
 from jaxem._core.model import Theta
 from jaxem._rows.chunks import squared_norms
-from jaxem._rows.gpu import Quadratic, Sums
+from jaxem._rows.gpu import KernelSums, Quadratic
 from jaxem._rows.products import Fused, Products, added, in_fours
 from jaxem.families import _exponential_family as ef
 from jaxem.families._mixture import Mixture
@@ -206,7 +206,7 @@ def fused(c: Float[Array, "1 D"], eta: tuple[Array, ...], height: Array, a_squar
     squares = jnp.broadcast_to(of_squares[0], slope.shape) if of_squares else None
     common = jnp.stack([height, jnp.asarray(a_square, height.dtype)])
 
-    def unpack(sums: Sums) -> tuple[tuple[Array, ...], Any]:
+    def unpack(sums: KernelSums) -> tuple[tuple[Array, ...], Any]:
         pooled = jnp.concatenate([sums.x, sums.N_k[:, None]], axis=1)
         if sums.squares is None:
             return (pooled,), sums.norms
