@@ -124,7 +124,7 @@ def floor_of(dtype: Any) -> float:
 
 @partial(jax.jit, static_argnames="sandwich")
 @jax.default_matmul_precision("highest")
-def _uncertainty(m: Model, theta: Theta, data: Data, sandwich: bool) -> Uncertainty:
+def _uncertainty(m: Mixture | Program, theta: Theta, data: Data, sandwich: bool) -> Uncertainty:
     coordinates = m.coordinates(theta, data)
     free, unravel = ravel_pytree(coordinates.unconstrain(theta))
     dtype = free.dtype
