@@ -168,6 +168,11 @@ def e_step_residual(
     entry say nothing and are not counted; with none counted, or at T = 0, the residual is NaN. This is the
     check that rejects an F with a slipped factor, which the M-step alone cannot see.
 
+    Args:
+        log_joint: ℓ (N, K).
+        gamma: any γ (N, K), rows on the simplex.
+        temperature: T ≥ 0.
+
     >>> import jax, jax.numpy as jnp
     >>> from jaxem import e_step_residual
     >>> table = jnp.array([[-1.0, -2.0]])
