@@ -4,6 +4,7 @@ Nothing here is jaxem's. Log Γ is Stirling's series, Bessel's I its power serie
 concentration, degrees of freedom) is where Q is highest among many, and between its neighbours.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +43,7 @@ def sphere_height(kappa: np.ndarray, D: int) -> np.ndarray:
     nu, large = LONG(D) / 2 - 1, kappa > 40
     k = np.arange(160, dtype=LONG).reshape(-1, *(1,) * np.ndim(kappa))
     small = np.maximum(np.where(large, 1, kappa), LONG(1e-4000))
-    logs = 2 * k * np.log(small / 2) - nu * np.log(LONG(2)) - log_gamma(k + 1) - log_gamma(k + nu + 1)
+    logs = 2 * k * np.log(small / 2) - powers(D).reshape(k.shape)
     peak = logs.max(0)
     by_powers = small - peak - np.log(np.exp(logs - peak).sum(0))
     big, term, total = np.where(large, kappa, 41), LONG(1), LONG(1)
@@ -51,6 +52,13 @@ def sphere_height(kappa: np.ndarray, D: int) -> np.ndarray:
         total = total + term
     by_hankel = (nu + LONG(0.5)) * np.log(big) + np.log(2 * PI) / 2 - np.log(total)
     return np.where(large, by_hankel, by_powers) - D * np.log(2 * PI) / 2
+
+
+@functools.cache
+def powers(D: int) -> np.ndarray:
+    """log 2^ν k! Γ(k + ν + 1), ν = D/2 − 1, of every k."""
+    k, nu = np.arange(160, dtype=LONG), LONG(D) / 2 - 1
+    return nu * np.log(LONG(2)) + log_gamma(k + 1) + log_gamma(k + nu + 1)
 
 
 def gamma_height(alpha: np.ndarray) -> np.ndarray:
@@ -267,14 +275,14 @@ def analysed(S: np.ndarray, theta: Theta, eps: float) -> Theta:
 def highest(Q: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: Any) -> np.ndarray:
     """Where Q, of each entry alone, is highest from low to high: the best of many, and between its neighbours."""
     low, high = np.log(low), np.log(np.broadcast_to(high, low.shape).astype(LONG))
-    width, share = (high - low) / 80, (np.sqrt(LONG(5)) - 1) / 2
+    width, share = (high - low) / 40, (np.sqrt(LONG(5)) - 1) / 2
 
     def at(log: np.ndarray) -> np.ndarray:
         return np.nan_to_num(Q(np.exp(log)), nan=-np.inf)
 
-    best = low + width * np.argmax([at(low + i * width) for i in range(81)], axis=0)
+    best = low + width * np.argmax([at(low + i * width) for i in range(41)], axis=0)
     left, right = np.maximum(best - width, low), np.minimum(best + width, high)
-    for _ in range(60):
+    for _ in range(45):
         a, b = right - share * (right - left), left + share * (right - left)
         rises = at(a) < at(b)
         left, right = np.where(rises, a, left), np.where(rises, right, b)
