@@ -10,11 +10,22 @@ from scipy import stats
 BITS = 64 if jnp.zeros(()).dtype == jnp.float64 else 32
 
 
+NEWER = ("gamma", "negative_binomial", "student_t", "von_mises_fisher", "factor_analysers")  # and slower to compile
+
+
 @pytest.mark.parametrize("family", generated.MODELS)
 def test_no_status_is_false(family):
-    outcome = generated.judged(family, BITS, 0, range(24))
+    outcome = generated.judged(family, BITS, 0, range(12 if family in NEWER else 24))
     assert not [(number, wrong) for number, _, wrong in outcome if wrong]
     assert {"CONVERGED"} <= {status for _, status, _ in outcome}
+
+
+@pytest.mark.parametrize(("family", "number"), [("student_t", 20 if BITS == 64 else 19), ("factor_analysers", 10)])
+def test_statuses_that_were_false_once(family, number):
+    """A collapsing t whose ν was found amid δ of 1e16; analysers whose σ starts far below its floor."""
+    ((_, status, wrong),) = generated.judged(family, BITS, 0, range(number, number + 1))
+    assert not wrong
+    assert status != "DECREASED"
 
 
 def densities(family, theta, x):
@@ -37,7 +48,7 @@ def densities(family, theta, x):
     return np.stack([of(k) for k in range(len(theta["pi"]))], axis=1)
 
 
-@pytest.mark.parametrize("family", ["gamma", "negative_binomial", "student_t", "von_mises_fisher", "factor_analysers"])
+@pytest.mark.parametrize("family", NEWER)
 def test_the_judge_has_scipys_densities_and_its_steps_raise_f(family):
     """On a problem in the unit 1, at T = 1; to SciPy's own rounding."""
     p = generated.problem(family, 64, 0, 3)
