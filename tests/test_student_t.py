@@ -152,4 +152,4 @@ def test_the_slope_in_the_degrees_of_freedom_has_its_digits_at_rows_far_out(df):
     size = 2 * np.where(t < 1, d**2 + d * h, a**2 * np.log1p(t) + a * (a + h))  # of its terms
     found = student_t.slope_of_rows(jnp.asarray(delta), jnp.asarray(1 / df), D)
     error = np.abs(np.asarray(found, np.longdouble) - np.where(t < 1e-3, near, far))
-    assert (error <= 32 * EPS * size).all()
+    assert (error <= 512 * EPS * size).all()  # t − log(1 + t) is rounded to eps/t of itself from t = 1e-3 on
