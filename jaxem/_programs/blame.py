@@ -19,6 +19,6 @@ def blamed_on_the_program(x: Arguments) -> Iterator[None]:
         if frame is not None and frame.tb_frame.f_code.co_filename.startswith(PACKAGE):
             raise
         raise ValueError(
-            f"program: called with x = {shown(x.described())}, it raises {type(error).__name__}: {first_line(error)}; x must "
-            "be its argument, or the tuple of its arguments"
+            f"program: called with x = {shown(x.described())}, it raises {type(error).__name__}: {first_line(error)}; "
+            "x must be its argument, or the tuple of its arguments"
         ) from error
