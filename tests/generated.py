@@ -1,9 +1,9 @@
-"""Generated fits, judged in long double: `python tests/generated.py --all` fits 10,080, and lists every false status.
+"""Generated fits, judged in long double: `python tests/generated.py --all` fits 15,680, and lists every false status.
 
 A problem is made from (family, bits, shape, number) alone, so any one can be looked at again. Rows are clumps,
 duplicates, constants, outliers, ties, collinear or tight, in units of 1e-8 … 1e8 and far from the origin; starts are
 good, coincident, far or extreme; weights are none, mixed, zero or extreme; T runs from 0 to 1e6. The judge is EM
-written out in NumPy.
+written out in NumPy (`long_double.py`).
 """
 
 import argparse
@@ -19,33 +19,48 @@ if __name__ == "__main__" and "--bits" in sys.argv:
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import gammaln
+from long_double import ANALYSERS, COVARIANCES, GAUSSIAN, LONG, WITH_MATRICES, Theta, e_step, factors, m_step
 
 import jaxem
 from jaxem import Status
-from jaxem.families import bernoulli, categorical, exponential, gaussian, poisson
+from jaxem.families import (
+    bernoulli,
+    categorical,
+    exponential,
+    factor_analysers,
+    gamma,
+    gaussian,
+    negative_binomial,
+    poisson,
+    student_t,
+    von_mises_fisher,
+)
 
-LONG = np.longdouble
-SCALES, COVARIANCES = ("isotropic", "spherical", "diagonal"), ("tied", "full")
-GAUSSIAN = (*SCALES, *COVARIANCES)
 OTHERS = {
     "bernoulli": bernoulli.mixture,
     "categorical": categorical.mixture,
     "poisson": poisson.mixture,
     "exponential": exponential.mixture,
+    "gamma": gamma.mixture,
+    "negative_binomial": negative_binomial.mixture,
+    "student_t": student_t.mixture,
+    "von_mises_fisher": von_mises_fisher.mixture,
+    ANALYSERS: factor_analysers.mixture(1),
 }
+REAL = (*WITH_MATRICES, "von_mises_fisher")
+COUNTS = ("poisson", "negative_binomial")
+HELD_TO_F = (*REAL, "gamma", "negative_binomial")  # those whose sizes of terms are those of their kernel
 MODELS = {name: getattr(gaussian, name) for name in GAUSSIAN} | OTHERS
 SHAPES = ((17, 2, 3), (5, 3, 2), (130, 4, 2), (40, 1, 4), (200, 3, 5))  # N, K, D; C is 3
 TEMPERATURES, CHANCES = (0.0, 1e-6, 0.3, 1.0, 5.0, 1e6), (0.15, 0.1, 0.1, 0.45, 0.1, 0.1)
 MAX_STEPS = 300
-Theta = dict[str, np.ndarray]
 
 
 # ---- problems
 
 
 def real_rows(rng: np.random.Generator, N: int, K: int, D: int, unit: float) -> np.ndarray:
-    """Rows of the Gaussian families, in a unit and at an offset."""
+    """Rows of real numbers, in a unit and at an offset."""
     centres = 3 * rng.normal(size=(K, D))
     z = centres[rng.integers(K, size=N)] + rng.normal(size=(N, D))
     kind = rng.choice(["clumps", "duplicates", "constant", "outlier", "ties", "equal", "collinear", "heavy", "tight"])
@@ -68,15 +83,23 @@ def real_rows(rng: np.random.Generator, N: int, K: int, D: int, unit: float) -> 
     return unit * (z + rng.choice([0, 0, 1e2, 1e4, 1e6]) * rng.normal(size=D).round(2))
 
 
-def discrete_rows(rng: np.random.Generator, family: str, N: int, D: int, unit: float) -> np.ndarray:
+def other_rows(rng: np.random.Generator, family: str, N: int, D: int, unit: float) -> np.ndarray:
     """Rows of the other families."""
     level = rng.choice([0.2, 1, 5], size=(N, 1)) * np.ones((N, D))
+
+    def about_one(concentration: float) -> np.ndarray:
+        return rng.gamma(concentration, size=(N, D)) / concentration
+
     x = {
         "bernoulli": lambda: (rng.random((N, D)) < rng.choice([0.1, 0.5, 0.9], size=(N, 1))).astype(float),
         "categorical": lambda: rng.integers(0, 3, size=(N, D)).astype(float),
         "poisson": lambda: rng.poisson(unit * level).astype(float),
         "exponential": lambda: rng.exponential(unit * level),
-    }[family]()
+        "gamma": lambda: unit * level * rng.gamma(shape := 10 ** rng.uniform(-0.5, 4), size=(N, D)) / shape,
+        "negative_binomial": lambda: rng.poisson(
+            unit * level * rng.gamma(r := 10 ** rng.uniform(-1, 3), 1 / r, (N, D))
+        ),
+    }[family]().astype(float)
     kind = rng.choice(["mixed", "duplicates", "constant", "equal", "zeros", "outlier"])
     if kind == "duplicates":
         x = x[rng.integers(max(1, N // 4), size=N)]
@@ -84,19 +107,27 @@ def discrete_rows(rng: np.random.Generator, family: str, N: int, D: int, unit: f
         x[:, rng.integers(D)] = x[0, 0]
     elif kind == "equal":
         x = np.repeat(x[:1], N, 0)
-    elif kind == "zeros":
+    elif kind == "zeros" and family != "gamma":
         x[rng.random(N) < 0.3, rng.integers(D)] = 0
-    elif kind == "outlier" and family in ("poisson", "exponential"):
+    elif kind == "outlier" and family not in ("bernoulli", "categorical"):
         x[rng.integers(N)] *= 1000
     return x
+
+
+def directions(x: np.ndarray) -> np.ndarray:
+    """Rows of length 1; a zero is the first axis."""
+    x = np.where((x == 0).all(-1, keepdims=True), np.eye(x.shape[-1], dtype=x.dtype)[0], x)
+    x = x / np.abs(x).max(-1, keepdims=True)
+    return x / np.sqrt((x**2).sum(-1, keepdims=True))
 
 
 def problem(family: str, bits: int, shape: int, number: int) -> dict[str, Any]:
     """x, θ, weights and T."""
     rng = np.random.default_rng([list(MODELS).index(family), bits, shape, number])
     (N, K, D), dtype = SHAPES[shape], np.float64 if bits == 64 else np.float32
-    unit = 10 ** rng.uniform(*((-2, 6) if family == "poisson" else (-8, 8))) if rng.random() < 0.6 else 1.0
-    x = (real_rows(rng, N, K, D, unit) if family in GAUSSIAN else discrete_rows(rng, family, N, D, unit)).astype(dtype)
+    unit = 10 ** rng.uniform(*((-2, 6) if family in COUNTS else (-8, 8))) if rng.random() < 0.6 else 1.0
+    x = (real_rows(rng, N, K, D, unit) if family in REAL else other_rows(rng, family, N, D, unit)).astype(dtype)
+    x = directions(x) if family == "von_mises_fisher" else x
     theta = start(rng, family, x.astype(float), K, unit)
     weights = {
         "ones": np.ones(N),
@@ -105,6 +136,8 @@ def problem(family: str, bits: int, shape: int, number: int) -> dict[str, Any]:
         "extreme": 10 ** rng.uniform(-12, 12, N),
     }[rng.choice(["ones", "ones", "mixed", "zeros", "extreme"])]
     theta = {name: np.asarray(value).astype(dtype) for name, value in theta.items()}
+    if family == "von_mises_fisher":
+        theta["mu"] = directions(theta["mu"])
     for name in ("pi", "probs") if family == "categorical" else ("pi",):
         theta[name] = theta[name] / theta[name].sum(-1, keepdims=True)
     return {"x": x, "theta": theta, "w": weights.astype(dtype), "T": float(rng.choice(TEMPERATURES, p=CHANCES))}
@@ -122,10 +155,16 @@ def start(rng: np.random.Generator, family: str, x: np.ndarray, K: int, unit: fl
     elif kind == "coincident":
         mu = np.repeat(x.mean(0)[None], K, 0)
     pooled = np.sqrt((sd**2).mean()) * spread
-    if family in COVARIANCES:
+    if family == "von_mises_fisher":
+        return {"pi": pi, "mu": mu, "kappa": 10 ** rng.uniform(-1, 3, K) * spread}
+    if family == ANALYSERS:
+        loadings, sigma = rng.normal(size=(K, D)) * sd * spread, rng.uniform(0.3, 1, (K, D)) * sd * spread
+        return {"pi": pi, "mu": mu, "loadings": loadings[:, :, None], "sigma": sigma}
+    if family in (*COVARIANCES, "student_t"):
         A = rng.normal(size=(K, D, D))
         Sigma = (A @ A.swapaxes(1, 2) / D + 0.3 * np.eye(D)) * np.outer(sd, sd) * spread**2
-        return {"pi": pi, "mu": mu, "Sigma": Sigma[0] if family == "tied" else Sigma}
+        tails = {"df": 10 ** rng.uniform(-1, 2, K)} if family == "student_t" else {}
+        return {"pi": pi, "mu": mu, "Sigma": Sigma[0] if family == "tied" else Sigma} | tails
     if family in GAUSSIAN:
         shape = {"isotropic": (), "spherical": (K,), "diagonal": (K, D)}[family]
         return {
@@ -141,105 +180,11 @@ def start(rng: np.random.Generator, family: str, x: np.ndarray, K: int, unit: fl
     if family == "categorical":
         return {"pi": pi, "probs": rng.dirichlet(np.full(3, 0.1 if spread != 1 else 1.0), size=(K, D)) + 1e-6}
     mean = np.where(x.mean(0) > 0, x.mean(0), 1) * rng.uniform(0.3, 3, (K, D)) * spread
+    if family in ("gamma", "negative_binomial"):
+        concentration = 10 ** rng.uniform(-1, 3, (K, D)) * spread
+        more = {"rate": concentration / mean} if family == "gamma" else {"mean": mean}
+        return {"pi": pi, "concentration": concentration} | more
     return {"pi": pi, "rate": 1 / mean if family == "exponential" else mean}
-
-
-# ---- EM in long double
-
-
-def factors(theta: Theta) -> tuple[np.ndarray, np.ndarray]:
-    """σ (K, D) and L⁻¹ of the correlation matrices (K, D, D); NaN where those are not positive definite."""
-    K, D = theta["mu"].shape
-    if "sigma" in theta:
-        sigma = theta["sigma"].reshape(theta["sigma"].shape + (1,) * (2 - theta["sigma"].ndim))
-        return np.broadcast_to(sigma, (K, D)), np.broadcast_to(np.eye(D, dtype=LONG), (K, D, D))
-    Sigma = np.broadcast_to(theta["Sigma"], (K, D, D))
-    sigma = np.sqrt(np.diagonal(Sigma, axis1=1, axis2=2))
-    C = Sigma / sigma[:, :, None] / sigma[:, None]
-    L, inverse = np.zeros_like(C), np.zeros_like(C)
-    for i in range(D):
-        for j in range(i + 1):
-            rest = C[:, i, j] - (L[:, i, :j] * L[:, j, :j]).sum(1)
-            L[:, i, j] = np.sqrt(rest) if i == j else rest / L[:, j, j]
-        inverse[:, i, i] = 1 / L[:, i, i]
-        for j in range(i):
-            inverse[:, i, j] = -(L[:, i, j:i] * inverse[:, j:i, j]).sum(1) / L[:, i, i]
-    return sigma, inverse
-
-
-def table(family: str, theta: Theta, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """ℓ (N, K), and the sum of the sizes of its terms, times what their arithmetic amplifies."""
-    log_pi = np.log(theta["pi"])[None]
-
-    def log(n: np.ndarray, p: np.ndarray) -> np.ndarray:
-        return np.where(n == 0, 0, n * np.log(np.where(n == 0, 1, p)))
-
-    X = x[:, None]
-    if family in GAUSSIAN:
-        sigma, inverse = factors(theta)
-        white = np.einsum("kde,nke->nkd", inverse, (X - theta["mu"][None]) / sigma[None])
-        logs = np.log(sigma) - np.log(np.diagonal(inverse, axis1=1, axis2=2)) + np.log(2 * LONG(np.pi)) / 2
-        terms = np.concatenate([-(white**2) / 2, np.broadcast_to(-logs, white.shape)], axis=2)
-        amplified = x.shape[1] * (inverse**2).sum((1, 2))[None] / x.shape[1] ** (family in SCALES)
-        return log_pi + terms.sum(2), (np.abs(log_pi) + np.abs(terms).sum(2)) * amplified
-    if family == "bernoulli":
-        terms = [log(X, theta["probs"]), log(1 - X, 1 - theta["probs"])]
-    elif family == "categorical":
-        hot = (X[..., None] == np.arange(3)).astype(LONG)
-        terms = [log(hot, theta["probs"][None]).sum(3)]
-    elif family == "poisson":
-        terms = [log(X, theta["rate"]), -theta["rate"] + 0 * X, -gammaln(X.astype(float) + 1).astype(LONG)]
-    else:
-        terms = [np.log(theta["rate"]) + 0 * X, -theta["rate"] * X]
-    sizes = sum(np.abs(term).sum(2) for term in terms)
-    return log_pi + sum(term.sum(2) for term in terms), np.abs(log_pi) + sizes
-
-
-def e_step(family: str, theta: Theta, p: dict[str, Any]) -> tuple[np.ndarray, LONG, LONG]:
-    """wγ, F, and how large its terms are."""
-    ell, sizes = table(family, theta, p["x"].astype(LONG))
-    w, T = p["w"].astype(LONG)[:, None], LONG(p["T"])
-    peak = ell.max(1, keepdims=True)
-    gamma = (
-        np.exp((ell - peak) / T) if T > 0 else (np.arange(ell.shape[1])[None] == ell.argmax(1)[:, None]).astype(LONG)
-    )
-    total = gamma.sum(1, keepdims=True)
-    gamma, rows = gamma / total, peak + (T * np.log(total) if T > 0 else 0)
-    used = np.where(gamma > 0, gamma * np.where(gamma > 0, sizes, 0), 0).sum(1, keepdims=True)
-    counts = w > 0
-    return w * gamma, np.where(counts, w * rows, 0).sum(), np.where(counts, w * (used + np.abs(rows)), 0).sum()
-
-
-def m_step(family: str, theta: Theta, p: dict[str, Any], gamma: np.ndarray) -> Theta:
-    """θ⁺ of wγ."""
-    x, N_k = p["x"].astype(LONG), gamma.sum(0)
-    there, safe = N_k > 0, np.where(N_k > 0, N_k, 1)
-    new = {"pi": N_k / N_k.sum()}
-
-    def where(value: np.ndarray, name: str) -> np.ndarray:
-        return np.where(there.reshape((-1,) + (1,) * (value.ndim - 1)), value, theta[name])
-
-    if family in GAUSSIAN:
-        c = x.mean(0)
-        new["mu"] = mu = where(c + gamma.T @ (x - c) / safe[:, None], "mu")
-        d = x[:, None] - mu[None]
-        if family in COVARIANCES:
-            S = np.einsum("nk,nkd,nke->kde", gamma, d, d)
-            return new | {
-                "Sigma": S.sum(0) / N_k.sum() if family == "tied" else where(S / safe[:, None, None], "Sigma")
-            }
-        S = np.einsum("nk,nkd->kd", gamma, d**2)
-        if family == "isotropic":
-            return new | {"sigma": np.sqrt(S.sum() / N_k.sum() / x.shape[1])}
-        return new | {
-            "sigma": where(np.sqrt(S.mean(1) / safe if family == "spherical" else S / safe[:, None]), "sigma")
-        }
-    if family == "categorical":
-        counts = np.einsum("nk,ndc->kdc", gamma, (x[:, :, None] == np.arange(3)).astype(LONG))
-        return new | {"probs": where(counts / np.maximum(counts.sum(2, keepdims=True), LONG(1e-4000)), "probs")}
-    mean = gamma.T @ x / safe[:, None]
-    name = "probs" if family == "bernoulli" else "rate"
-    return new | {name: where(1 / mean if family == "exponential" else mean, name)}
 
 
 # ---- the judge
@@ -249,12 +194,18 @@ def has_no_digits(theta: Theta, eps: float, counts: Any = True) -> bool:
     """Is a component that counts beyond what its precision holds: a point, a plane, or infinite?"""
     if not all(np.isfinite(value).all() for value in theta.values()):
         return True
+    concentration = theta.get("kappa", theta.get("concentration") if "rate" in theta else None)
+    if concentration is not None:  # how wide a component is: 1/√κ, and of its mean 1/√α
+        fine = concentration < 1 / (16 * eps) ** 2
+        return bool(np.any(~(fine if fine.ndim == 1 else fine.all(1)) & counts))
     if "mu" not in theta:
         return False
     (sigma, inverse), D = factors(theta), theta["mu"].shape[1]
     v = (inverse**2).sum(1)
     digits = (eps * theta["mu"] / sigma) ** 2 * v
     fine = (v.sum(1) * eps * D < 1 / 32) & (digits.sum(1) < 1 / 8) & np.all(sigma > 1e-18, axis=1)
+    if "loadings" in theta:  # on a line: more than one feature has next to nothing of its own
+        fine &= (theta["sigma"] ** 2 <= 4 * eps**0.4 * sigma**2).sum(1) <= 1
     return bool(np.any(~fine & counts))
 
 
@@ -271,7 +222,7 @@ def _faults(family: str, p: dict[str, Any], fit: Any):
     gamma, exact, sizes = e_step(family, theta, p)
     W = float(p["w"].astype(LONG).sum())
     noise = float(32 * eps * (sizes + p["x"].shape[1] * W))
-    if family in GAUSSIAN and np.isfinite(float(exact)) and np.isfinite(F) and abs(F - float(exact)) > noise:
+    if family in HELD_TO_F and np.isfinite(float(exact)) and np.isfinite(F) and abs(F - float(exact)) > noise:
         yield f"{status.name}: F is {F:.9g} and not {float(exact):.9g} ± {noise:.1e}"
     if not all(np.isfinite(value).all() for value in theta.values()):
         yield f"{status.name}: θ is not finite"
@@ -287,7 +238,7 @@ def _faults(family: str, p: dict[str, Any], fit: Any):
         elif gain > allowed:
             yield f"CONVERGED, and an exact step gains {gain:.3g} of {allowed:.1e} nats"
         counts = gamma.sum(0) > eps**2 * gamma.sum()  # F does not depend on the others, to any digit
-        if "mu" in theta and np.isfinite(float(exact)) and has_no_digits(theta, eps / 64, counts):
+        if np.isfinite(float(exact)) and has_no_digits(theta, eps / 64, counts):
             yield "CONVERGED at a θ without digits"
     if status == Status.MAX_STEPS and float(fit.gain) == 0:
         yield "MAX_STEPS at gain 0"

@@ -5,6 +5,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import programs
 import pytest
@@ -100,6 +101,18 @@ def continuous_in_a_scan(x):
     scan(step, 0.0, x)
 
 
+def numpy_of_data(x):
+    with numpyro.plate("rows", len(np.unique(x))):
+        z = numpyro.sample("z", dist.Bernoulli(0.5))
+        numpyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def list_by_data(x):
+    with numpyro.plate("rows", [2, 3][x[0].astype(int)]):
+        z = numpyro.sample("z", dist.Bernoulli(0.5))
+        numpyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
 def param_in_a_scan(x):
     def step(before, x):
         pi = numpyro.param("pi", jnp.array([0.5, 0.5]))
@@ -119,6 +132,8 @@ def param_in_a_scan(x):
         (shifted_support, ["'z'", "2 … 5", "shift"]),
         (subsampled, ["'rows'", "2 of 4", "subsample_size"]),
         (plates_of_data, ["depends on the values", "Python int"]),
+        (numpy_of_data, ["NumPy array of an argument", "jax.numpy", "close over"]),
+        (list_by_data, ["depends on the values", "Python int"]),
         (backwards, ["reverse", "flip"]),
         (all_steps_back, ["'z'", "as many steps as it takes"]),
         (continuous_in_a_scan, ["'level'", "scan"]),

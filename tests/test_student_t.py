@@ -12,7 +12,7 @@ from jaxem import Status
 from jaxem.families import gaussian, student_t
 from jaxem.families._gamma_function import concentration_of, log_less_digamma
 
-from cases import CASES, cast, tolerance
+from cases import CASES, EPS, cast, tolerance
 
 M = student_t.mixture
 CASE = next(case for case in CASES if case.name == "student_t")
@@ -139,3 +139,17 @@ def test_a_component_on_one_point_is_a_collapse():
     fit = jaxem.em(M, cast({k: np.asarray(v) for k, v in theta.items()}), x)
     assert int(fit.status) == Status.NONFINITE
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fit.theta))
+
+
+@pytest.mark.parametrize("df", [1e-2, 0.3, 5.0, 1e4])
+def test_the_slope_in_the_degrees_of_freedom_has_its_digits_at_rows_far_out(df):
+    """Against the same in long double: a component that collapses has rows at δ of 1e16 and more."""
+    delta, D = np.logspace(-12, 24, 73), 3
+    a, h, d = np.longdouble(df) / 2, np.longdouble(D) / 2, delta.astype(np.longdouble) / 2
+    t = d / a
+    far = 2 * a * (a * np.log1p(t) - (a + h) * t / (1 + t))
+    near = 2 * (d * (d - h) / (1 + t) - a**2 * (t - np.log1p(t)))
+    size = 2 * np.where(t < 1, d**2 + d * h, a**2 * np.log1p(t) + a * (a + h))  # of its terms
+    found = student_t.slope_of_rows(jnp.asarray(delta), jnp.asarray(1 / df), D)
+    error = np.abs(np.asarray(found, np.longdouble) - np.where(t < 1e-3, near, far))
+    assert (error <= 512 * EPS * size).all()  # t − log(1 + t) is rounded to eps/t of itself from t = 1e-3 on

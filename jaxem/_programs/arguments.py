@@ -81,6 +81,14 @@ class Arguments:
         leaves = [fixed.value if leaf is None else jnp.asarray(leaf) for leaf, fixed in pairs]
         return jax.tree.unflatten(self.treedef, leaves)
 
+    def described(self) -> Any:
+        """As `unpack` has it, with the dtype and shape of data in their place."""
+        pairs = zip(self.leaves, self.static, strict=True)
+        leaves = [
+            v.value if leaf is None else jax.core.ShapedArray(leaf.shape, leaf.dtype).str_short() for leaf, v in pairs
+        ]
+        return jax.tree.unflatten(self.treedef, leaves)
+
     def arrays(self) -> list[Array]:
         return [leaf for leaf in self.leaves if leaf is not None]
 

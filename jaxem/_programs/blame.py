@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import jax
-
 from jaxem._core.arrays import PACKAGE, first_line, shown
 from jaxem._programs.arguments import Arguments
 
@@ -20,8 +18,7 @@ def blamed_on_the_program(x: Arguments) -> Iterator[None]:
             frame = frame.tb_next
         if frame is not None and frame.tb_frame.f_code.co_filename.startswith(PACKAGE):
             raise
-        shapes = jax.tree.map(lambda v: v.aval.str_short() if isinstance(v, jax.Array) else v, x.unpack())
         raise ValueError(
-            f"program: called with x = {shown(shapes)}, it raises {type(error).__name__}: {first_line(error)}; x must "
-            "be its argument, or the tuple of its arguments"
+            f"program: called with x = {shown(x.described())}, it raises {type(error).__name__}: {first_line(error)}; "
+            "x must be its argument, or the tuple of its arguments"
         ) from error

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxem._core.arrays import first_line
 from jaxem._programs.arguments import Arguments, Cut
 from jaxem._programs.follow import Found, Place, close
 from jaxem._programs.structure import Structure
@@ -81,8 +82,9 @@ def along(m: Any, shapes: Arguments, structure: Structure, plate: str, size: int
     except Whole:
         raise
     except Exception as error:  # whatever the program may raise with other rows
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise Whole(f"cut along plate {plate!r}, it raises {type(error).__name__}: {line}") from error
+        cause = error.__cause__ or error  # the program's own words, and not those of who called it
+        raises = f"it raises {type(cause).__name__}: {first_line(cause)}"
+        raise Whole(f"cut along plate {plate!r}, {raises}; make the plate of len(x)") from error
     found, own = probe.at({})
     kept = [name for name, inside in sizes.plates.items() if inside.get(plate) != len(index)]
     if kept:

@@ -15,6 +15,7 @@ from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.distributions import biject_to, constraints
 
+from jaxem._core.arrays import first_line
 from jaxem._core.handlers import alone
 from jaxem._programs.arguments import Arguments
 from jaxem._programs.messengers import Own, Unobserved
@@ -128,10 +129,19 @@ def inspect(program: Callable[..., Any], arguments: Arguments) -> Structure:
 
     try:
         jax.eval_shape(visit, arguments, jax.random.key(0))
-    except (jax.errors.ConcretizationTypeError, jax.errors.NonConcreteBooleanIndexError) as error:
+    except jax.errors.TracerArrayConversionError as error:
+        raise ValueError(
+            "program: it makes a NumPy array of an argument, or of a parameter, which has no values yet; use jax.numpy "
+            f"in it, and close over what fixes its structure. JAX says: {first_line(error)}"
+        ) from error
+    except (
+        jax.errors.ConcretizationTypeError,
+        jax.errors.NonConcreteBooleanIndexError,
+        jax.errors.TracerIntegerConversionError,
+    ) as error:
         raise ValueError(
             "program: its structure (the size of a plate, a branch) depends on the values of its arguments; "
-            f"pass what fixes it as a Python int. JAX says: {str(error).splitlines()[0]}"
+            f"pass what fixes it as a Python int. JAX says: {first_line(error)}"
         ) from error
     return found[0]
 

@@ -126,7 +126,10 @@ def update(moments: Moments, theta: Theta, held: frozenset[str]) -> Theta:
 
 
 def rounding(theta: Theta, moments: Moments, held: frozenset[str]) -> tuple[Array, Array | bool]:
-    """That of a floored `full`; where more than Q of σ_k lie on their floor, rows lie in Q dimensions: a collapse."""
+    """That of a floored `full`; where more than Q of σ_k lie on their floor, rows lie in Q dimensions: a collapse.
+
+    The M-step tells f, −2/N times the likelihood, to eps/ψ, of the variance (`_factor_analysis.floor`).
+    """
     fixed = held.issuperset({"loadings", "sigma"})
     about = frozenset({"Sigma"}) if fixed else frozenset()
     full = plain(theta)
@@ -134,6 +137,8 @@ def rounding(theta: Theta, moments: Moments, held: frozenset[str]) -> tuple[Arra
     if fixed:
         return slack, lost
     within, variance, usable = variances(moments, theta, held)
+    blurred = jnp.finfo(variance.dtype).eps * jnp.max(variance / theta["sigma"] ** 2, axis=1)
+    slack = slack + jnp.sum(jnp.where(usable, moments.N_k * blurred, 0))
     squares = jnp.diagonal(within, axis1=1, axis2=2)
     empty = jnp.any(underflown(squares, moments.N_k[:, None], theta["mu"]), axis=1)
     on_floor = theta["sigma"] ** 2 <= 2 * floor(variance.dtype) * variance

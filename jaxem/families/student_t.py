@@ -175,9 +175,15 @@ def slope_of_height(y: Array, D: int) -> Array:
 
 
 def slope_of_rows(delta: Array, y: Array, D: int) -> Array:
-    """d/dy of −(a + h) log(1 + d/a), d = δ/2: −2 [a² h(d/a) − d(d − h)/(1 + d/a)]."""
-    a, d, t = 1 / (2 * y), delta / 2, delta * y
-    return 2 * (d * (d - D / 2) / (1 + t) - a**2 * log_defect(t))
+    """d/dy of −(a + h) log(1 + t), t = d/a, d = δ/2: 2a [a log(1 + t) − (a + h) t/(1 + t)], with its digits far out.
+
+    Nearby, where that cancels, it is −2 [a² (t − log(1 + t)) − d(d − h)/(1 + t)].
+    """
+    a, h, d, t = 1 / (2 * y), D / 2, delta / 2, delta * y
+    near = jnp.minimum(t, 1)
+    nearby = d * (d - h) / (1 + near) - a**2 * log_defect(near)
+    far_out = a * (a * jnp.log1p(t) - (a + h) * (t / (1 + t)))
+    return 2 * jnp.where(t < 1, nearby, far_out)
 
 
 # ---- the start, the family
