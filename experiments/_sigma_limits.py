@@ -103,7 +103,12 @@ def of_kmeans(x: jax.Array, centres: jax.Array, *, quick: bool) -> dict[str, Any
 
 
 def of_all_mixtures(x: jax.Array, rows: list[dict], centres: list, critical: float, *, quick: bool) -> list[dict]:
-    """C19 at a few σ of the sweep: what any mixture could gain on EM's best fit, and what a large one does gain."""
+    """C19 at a few σ of the sweep: what any mixture could gain on EM's best fit, and what a large one does gain.
+
+    Of too many rows, nothing.
+    """
+    if len(x) > MOST_ROWS:
+        return []
     wanted = critical * np.geomspace(1.1, 1 / 16, 3 if quick or len(x) > MANY_ROWS else 9)
     sigmas = np.array([row["sigma"] for row in rows])
     found = []
@@ -176,14 +181,10 @@ def of_split(x: jax.Array, starts: jax.Array, sigmas: list[float]) -> dict[str, 
     }
 
 
-def measure(x: jax.Array, rows: list[dict], centres: list, winner: jax.Array, starts: jax.Array, *, quick: bool):
-    """C18, C19 and C20 of a whole sweep; None where there are too many rows."""
-    critical, few = float(limits.critical_sigma(x)), len(x) <= MOST_ROWS
-    return {
-        "kmeans": of_kmeans(x, winner, quick=quick) if few else None,
-        "mixtures": of_all_mixtures(x, rows, centres, critical, quick=quick) if few else [],
-        "split": of_split(x, starts, [row["sigma"] for row in rows]),
-    }
+def of_data(x: jax.Array, sigmas: np.ndarray, winner: jax.Array, starts: jax.Array, *, quick: bool) -> dict[str, Any]:
+    """C18 and C20, which wait for no fit; None for C18 where there are too many rows."""
+    few = len(x) <= MOST_ROWS
+    return {"kmeans": of_kmeans(x, winner, quick=quick) if few else None, "split": of_split(x, starts, list(sigmas))}
 
 
 # ---- the verdicts

@@ -1,6 +1,6 @@
 """What is claimed of EM's steps at one σ, measured: C1–C15, at the best fit and at a random start."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import _sigma_limits
 import jax
@@ -33,31 +33,54 @@ def count_distinct(mu: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.sum(~jnp.any(jnp.tril(distance < DISTINCT * unit, k=-1), axis=1))
 
 
-def certifier(x: jax.Array) -> Any:
-    """`certify_row`, compiled: with few optimisations, as it takes far longer to compile than to run.
+class Place(NamedTuple):
+    """Where the claims at one σ are made."""
 
-    Not so in float32, where a table that is computed twice may then differ from itself.
+    fitted: jax.Array  # the centres of the best fit
+    start: jax.Array  # a random start, where a statement is for any θ (C1, C3–C6, C15)
+    centres: jax.Array  # of k-means
+    sigma: jax.Array
+    diam: jax.Array  # diam(X)
+
+
+def certifiers(x: jax.Array) -> list[Any]:
+    """All that is claimed at one σ, part by part, each (x, Place) -> dict: to be compiled side by side.
+
+    With few optimisations, as a part takes far longer to compile than to run. Not so in float32, where a table that is
+    computed twice may then differ from itself.
     """
     quickly = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     options = quickly if x.dtype == jnp.float64 else None
-    return jax.jit(certify_row, static_argnames="num_steps", compiler_options=options)
+    return [jax.jit(part, compiler_options=options) for part in (of_certificates, of_limits, of_rate, of_shadow)]
 
 
-def certify_row(
-    x: jax.Array,
-    fitted: jax.Array,
-    start: jax.Array,
-    centres: jax.Array,
-    sigma: jax.Array,
-    diam: jax.Array,
-    num_steps: int,
-):
-    """Everything that is claimed at one σ: at the fit, at a random start where the statement is for any θ (C1, C3–C6,
-    C15), and near k-means' centres (C17)."""
-    at_fit, at_start = limits.parameters(fitted, sigma), limits.parameters(start, sigma)
-    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), at_fit, at_start)
-    certificates = jax.lax.map(lambda theta: certify(M, theta, x), both)
-    rate = convergence_rate(M, at_fit, x)
+def of_certificates(x: jax.Array, at: Place) -> dict[str, Any]:
+    """C1–C6, at the fit and at the start."""
+    thetas = [limits.parameters(mu, at.sigma) for mu in (at.fitted, at.start)]
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), *thetas)
+    return {"certificates": jax.lax.map(lambda theta: certify(M, theta, x), both)._asdict()}
+
+
+def of_rate(x: jax.Array, at: Place) -> dict[str, Any]:
+    """C12 and C21: how fast EM is at the fit."""
+    theta = limits.parameters(at.fitted, at.sigma)
+    rate = convergence_rate(M, theta, x)
+    return {
+        "spectral_radius": rate.spectral_radius,
+        "C12": missing_information_check(x, theta, rate),
+        **_sigma_limits.of_rate(x, theta, rate.spectral_radius),
+    }
+
+
+def of_shadow(x: jax.Array, at: Place) -> dict[str, Any]:
+    """C17: near k-means' centres."""
+    return _sigma_limits.of_shadow(x, at.centres, at.sigma)
+
+
+def of_limits(x: jax.Array, at: Place) -> dict[str, Any]:
+    """C7–C10 and C13–C15: one step, and how far it is from that of k-means."""
+    fitted, sigma = at.fitted, at.sigma
+    at_fit = limits.parameters(fitted, sigma)
     spectrum, _ = limits.coincident_spectrum(x, at_fit["pi"], sigma)
     soft, hard = responsibilities(M, at_fit, x), responsibilities(M, at_fit, x, temperature=0.0)
     least = jnp.min(limits.gaps(squared_distances(x, fitted)))
@@ -67,22 +90,17 @@ def certify_row(
         "distinct": count_distinct(fitted, x),
         "gamma_gap": jnp.max(jnp.abs(soft - hard)),
         "gamma_gap_bound": (len(fitted) - 1) * jnp.exp(-least / (2 * sigma**2)),
-        "certificates": certificates._asdict(),
         "C7": limits.assignment_gap(x, fitted, sigma),
         "objective_gap": limits.objective_gap(x, fitted, sigma),
         "C8": limits.objective_bound(x, fitted, sigma),
         "Q": q.Q,
         "scaled_residual": q.residual,
         "C9": q.check,
-        "C10": limits.centre_gap(x, fitted, sigma, diam),
-        "spectral_radius": rate.spectral_radius,
-        "C12": missing_information_check(x, at_fit, rate),
+        "C10": limits.centre_gap(x, fitted, sigma, at.diam),
         "coincident_eigenvalue": spectrum[-1],
         "C13": limits.coincident_bound(x, at_fit["pi"], sigma),
         "C14": limits.temperature_is_variance(x, fitted, sigma, TEMPERATURE),
-        "C15": limits.hard_em_is_kmeans(x, start, sigma, num_steps=num_steps),
-        **_sigma_limits.of_rate(x, at_fit, rate.spectral_radius),
-        **_sigma_limits.of_shadow(x, centres, sigma),
+        "C15": limits.hard_em_is_kmeans(x, at.start, sigma, num_steps=LLOYD_STEPS),
     }
 
 
@@ -116,6 +134,16 @@ def monotone_check(x: jax.Array, starts: jax.Array, sigma: jax.Array) -> limits.
         return limits.Bound(jnp.max(trace[:-1] - trace[1:]), allowance)
 
     return jax.tree.map(jnp.max, jax.lax.map(fall, starts))
+
+
+def along_paths(
+    x: jax.Array, starts: jax.Array, last: jax.Array, critical: jax.Array, diam: jax.Array
+) -> tuple[limits.Bound, limits.Bound, limits.Bound]:
+    """From every start: C11's iterates at the last σ, C13's one point above diam(X), and C2 along whole paths."""
+    wide = jnp.asarray(1.05, x.dtype) * diam
+    iterates = jax.lax.map(lambda mu: limits.iterates_gap(x, mu, last, num_steps=LLOYD_STEPS), starts)
+    coincidence = jax.lax.map(lambda mu: limits.coincidence(x, mu, wide), starts)
+    return iterates, coincidence, monotone_check(x, starts, critical)
 
 
 def as_row(sigma: jax.Array, fits: Any, fit: Any, measured: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from _sigma_claims import claims
 from _sigma_options import parse
-from _sigma_steps import DISTINCT, LLOYD_STEPS, TEMPERATURE, M, as_row, certifier, fit_restarts, monotone_check
+from _sigma_steps import DISTINCT, LLOYD_STEPS, TEMPERATURE, M, Place, along_paths, as_row, certifiers, fit_restarts
 from _sigma_story import in_words, print_rows
 from tqdm import tqdm
 
@@ -88,7 +88,7 @@ def draw_starts(x: jax.Array, config: Config) -> Starts:
 
 
 def beside(f: Any, *args: Any, **options: Any) -> Future:
-    """A first call, on another core: compiling f takes longest of all, and does not wait for what f will be asked."""
+    """A call on another core: compiling takes longest of all, and does not wait for what f will be asked."""
     pool = ThreadPoolExecutor(1)
     done = pool.submit(f, *args, **options)
     pool.shutdown(wait=False)
@@ -114,8 +114,9 @@ def run(config: Config, *, progress: bool = True) -> dict[str, Any]:
         raise DataError(f"--components: {config.components} exceeds the {distinct} distinct rows of {data.name}")
     x = jnp.asarray(data.x, jnp.float64 if config.precision == 64 else jnp.float32)
     diam, critical = limits.diameter(x), limits.critical_sigma(x)
-    certify = certifier(x)
-    compiled = beside(certify, x, *[x[: config.components]] * 3, critical, diam, num_steps=LLOYD_STEPS)
+    certify = certifiers(x)
+    anywhere = Place(*[x[: config.components]] * 3, critical, diam)
+    compiled = [beside(part, x, anywhere) for part in certify]
     starts = draw_starts(x, config)
     lloyd = [kmeans(x, mu) for mu in starts.mu]
     distortions = np.array([float(distortion(x, fit.theta["mu"])) for fit in lloyd])
@@ -124,20 +125,20 @@ def run(config: Config, *, progress: bool = True) -> dict[str, Any]:
     clock = time.perf_counter()
     rows, centres = [], []
     grid = sigma_grid(config, float(diam), float(one_hot), float(starts.sigma))
-    compiled.result()
+    paths = beside(along_paths, x, starts.mu, starts.sigma, critical, diam)
+    proved = beside(_sigma_limits.of_data, x, grid, winner, starts.mu, quick=config.quick)
+    for part in compiled:
+        part.result()
     for index, sigma in enumerate(tqdm(grid, desc="sigma", unit="σ", disable=not progress)):
         sigma = jnp.asarray(sigma, x.dtype)
         fits, fit = fit_restarts(x, starts.mu, sigma)
-        start = starts.mu[index % len(starts.mu)]
-        measured = certify(x, fit.theta["mu"], start, winner, sigma, diam, num_steps=LLOYD_STEPS)
-        rows.append(as_row(sigma, fits, fit, jax.tree.map(np.asarray, measured)))
+        place = Place(fit.theta["mu"], starts.mu[index % len(starts.mu)], winner, sigma, diam)
+        measured = [jax.tree.map(np.asarray, part(x, place)) for part in certify]
+        rows.append(as_row(sigma, fits, fit, {name: value for part in measured for name, value in part.items()}))
         centres.append(np.asarray(fit.theta["mu"]))
-    iterates = jax.lax.map(lambda mu: limits.iterates_gap(x, mu, starts.sigma, num_steps=LLOYD_STEPS), starts.mu)
-    wide = jnp.asarray(1.05, x.dtype) * diam
-    coincidence = jax.lax.map(lambda mu: limits.coincidence(x, mu, wide), starts.mu)
-    monotone = monotone_check(x, starts.mu, critical)
-    found = _sigma_limits.measure(x, rows, centres, winner, starts.mu, quick=config.quick)
-    of_steps = claims(rows, float(jnp.finfo(x.dtype).eps), len(x), TEMPERATURE, iterates, coincidence, monotone)
+    found = {"mixtures": _sigma_limits.of_all_mixtures(x, rows, centres, float(critical), quick=config.quick)}
+    found |= proved.result()
+    of_steps = claims(rows, float(jnp.finfo(x.dtype).eps), len(x), TEMPERATURE, *paths.result())
     return {
         "config": config._asdict() | {"sigmas": grid.tolist(), "reading": config.reading._asdict()},
         "rows": rows,

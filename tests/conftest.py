@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import annotations  # noqa: F401  before jaxem is imported
 import turns
 import xla_flags
 

@@ -17,6 +17,7 @@ CLAIMS = {
 MODULES = (phase_diagram, two_gaussians, seeding, nats_left)
 
 
+@pytest.mark.takes_turns("experiment")
 @pytest.mark.parametrize("experiment", CLAIMS)
 def test_the_claims_and_what_the_figure_shows(experiment, measured):
     SHOWS[experiment](*measured(experiment, CLAIMS[experiment]))

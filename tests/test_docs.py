@@ -17,6 +17,7 @@ ELSEWHERE = {"README.md", *(f"docs/{name}.md" for name in ("extending", "plots",
 RUN = {pages.name_of(page): page for page in pages.PAGES if pages.blocks(page)}
 
 
+@pytest.mark.takes_turns("name")
 @pytest.mark.parametrize("name", [name for name in RUN if name not in ELSEWHERE])
 def test_the_blocks_of_a_page_run(name, tmp_path, monkeypatch):
     (tmp_path / "experiments").symlink_to(pages.ROOT / "experiments")  # their data, as in a clone

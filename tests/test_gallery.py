@@ -51,7 +51,7 @@ def each(names):
 def started(name):
     """(model, θ, the oracle)."""
     entry = ENTRIES[name]
-    oracle = Oracle(entry.reference or entry.program, entry.x, entry.theta, entry.skip_masked)
+    oracle = Oracle(entry.reference or entry.program, entry.x, entry.theta)
     return jaxem.from_numpyro(entry.program), oracle.start(), oracle
 
 

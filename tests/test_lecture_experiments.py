@@ -34,6 +34,7 @@ def script(name):
     return module
 
 
+@pytest.mark.takes_turns("experiment")
 @pytest.mark.parametrize("experiment", CLAIMS)
 def test_the_claims_and_what_the_figure_shows(experiment, measured):
     SHOWS[experiment](*measured(experiment, CLAIMS[experiment]))

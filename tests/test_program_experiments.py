@@ -25,6 +25,7 @@ CLAIMS = {
 MODULES = (em_vs_svi, hmm_sigma_sweep, bayesian_view)
 
 
+@pytest.mark.takes_turns("experiment")
 @pytest.mark.parametrize("experiment", CLAIMS)
 def test_the_claims_and_what_was_measured(experiment, measured):
     SHOWS[experiment](*measured(experiment, CLAIMS[experiment]))

@@ -52,7 +52,10 @@ class Sweep:
         return rows
 
     def measured(self, rows):
-        return _sigma_limits.measure(self.x, rows, self.centres, self.winner, self.starts, quick=True)
+        of_data = _sigma_limits.of_data(self.x, self.sigmas, self.winner, self.starts, quick=True)
+        critical = float(limits.critical_sigma(self.x))
+        mixtures = _sigma_limits.of_all_mixtures(self.x, rows, self.centres, critical, quick=True)
+        return of_data | {"mixtures": mixtures}
 
 
 @pytest.fixture(scope="module")

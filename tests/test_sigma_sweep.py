@@ -59,6 +59,19 @@ def test_every_claim_holds(data, tmp_path):
     assert rows[-1]["J"] == pytest.approx(result["summary"]["kmeans_J"], rel=1e-5)
     arrays = np.load(folder / "sigma_sweep.npz")
     assert arrays["mu"].shape == (len(rows), result["config"]["components"], arrays["x"].shape[1])
+    the_table_fits_a_terminal_and_the_words_say_what_the_numbers_do(done.stdout, rows)
+
+
+def the_table_fits_a_terminal_and_the_words_say_what_the_numbers_do(printed, rows):
+    table = printed.strip("\n").split("\n\n")[0].splitlines()
+    assert len(table) == len(rows) + 1
+    assert len(table[0].split()) == 7
+    assert max(map(len, table)) <= 100
+    words = " ".join(printed.split("In words.")[1].split())
+    slowest = max(rows, key=lambda row: row["iterations"])
+    assert f"EM takes most steps, {slowest['iterations']:,}, at σ = {slowest['sigma']:.3g}" in words
+    one_hot = max(row["sigma"] for row in rows if row["gamma_gap"] == 0)
+    assert f"to the bit, from σ = {one_hot:.3g}" in words
 
 
 @full_leg_only
@@ -306,18 +319,3 @@ def test_bad_ways_to_read_a_file(options, message, tmp_path, fails):
     path = tmp_path / "good.csv"
     path.write_text(GOOD)
     fails(message, "--data", path, *options)
-
-
-@full_leg_only
-def test_the_table_fits_a_terminal_and_the_words_say_what_the_numbers_do(tmp_path):
-    done = sweep("--data", "blobs", "--quick", "--no-plot", "--out", tmp_path)
-    table = done.stdout.strip("\n").split("\n\n")[0].splitlines()
-    rows = json.loads((tmp_path / "sigma_sweep.json").read_text())["rows"]
-    assert len(table) == len(rows) + 1
-    assert len(table[0].split()) == 7
-    assert max(map(len, table)) <= 100
-    words = " ".join(done.stdout.split("In words.")[1].split())
-    slowest = max(rows, key=lambda row: row["iterations"])
-    assert f"EM takes most steps, {slowest['iterations']:,}, at σ = {slowest['sigma']:.3g}" in words
-    one_hot = max(row["sigma"] for row in rows if row["gamma_gap"] == 0)
-    assert f"to the bit, from σ = {one_hot:.3g}" in words

@@ -44,6 +44,7 @@ SMALL = {
 }
 
 
+@pytest.mark.takes_turns("name")
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_scikit_learns_own_checks_pass(name):
     """All of them, that of weights against repetitions included, which scikit-learn's own k-means fails."""

@@ -125,7 +125,7 @@ class Climb(NamedTuple):
 
 def unstarted(m: Model, theta: Theta, data: Data, accelerate: Any = None, tol: Any = None) -> Climb:
     """θ before its E-step."""
-    shapes = jax.eval_shape(lambda: begin(m, theta, m.expect(theta, data)))
+    shapes = jax.eval_shape(lambda: begin(m, theta, expect(m, at(m, theta), data)))
     state: State = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     course, watch = Course.new(accelerate, theta, m, data), Watch.new(tol, state.gain)
     return renewed(Climb(state, theta, jnp.zeros((), bool), course, watch), theta)
@@ -176,6 +176,12 @@ def at(m: Model, theta: Theta) -> Proposal:
     return Proposal(theta, theta if m.recentres else None, jnp.zeros((), bool))
 
 
+@jax.jit
+def expect(m: Model, proposal: Proposal, data: Data) -> Expectation:
+    """The E-step (eq:E) of a proposal; a program of its own, so that it is traced once for all that ask for it."""
+    return m.expect(proposal.theta, data, proposal.centre, proposal.again)
+
+
 def choose(condition: Array, this: Any, other: Any) -> Any:
     """One of two trees."""
     return jax.tree.map(partial(jnp.where, condition), this, other)
@@ -189,7 +195,7 @@ def step(m: Model, climb: Climb, data: Data, tol: Any, size: Array | int, stop: 
         tol = climb.watch.tolerance(asked)
     if course is not None:
         proposal, course = beyond(m, climb.state, course, proposal, data)
-    expectation = m.expect(proposal.theta, data, proposal.centre, proposal.again)  # eq:E
+    expectation = expect(m, proposal, data)
     after = advance(m, climb, proposal, expectation, tol, size, stop)
     if course is not None:
         after = accelerated(m, climb, course, after, proposal, expectation, tol, size)

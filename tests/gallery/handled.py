@@ -137,7 +137,7 @@ def plate_used_twice(x):
         numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
 
 
-@entry(X, J([True, True, False, True]), source="forum: a mask on part of a prior", skip_masked=True)
+@entry(X, J([True, True, False, True]), source="forum: a mask on part of a prior")
 def partly_masked_prior(x, counts):
     """Half of a parameter's prior is switched off."""
     with numpyro.plate("components", 2), handlers.mask(mask=J([True, False])):

@@ -55,9 +55,7 @@ for order in (1, 2):
     entry(SEQUENCES, ENDS, source=f"{EXAMPLE}, include_prior=False", name=f"music_{order}_without_prior", single=True)(
         music(order, prior=False)
     )
-entry(SEQUENCES, ENDS, source=EXAMPLE, closed="probs_x probs_y", name="music_masked_states", skip_masked=True)(
-    music(1, mask_states=True)
-)
+entry(SEQUENCES, ENDS, source=EXAMPLE, closed="probs_x probs_y", name="music_masked_states")(music(1, mask_states=True))
 
 
 def two_chains(linked):

@@ -19,7 +19,7 @@ class Latents(NamedTuple):
 
     assignments: dict[str, np.ndarray]  # site → (assignments, *shape)
     sizes: dict[str, int]
-    counted: dict[str, np.ndarray]  # site → (*shape): False where a mask takes it out
+    counted: dict[str, np.ndarray]  # site → (*shape): False where it is masked, and so is all that hangs on it
 
 
 class Joint(NamedTuple):
@@ -48,8 +48,8 @@ class Joint(NamedTuple):
 class Oracle:
     """One program on its data; every question is one compiled function of θ."""
 
-    def __init__(self, program: Any, args: tuple, theta: Any = None, skip_masked: bool = False):
-        self.program, self.args, self.skip_masked = program, args, skip_masked
+    def __init__(self, program: Any, args: tuple, theta: Any = None):
+        self.program, self.args = program, args
         self.given = theta or {}  # where a prior cannot be drawn from
         self.at_all = jax.jit(self._at_all)
 
@@ -78,23 +78,42 @@ class Oracle:
             if site["type"] == "sample" and not site["is_observed"] and site["fn"].is_discrete
         }
         sizes = {name: int(site["fn"].enumerate_support(expand=False).shape[0]) for name, site in sites.items()}
-        counted = {name: self.is_counted(site) for name, site in sites.items()}
-        ranges = [range(sizes[name] if one else 1) for name in sites for one in counted[name].ravel()]
+        masked = {name: self.is_masked(site) for name, site in sites.items()}
+        counted = {name: np.ones_like(mask) for name, mask in masked.items()}
+        if any(mask.any() for mask in masked.values()):
+            silent = self.silent(self.every(sizes, counted), sizes)
+            counted = {name: ~(mask & silent[name]) for name, mask in masked.items()}
+        return Latents(self.every(sizes, counted), sizes, counted)
+
+    def every(self, sizes: dict[str, int], counted: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The joint assignments of what counts, in lexicographic order; the rest at 0."""
+        ranges = [range(sizes[name] if one else 1) for name in counted for one in counted[name].ravel()]
         every = np.array(list(itertools.product(*ranges)), dtype=int)
         assert len(every) <= 5000, len(every)
         assignments, start = {}, 0
         for name, one in counted.items():
             assignments[name] = every[:, start : start + one.size].reshape(-1, *one.shape)
             start += one.size
-        return Latents(assignments, sizes, counted)
+        return assignments
 
-    def is_counted(self, site: dict[str, Any]) -> np.ndarray:
-        """Where a latent is not masked; half of what has an `obs_mask` always is."""
+    def is_masked(self, site: dict[str, Any]) -> np.ndarray:
+        """Where the law of a latent is masked."""
         shape, fn = np.shape(site["value"]), site["fn"]
-        half = site["name"].endswith("_unobserved")
-        if not (self.skip_masked or half) or not isinstance(fn, dist.MaskedDistribution):
-            return np.ones(shape, bool)
-        return np.broadcast_to(np.asarray(fn._mask), shape)
+        masked = isinstance(fn, dist.MaskedDistribution)
+        return np.broadcast_to(~np.asarray(fn._mask, bool), shape) if masked else np.zeros(shape, bool)
+
+    def silent(self, assignments: dict[str, np.ndarray], sizes: dict[str, int]) -> dict[str, np.ndarray]:
+        """Where the density is the same for every value of a latent, whatever the others."""
+        with jax.numpy_rank_promotion("allow"):
+            total, _ = jax.device_get(self.at_all(self.start(), assignments))
+        places = [name for name, values in assignments.items() for _ in values[0].ravel()]
+        grid = np.asarray(total, float).reshape([sizes[name] for name in places])
+        same = np.array([not np.ptp(np.nan_to_num(grid), axis=axis).any() for axis in range(grid.ndim)], bool)
+        found, start = {}, 0
+        for name, values in assignments.items():
+            found[name] = same[start : start + values[0].size].reshape(values.shape[1:])
+            start += values[0].size
+        return found
 
     def _at_all(self, theta: dict[str, Any], assignments: dict[str, Any]) -> tuple[Any, Any]:
         """(log density, that of θ's own sites) at every assignment."""

@@ -27,7 +27,6 @@ class Entry(NamedTuple):
     theta: dict[str, Any] | None  # where the fit starts; by default the program's own start
     ends: tuple[str, ...]  # the statuses a fit may truthfully end with
     refusal: str | None  # a pattern of the one line that refuses it
-    skip_masked: bool  # a latent under a mask counts nothing, rather than once for each of its values
     single: bool  # float32 has ended it in another way than float64
 
 
@@ -44,7 +43,6 @@ def entry(
     ends: str = "CONVERGED MAX_STEPS",
     refusal: str | None = None,
     name: str | None = None,
-    skip_masked: bool = False,
     single: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Put a program into the gallery, under its own name."""
@@ -66,7 +64,6 @@ def entry(
             theta=theta,
             ends=tuple(ends.split()),
             refusal=refusal,
-            skip_masked=skip_masked,
             single=single,
         )
         return program

@@ -87,7 +87,7 @@ def spelled_noise(x, seen):
 SEEN = J([True, False, True, True])
 
 
-@entry(X, SEEN, source="public repository: noise of laps", reference=spelled_noise, skip_masked=True)
+@entry(X, SEEN, source="public repository: noise of laps", reference=spelled_noise)
 def unlike_components_and_a_mask(x, seen):
     """A Normal and a Student t, some rows masked."""
     w, mu = parameters()
