@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from _style import BLACK, BLUE, COLOURS, DOUBLE, GREEN, GREY, ORANGE, PALE, RED, bare, page, styled
 
@@ -30,6 +31,9 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = 
     axes["f"].set_ylim(0)
     cost(axes["g"], summary, 1e3 * np.array(summary["seconds"]), r"time of $\nabla V$", "ms")
     axes["g"].set(yscale="log")
+    axes["g"].yaxis.set_minor_formatter(NullFormatter())
+    axes["g"].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes["g"].yaxis.set_major_formatter("{x:g}")
     sigma(axes["h"], summary, arrays)
     for letter, axis in axes.items():
         axis.set_title(f"({letter}) {axis.get_title(loc='left')}")
@@ -84,8 +88,8 @@ def error(axis: Any, summary: dict[str, Any]) -> None:
         (summary["differences"], "differences", GREY, 3),
     ):
         axis.axhline(height, color=colour, linestyle="--", linewidth=0.8)
-        axis.annotate(name, (0.03, height), (0, up), xycoords=axis.get_yaxis_transform(), color=colour,
-                      textcoords="offset points", fontsize=7)  # fmt: skip
+        axis.annotate(name, (0.98, height), (0, up), xycoords=axis.get_yaxis_transform(), color=colour,
+                      textcoords="offset points", fontsize=7, ha="right")  # fmt: skip
     axis.set(title="off the implicit", xscale="log", yscale="log", xlabel="steps unrolled", ylabel="relative error")
     ticks(axis, steps)
 

@@ -4,12 +4,15 @@ import feature_learning
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 CLAIMS = {"diff", "unroll", "memory", "V", "arms", "σ", "end"}
 
 
-def test_the_claims_and_what_the_figure_shows(measured):
-    summary, arrays = measured("feature_learning", CLAIMS)
+@pytest.mark.takes_turns("experiment")
+@pytest.mark.parametrize("experiment", ["feature_learning"])
+def test_the_claims_and_what_the_figure_shows(experiment, measured):
+    summary, arrays = measured(experiment, CLAIMS)
     assert arrays["test"][-1] > arrays["test"][0]
     assert arrays["sigma_path"][-1, 1] >= arrays["sigma_on_grid"].max() - 1e-6
     implicit, *unrolled = summary["error"]

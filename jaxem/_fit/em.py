@@ -328,7 +328,7 @@ def kmeans(
     mu: ArrayLike,
     weights: ArrayLike | None = None,
     *,
-    tol: ArrayLike = 0.0,
+    tol: Any = 0.0,
     max_steps: ArrayLike = 1000,
     empty: str = "keep",
     accelerate: Any = None,

@@ -181,7 +181,7 @@ def em_stream(
     batches: _batches.Batches,
     *,
     temperature: ArrayLike = 1.0,
-    tol: ArrayLike = 1e-10,
+    tol: Any = 1e-10,
     max_steps: int = 1000,
     accelerate: Any = None,
     mesh: Mesh | None = None,
