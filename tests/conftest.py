@@ -1,5 +1,7 @@
 """Two legs: float64 (the default) and float32 (JAXEM_TEST_PRECISION=32, `make test-f32`)."""
 
+import contextlib
+import ctypes
 import functools
 import gc
 import json
@@ -145,6 +147,26 @@ def pytest_collection_modifyitems(config, items):
             or item.path.name
         )
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+MOST_MEMORY = 2 * 2**30  # bytes that a process of the tests may keep from one file to the next
+
+
+def in_memory():
+    """Bytes of this process; 0 where the system does not say."""
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Compiled programs are kept while a file may share them; without this a process grows to 7 GB."""
+    if nextitem is not None and nextitem.path != item.path and in_memory() > MOST_MEMORY:
+        jax.clear_caches()
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):  # glibc keeps what is freed, unless asked
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @pytest.fixture(scope="session")
