@@ -26,6 +26,7 @@ def test_bad_arguments_end_in_one_line_and_code_2(refuses):
     refuses(feature_learning, ("--seed", "-1"))
 
 
+@jax.numpy_rank_promotion("allow")  # the experiment broadcasts as NumPy does
 def test_the_network_is_invertible_and_tells_its_determinant():
     rng = np.random.default_rng(0)
     w = feature_learning.identity(jax.random.key(0))

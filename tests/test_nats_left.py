@@ -62,6 +62,7 @@ def test_at_the_stop_about_so_much_is_left(name, ends):
         assert fit.status == Status.CONVERGED
         assert left + float(fit.gain) > nats / 20  # a look that finds no estimate waits for half the gain
         assert left <= 1.1 * nats
+    assert left + float(fit.gain) > 0.7 * nats  # near the end the next look is where the last one says
 
 
 def test_a_tolerance_of_gains_stops_a_slow_fit_too_early_and_a_fast_one_too_late(ends):
