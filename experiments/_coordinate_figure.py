@@ -19,8 +19,10 @@ def draw(cases: list[dict[str, Any]], gem_steps: int) -> Any:
     with matplotlib.rc_context(STYLE):
         figure = page(DOUBLE, 1.1 + 2.05 * len(cases))
         axes = figure.subplots(len(cases), 2, squeeze=False, sharey="row")
+        letters = iter("abcdefghij")
         for (left, right), case in zip(axes, cases, strict=True):
             top, allowed = case["F_star"], case["F_star"] - case["target"]
+            best = next(row["method"] for row in case["rows"] if row["chosen"] and row["method"].startswith("Adam"))
             for row in case["rows"]:
                 short = top - np.fmax.accumulate(case["traces"][row["method"]].value)
                 steps, style = np.arange(1, len(short) + 1), styles[row["method"].split()[0].rstrip(",")]
@@ -30,12 +32,11 @@ def draw(cases: list[dict[str, Any]], gem_steps: int) -> Any:
                 timed = row["steps_tried"] if row["steps"] is None else row["steps"]
                 left.plot(steps, short, **style)
                 right.plot(steps * 1e3 * row["seconds"] / max(timed, 1), short, **style)
-                if row["method"].startswith("Adam"):
-                    right.set_title(f"Adam's best rate: {row['method'].split()[1]}")
             for axis in (left, right):
                 axis.axhline(allowed, color=GREY, linewidth=0.8, linestyle="--", label=r"target, $10^{-8}|F^\star|$")
                 axis.set(xscale="log", yscale="log", ylim=(allowed / 30, 3 * (top - case["F_start"])))
-            left.set_title(rf"{case['case']}, $\sigma$ = {case['sigma']:g}")
+            left.set_title(rf"({next(letters)}) {case['case']}, $\sigma$ = {case['sigma']:g}")
+            right.set_title(f"({next(letters)}) Adam's best rate: {best.split()[1]}")
             left.set_ylabel(r"$F^\star - F$  (nats)")
         axes[-1, 0].set_xlabel("step, from 1 at the start")
         axes[-1, 1].set_xlabel("milliseconds, compiled")

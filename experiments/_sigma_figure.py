@@ -6,15 +6,30 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
-from _style import BLUE, COLOURS, DOUBLE, GREEN, GREY, ORANGE, RED, page, styled
+from _style import (
+    BLUE,
+    COLOURS,
+    DOUBLE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    TINY,
+    falling,
+    floor,
+    lettered,
+    panels,
+    share_x,
+    styled,
+)
 
-TINY = 1e-17  # zeros are drawn here, at the foot of a logarithmic axis, as open circles
-LETTERS = "abcdefgh"
+SHORT = {"b": "first axis", "c": "difference", "d": "distance", "e": "objective", "f": "nats; $J$", "g": "EM's steps",
+         "h": "residual"}  # y-axes of low panels  # fmt: skip
 MANY = 5_000  # points that a PDF draws one by one
 
 
 @styled
-def draw(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
+def draw(document: dict[str, Any], arrays: dict[str, np.ndarray], width: float = DOUBLE) -> Figure:
     """Eight panels, cooling from left to right."""
     rows, summary = document["rows"], document["summary"]
     column = {
@@ -23,52 +38,41 @@ def draw(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
         if name != "status" and not isinstance(rows[0][name], list)
     }
     column["sigma"] = arrays["sigma"]
-    figure = page(DOUBLE, 9.2)
-    axes = figure.subplots(4, 2)
-    plane(axes[0, 0], arrays, summary)
-    splitting(axes[0, 1], arrays, summary)
-    e_step(axes[1, 0], column)
-    m_step(axes[1, 1], column)
-    objectives(axes[2, 0], column, summary, int(document["config"]["components"]))
-    divergence(axes[2, 1], column)
-    speed(axes[3, 0], column, summary)
-    residuals(axes[3, 1], column, document)
-    for axis, letter in zip(axes.ravel(), LETTERS, strict=True):
-        axis.set_title(rf"$\bf{{{letter}}}$  {axis.get_title(loc='left')}")
+    figure, axes = panels(
+        width, "ab;cd;ef;gh", rows=(2.3, 1.95, 1.95, 2.3), narrow_rows=(1.6, 1.05, 1.1, 1.1, 1.15, 1.1, 1.2, 1.3)
+    )
+    plane(axes["a"], arrays, summary)
+    splitting(axes["b"], arrays, summary)
+    e_step(axes["c"], column)
+    m_step(axes["d"], column)
+    objectives(axes["e"], column, summary, int(document["config"]["components"]))
+    divergence(axes["f"], column)
+    speed(axes["g"], column, summary)
+    residuals(axes["h"], column, document)
+    lettered(axes)
+    for letter, label in SHORT.items() if width < DOUBLE else ():
+        axes[letter].set_ylabel(label)
+    cooled = [axis for letter, axis in axes.items() if letter != "a"]
     unit = "standard deviations of the data" if summary.get("standardised", True) else "units of the data"
-    for axis in axes.ravel()[1:]:
+    for axis in cooled:
         axis.set_xscale("log")
         axis.set_xlim(arrays["sigma"].max() * 1.15, arrays["sigma"].min() / 1.15)
         axis.axvline(summary["critical_sigma"], color=GREY, linewidth=0.7, linestyle=":")
-        axis.set_xlabel(rf"$\sigma$, cooling $\rightarrow$ ({unit})")
+        axis.set_xlabel(rf"$\sigma$ ({unit}), cooling $\rightarrow$")
+    share_x(*cooled)
     held = sum(claim["holds"] for claim in document["claims"])
-    figure.suptitle(
-        f"EM for $\\sigma^2 I$ Gaussians becomes k-means as $\\sigma \\to 0$: {name_of(document['config']['data'])}, "
-        f"N = {summary['num_rows']}, K = {document['config']['components']}; "
+    title = (
+        r"EM for $\sigma^2 I$ Gaussians becomes k-means as $\sigma \to 0$:",
+        f"{name_of(document['config']['data'])}, N = {summary['num_rows']}, K = {document['config']['components']}; "
         f"{held} of {len(document['claims'])} claims hold",
-        fontsize=9,
     )
+    figure.suptitle((" " if width >= DOUBLE else "\n").join(title), fontsize=8)
     return figure
 
 
 def name_of(source: str) -> str:
     names = {"old_faithful": "Old Faithful", "iris": "iris", "blobs": "blobs"}
     return names.get(source, source.replace("\\", "/").split("/")[-1])
-
-
-def floor(values: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(values), TINY)
-
-
-def falling(axis, sigma: np.ndarray, values: np.ndarray, **style: Any) -> None:
-    """A curve on a logarithmic axis; what is 0 is an open circle at its foot, and named."""
-    zero = values == 0
-    axis.plot(sigma[~zero], np.abs(values[~zero]), **style)
-    if zero.any():
-        marks = {"color": style["color"], "marker": "o", "fillstyle": "none", "linestyle": "none"}
-        axis.plot(sigma[zero], np.full(zero.sum(), TINY), **marks)
-        axis.annotate("exactly 0", (sigma[zero][-1], TINY), xytext=(-2, 4), textcoords="offset points",
-                      color=style["color"], ha="right")  # fmt: skip
 
 
 def plane(axis, arrays, summary) -> None:
@@ -86,7 +90,7 @@ def plane(axis, arrays, summary) -> None:
     axis.plot(*centre[:2], "s", color="black", markersize=4, fillstyle="none", label=r"mean $\bar x$")
     axis.set_xlabel(summary["columns"][0])
     axis.set_ylabel(summary["columns"][1])
-    axis.set_title("EM's centres leave the mean and end at k-means")
+    axis.set_title("EM's centres go from the mean to k-means")
     axis.legend(loc="upper left")
 
 
@@ -123,14 +127,12 @@ def splitting(axis, arrays, summary) -> None:
 
 
 def e_step(axis, column) -> None:
-    axis.plot(
-        column["sigma"], floor(column["gamma_gap_bound"]), color=GREY, label=r"bound $(K-1)\,e^{-\Delta/2\sigma^2}$"
-    )
+    axis.plot(column["sigma"], floor(column["gamma_gap_bound"]), color=GREY, label="bound (C7)")
     falling(axis, column["sigma"], column["gamma_gap"], marker="o", color=BLUE, label=r"$\max|\gamma - r|$")
     logarithmic(axis)
     axis.set_title(r"E-step: $\gamma$ becomes the nearest centre $r$")
     axis.set_ylabel("difference in assignment")
-    axis.legend(loc="upper right", handlelength=1.5)
+    axis.legend(loc="lower left", handlelength=1.5)
 
 
 def m_step(axis, column) -> None:
@@ -140,7 +142,7 @@ def m_step(axis, column) -> None:
     logarithmic(axis)
     axis.set_title(r"M-step: means of $\gamma$ become those of $r$")
     axis.set_ylabel("distance of centres")
-    axis.legend(loc="upper right", handlelength=1.5)
+    axis.legend(loc="lower left", handlelength=1.5)
 
 
 def objectives(axis, column, summary, num_components: int) -> None:
@@ -149,7 +151,7 @@ def objectives(axis, column, summary, num_components: int) -> None:
     room = 2 * sigma**2 * summary["num_rows"]
     axis.fill_between(
         sigma, J, J + room * np.log(num_components), color=BLUE, alpha=0.12, linewidth=0,
-        label=r"allowed: $J$ to $J + 2\sigma^2 N\,\log K$",
+        label="allowed",
     )  # fmt: skip
     axis.plot(sigma, J + room * column["objective_gap"], "o-", color=BLUE, label=r"$G_\sigma$")
     axis.plot(sigma, J, color=ORANGE, label=r"$J$ at EM's centres")
@@ -157,18 +159,16 @@ def objectives(axis, column, summary, num_components: int) -> None:
     axis.set_yscale("log")
     axis.set_title(r"Objective: $G_\sigma$ falls to k-means' $J$")
     axis.set_ylabel("squared units of the data")
-    axis.legend(loc="upper right", handlelength=1.5)
+    axis.legend(loc="upper right", ncols=2, handlelength=1.5, columnspacing=1, borderaxespad=0)
 
 
 def divergence(axis, column) -> None:
-    axis.plot(column["sigma"], np.abs(column["Q"]), "s-", color=RED, label=r"$|Q|$ diverges")
-    axis.plot(
-        column["sigma"], floor(column["scaled_residual"]), "o-", color=BLUE, label=r"$|2\sigma^2(Q - C) + J| \to 0$"
-    )
+    axis.plot(column["sigma"], np.abs(column["Q"]), "s-", color=RED, label="$|Q|$")
+    axis.plot(column["sigma"], floor(column["scaled_residual"]), "o-", color=BLUE, label=r"$|2\sigma^2(Q - C) + J|$")
     axis.set_yscale("log")
     axis.set_title(r"$Q$ has no limit; $2\sigma^2(Q - C) \to -J$ has")
     axis.set_ylabel(r"nats, and units of $J$")
-    axis.legend(loc="center right")
+    axis.legend(loc="lower left", borderaxespad=0.2)
 
 
 def speed(axis, column, summary) -> None:
@@ -178,19 +178,19 @@ def speed(axis, column, summary) -> None:
     axis.set_yscale("log")
     axis.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%d"))
     axis.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-    axis.set_ylim(1, None)
+    axis.set_ylim(1, 8 * max(column["iterations"].max(), *steps))
     axis.set_ylabel("steps to convergence", color=BLUE)
     slowest = column["sigma"][column["iterations"].argmax()]
     where = r"$\sigma_c$" if abs(np.log(slowest / summary["critical_sigma"])) < 0.2 else rf"$\sigma = {slowest:.2g}$"
     as_fast = column["iterations"][-1] <= 2 * max(summary["kmeans_steps"])
-    axis.set_title(f"EM is slowest at {where}" + (" and ends as fast as k-means" if as_fast else ""))
+    axis.set_title(f"EM: slowest at {where}" + (", ends as fast as k-means" if as_fast else ""))
     twin = axis.twinx()
     twin.spines["right"].set_visible(True)
     twin.plot(column["sigma"], column["spectral_radius"], "s-", color=RED, markersize=2, linewidth=0.8)
-    twin.set_ylabel("EM's spectral radius", color=RED)
+    twin.set_ylabel("spectral radius", color=RED)
     twin.set_ylim(0, 1.05)
     twin.grid(visible=False)
-    axis.legend(loc="upper right")
+    axis.legend(loc="upper right", ncols=2, borderaxespad=0)
 
 
 def residuals(axis, column, document) -> None:
@@ -206,9 +206,9 @@ def residuals(axis, column, document) -> None:
     axis.axhline(allowed, color=GREY)
     axis.set_yscale("log")
     axis.set_ylim(TINY / 30, allowed * 1e4)
-    axis.set_title("jax.grad certifies both steps (line: allowed)")
+    axis.set_title("residuals by jax.grad (line: allowed)")
     axis.set_ylabel("residual / scale of its terms")
-    axis.legend(loc="upper left", ncols=2, columnspacing=0.8, handletextpad=0.1)
+    axis.legend(loc="upper left", ncols=2, columnspacing=0.5, handletextpad=0, borderaxespad=0)
 
 
 def logarithmic(axis) -> None:

@@ -6,12 +6,12 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
-from _sigma_figure import TINY, falling, floor, name_of
-from _style import BLUE, DOUBLE, GREEN, GREY, ORANGE, RED, page, styled
+from _sigma_figure import name_of
+from _style import BLUE, DOUBLE, GREEN, GREY, ORANGE, RED, TINY, falling, floor, lettered, panels, styled
 
 
 @styled
-def draw(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
+def draw(document: dict[str, Any], arrays: dict[str, np.ndarray], width: float = DOUBLE) -> Figure:
     """Four panels, cooling from left to right."""
     rows, summary = document["rows"], document["summary"]
     names = ("C17", "C17_bound", "shadow_smallest", "shadow_largest", "shadow_rate", "C21", "rate_bound")
@@ -19,31 +19,31 @@ def draw(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
     column["sigma"] = arrays["sigma"]
     column = {name: values[column["sigma"] >= coldest(column)] for name, values in column.items()}
     laws = {law["kind"]: law for law in document["laws"]}
-    figure = page(DOUBLE, 5.4)
-    axes = figure.subplots(2, 2)
-    shadow(axes[0, 0], column, arrays)
-    rates(axes[0, 1], column)
-    mixtures(axes[1, 0], document["mixtures"])
-    pitchfork(axes[1, 1], laws.get("law"), summary)
-    for axis, letter in zip(axes.ravel(), "abcd", strict=True):
-        axis.set_title(rf"$\bf{{{letter}}}$  {axis.get_title(loc='left')}")
-        axis.set_xlabel(r"$\sigma$, cooling $\rightarrow$")
-    for axis in axes[0]:
-        axis.set_xscale("log")
-        axis.set_xlim(2 * summary["critical_sigma"], column["sigma"].min() / 1.15)
-        axis.set_ylim(TINY / 3, 30)
-    for axis in axes.ravel()[:3]:
+    figure, axes = panels(width, "ab;cd", rows=2.6, narrow_rows=(2.3, 2, 1.9, 2))
+    shadow(axes["a"], column, arrays)
+    rates(axes["b"], column)
+    mixtures(axes["c"], document["mixtures"])
+    pitchfork(axes["d"], laws.get("law"), summary)
+    lettered(axes)
+    unit = "std. dev." if summary.get("standardised", True) else "units of the data"
+    for axis in axes.values():
+        axis.set_xlabel(rf"$\sigma$ ({unit}), cooling $\rightarrow$")
+    for letter in "ab":
+        axes[letter].set_xscale("log")
+        axes[letter].set_xlim(2 * summary["critical_sigma"], column["sigma"].min() / 1.15)
+        axes[letter].set_ylim(TINY / 3, 30)
+    for letter in "abc":
+        axis = axes[letter]
         axis.axvline(summary["critical_sigma"], color=GREY, linewidth=0.7, linestyle=":")
         axis.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     gap = summary["kmeans_gap"]
-    figure.suptitle(
-        f"EM's fixed points and global optima: {name_of(document['config']['data'])}, N = {summary['num_rows']}, "
-        f"K = {document['config']['components']}"
-        + ("" if gap is None else f"; k-means' $J$ is proved within {100 * gap:.2g} % of the best"),
-        fontsize=8,
-    )
+    title = [
+        f"{name_of(document['config']['data'])}, N = {summary['num_rows']}, K = {document['config']['components']}"
+    ]
+    title += [] if gap is None else [f"k-means' $J$ is proved within {100 * gap:.2g} % of the best"]
+    figure.suptitle(("; " if width >= DOUBLE else ";\n").join(title), fontsize=8)
     return figure
 
 
@@ -58,15 +58,15 @@ def shadow(axis, column, arrays) -> None:
     sigma = column["sigma"]
     smallest, largest = column["shadow_smallest"], column["shadow_largest"]
     axis.fill_between(sigma, smallest, largest, color=GREEN, alpha=0.13, linewidth=0)
-    axis.plot(sigma, largest, color=GREEN, label="largest radius, of the only fixed point")
-    axis.plot(sigma, smallest, color=ORANGE, label="smallest radius, with a fixed point")
+    axis.plot(sigma, largest, color=GREEN, label="only fixed point within")
+    axis.plot(sigma, smallest, color=ORANGE, label="a fixed point within")
     axis.plot(sigma, floor(column["C17_bound"]), color=GREY, label="certified distance")
-    falling(axis, sigma, column["C17"], marker="o", color=BLUE, linewidth=0.8, label="true distance of EM's centres")
+    falling(axis, sigma, column["C17"], marker="o", color=BLUE, linewidth=0.8, label="true distance")
     axis.axhline(half_margin(arrays["x"], arrays["kmeans_mu"]), color="black", linewidth=0.7, linestyle="--",
-                 label="half the least margin of a row")  # fmt: skip
+                 label="half the least margin")  # fmt: skip
     axis.set_yscale("log")
-    axis.set_ylabel("distance from k-means' centres")
-    axis.set_title("The shadow: certified radius and true distance")
+    axis.set_ylabel("to k-means' centres")
+    axis.set_title("certified and true distance")
     axis.legend(loc="lower left", handlelength=1.5, borderaxespad=1.2)
 
 
@@ -84,15 +84,15 @@ def rates(axis, column) -> None:
     falling(axis, column["sigma"], column["C21"], marker="o", color=BLUE, linewidth=0.8, label="EM's spectral radius")
     axis.axhline(1, color="black", linewidth=0.7, linestyle="--")
     axis.set_yscale("log")
-    axis.set_ylabel("what a step leaves of the error")
-    axis.set_title("The rate, and bounds of it")
+    axis.set_ylabel("left of the error")
+    axis.set_title("the rate, and bounds of it")
     axis.legend(loc="lower left", handlelength=1.5)
 
 
 def mixtures(axis, found) -> None:
     """What any mixture could gain at the same σ, and what a large one does gain."""
-    axis.set_title("No mixture, of any size, gains more")
-    axis.set_ylabel("nats above EM's best fit")
+    axis.set_title("no mixture, of any size, gains more")
+    axis.set_ylabel("nats above EM's best")
     if not found:
         nothing(axis, "not tried: too many rows")
         return
@@ -104,13 +104,13 @@ def mixtures(axis, found) -> None:
     axis.plot(sigma, rival, "o-", color=RED, label="gained by an atom at every row")
     axis.set(xscale="log", yscale="log")
     axis.set_xlim(sigma.max() * 1.15, sigma.min() / 1.15)
-    axis.legend(loc="upper left", handlelength=1.5)
+    axis.legend(loc="lower right", handlelength=1.5)
 
 
 def pitchfork(axis, law, summary) -> None:
     """Two centres part at σ_c: measured, and by the law."""
-    axis.set_title(r"The split: two centres and the law at $\sigma_c$")
-    axis.set_ylabel("signed distance from the mean")
+    axis.set_title(r"the split: two centres and the law at $\sigma_c$")
+    axis.set_ylabel("distance from the mean")
     if law is None:
         axis.text(
             0.5, 0.5, r"no law: $\lambda_{\max}$ is not simple", transform=axis.transAxes, ha="center", color=GREY
@@ -124,11 +124,11 @@ def pitchfork(axis, law, summary) -> None:
         axis.plot(at, sign * curve, color=GREY, label="law (C20)" if sign > 0 else None)
         axis.plot(sigma, sign * measured, "o", color=BLUE, markersize=3.5, label="EM at rest" if sign > 0 else None)
     axis.plot([critical * 1.1, critical], [0, 0], color=BLUE)
-    axis.plot([critical, sigma.min()], [0, 0], color=BLUE, linestyle=":", label="the mean, unstable")
+    axis.plot([critical, sigma.min()], [0, 0], color=BLUE, linestyle=":", label="unstable")
     axis.set_xlim(critical * 1.1, sigma.min() * 0.98)
     axis.text(0.03, 0.12, r"$a^2 = 3\lambda^2(\sigma_c^2 - \sigma^2)/m_4$", transform=axis.transAxes, color=GREY)
     axis.annotate(r"$\sigma_c$", (critical, 0), xytext=(0, 4), textcoords="offset points", color=GREY, ha="right")
-    axis.legend(loc="upper left", handlelength=1.5)
+    axis.legend(loc="upper left", handlelength=1, borderaxespad=0)
 
 
 def nothing(axis, why: str) -> None:

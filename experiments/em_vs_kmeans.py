@@ -62,7 +62,7 @@ def errors(m: jaxem.Mixture, thetas: dict[str, jax.Array]) -> np.ndarray:
     """‖θ_t − θ*‖ in unconstrained coordinates, θ* the last."""
 
     def coordinates(theta: dict[str, jax.Array]) -> jax.Array:
-        return ravel_pytree(m.unconstrain(theta))[0]
+        return ravel_pytree(m.coordinates(theta).unconstrain(theta))[0]
 
     u = jax.jit(jax.vmap(coordinates))(thetas)
     return np.asarray(jnp.linalg.norm(u - u[-1:], axis=1))

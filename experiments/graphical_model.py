@@ -4,7 +4,7 @@
 
 The slides draw a mixture as a plate of N pairs (z_n, x_n), x_n filled as it is observed, with parameters outside. Here
 nobody draws it: `numpyro.infer.inspect.get_model_relations` runs the program on shapes and follows which value enters
-which density; paper_figures/graphical_model.py lays out what it returns, with daft.
+which density; paper_figures/graphical_model.py draws what it returns.
 
 Certified for every family, each as a count of what differs: the nodes are the program's own sites and θ's names; an
 arrow a → b stands exactly where moving the value of a moves the log-density of b, by evaluating the program's densities

@@ -48,7 +48,7 @@ EPS = ROUNDING * float(np.finfo(float).eps)
 
 def sigma_row(x: np.ndarray, theta: hmm.Theta, start: hmm.Theta, fits: jaxem.Fit) -> dict[str, Any]:
     """Everything that is claimed at one σ: at the fit, and at a start, the statements being for any θ."""
-    (at_fit, gamma_gap), (at_start, _) = (sigma_checks(x, theta) for theta in (theta, start))
+    (at_fit, largest), (at_start, _) = (sigma_checks(x, theta) for theta in (theta, start))
     fit = jaxem.best(fits)
     row: dict[str, Any] = {
         "sigma": float(theta["sigma"]),
@@ -58,11 +58,11 @@ def sigma_row(x: np.ndarray, theta: hmm.Theta, start: hmm.Theta, fits: jaxem.Fit
         "distinct": 1 + int(np.sum(np.diff(np.sort(np.asarray(theta["mu"]), axis=0)[:, 0]) > DISTINCT)),
         "apart": int(at_fit.apart),
         "undecided": int(at_fit.undecided),
-        "gamma_gap": gamma_gap,
         "gamma_gap_bound": float(at_fit.shares.max()),
         "v": float(at_fit.v),
         "h": float(at_fit.h),
     }
+    row |= largest
     for name, field in FIELDS.items():
         for end, found in (("", at_fit), ("_start", at_start)):
             check = getattr(found, field)
@@ -73,9 +73,13 @@ def sigma_row(x: np.ndarray, theta: hmm.Theta, start: hmm.Theta, fits: jaxem.Fit
 FIELDS = {"H7": "assignment", "H8": "objective", "H9": "distances", "H10": "centres", "HV": "path"}
 
 
-def sigma_checks(x: np.ndarray, theta: hmm.Theta, transitions: Any = None) -> tuple[limits.ChainLimit, float]:
-    """H7–H10 and HV at one θ, and max|γ − r|. L, γ, the M-step and Viterbi's path are those of jaxem's program.
+Gaps = dict[str, float]
 
+
+def sigma_checks(x: np.ndarray, theta: hmm.Theta, transitions: Any = None) -> tuple[limits.ChainLimit, Gaps]:
+    """H7–H10 and HV at one θ; L, γ, the M-step and Viterbi's path are those of jaxem's program.
+
+    Beside them the largest |γ − r|, and how far the mean that moves furthest does, with H10's largest bound.
     `transitions`: the A of which the statements are made, where it is another than θ's.
     """
     A, mu, sigma = (theta[name] for name in ("A", "mu", "sigma"))
@@ -86,7 +90,20 @@ def sigma_checks(x: np.ndarray, theta: hmm.Theta, transitions: Any = None) -> tu
     judged = limits.ChainStep(value, gamma, jaxem.decode(hmm.M, theta, x)["z"], step.theta["mu"][0], rounding)
     A = A if transitions is None else transitions
     found = limits.chain_limit(x, mu, sigma, A[:-1], A[-1], step=judged)
-    return found, float(np.abs(gamma - np.eye(hmm.NUM_STATES)[d.argmin(axis=1)]).max())
+    return found, gaps(x, np.asarray(gamma), d.argmin(axis=1), np.asarray(judged.mu))
+
+
+def gaps(x: np.ndarray, gamma: np.ndarray, nearest: np.ndarray, mu: np.ndarray) -> Gaps:
+    """max|γ − r|, and max_k of ‖μ_k(γ) − μ_k(r)‖ and of its bound, over k that are somebody's nearest."""
+    r = np.eye(hmm.NUM_STATES)[nearest]
+    used, apart, diameter = r.sum(axis=0) > 0, np.abs(gamma - r), float(limits.diameter(x))
+    moved = np.linalg.norm(mu - hmm.means(x, nearest, mu), axis=1)
+    bound = diameter * apart.sum(axis=0) / gamma.sum(axis=0) + EPS * (diameter + np.abs(x).max())
+    return {
+        "gamma_gap": float(apart.max()),
+        "means_gap": float(moved[used].max()),
+        "means_gap_bound": float(bound[used].max()),
+    }
 
 
 def temperature_rows(x: np.ndarray, theta: hmm.Theta, best: limits.Lead, temperatures: np.ndarray) -> list[dict]:

@@ -48,7 +48,7 @@ from jaxem._fit.balanced import BalancedFit, balanced_em
 from jaxem._fit.batches import StreamError
 from jaxem._fit.bootstrap import bootstrap
 from jaxem._fit.dpmeans import dpmeans
-from jaxem._fit.em import Path, em, em_batch, em_path, kmeans
+from jaxem._fit.em import em, em_batch, kmeans
 from jaxem._fit.fit import fit
 from jaxem._fit.gradient import gradient_m_step
 from jaxem._fit.kmedoids import KMedoids, kmedoids
@@ -56,6 +56,7 @@ from jaxem._fit.loop import Fit, Status
 from jaxem._fit.nats_left import nats_left
 from jaxem._fit.online import OnlineFit, em_online
 from jaxem._fit.outcome import EMError, best, check
+from jaxem._fit.path import Path, em_path
 from jaxem._fit.stream import em_stream
 from jaxem._programs.arguments import arguments
 from jaxem._programs.program import Program, from_numpyro

@@ -34,6 +34,10 @@ SERIES = 8  # terms of artanh v − v: v² < 10⁻² below, so the next is 10⁻
 def squared_euclidean(x: Point, mean: Point) -> Float[Array, ""]:
     """D(x, m) = ‖x − m‖².
 
+    Args:
+        x: a point or an array of numbers.
+        mean: m, of the same shape.
+
     >>> import jax.numpy as jnp, jaxem
     >>> float(jaxem.bregman.squared_euclidean(jnp.array([3.0, 0.0]), jnp.array([0.0, 4.0])))
     25.0
@@ -47,6 +51,10 @@ def logistic_loss(x: Point, mean: Point) -> Float[Array, ""]:
 
     For x in {0, 1} it is −log p(x | m).
 
+    Args:
+        x: shares in [0, 1].
+        mean: m, of the same shape.
+
     >>> import jax.numpy as jnp, jaxem
     >>> float(jaxem.bregman.logistic_loss(jnp.array([1.0, 0.0]), jnp.array([1.0, 0.0])))
     0.0
@@ -58,6 +66,10 @@ def logistic_loss(x: Point, mean: Point) -> Float[Array, ""]:
 def kullback_leibler(x: Point, mean: Point) -> Float[Array, ""]:
     """D(x, m) = Σ x log(x/m) for x, m on simplices: the categorical's KL, in nats. For one-hot x, −log p.
 
+    Args:
+        x: a point of a simplex.
+        mean: m, of the same shape.
+
     >>> import jax.numpy as jnp, jaxem
     >>> jaxem.bregman.kullback_leibler(jnp.array([0.0, 1.0]), jnp.array([0.5, 0.5])) == jnp.log(2.0)
     Array(True, dtype=bool)
@@ -67,6 +79,10 @@ def kullback_leibler(x: Point, mean: Point) -> Float[Array, ""]:
 
 def i_divergence(x: Point, mean: Point) -> Float[Array, ""]:
     """D(x, m) = Σ x log(x/m) − x + m for x, m ≥ 0: the generalised I-divergence, Poisson's, in nats.
+
+    Args:
+        x: numbers ≥ 0.
+        mean: m, of the same shape.
 
     >>> import jax.numpy as jnp, jaxem
     >>> float(jaxem.bregman.i_divergence(jnp.array([0.0, 7.0]), jnp.array([2.0, 7.0])))
@@ -79,6 +95,10 @@ def itakura_saito(x: Point, mean: Point) -> Float[Array, ""]:
     """D(x, m) = Σ x/m − log(x/m) − 1 for x, m > 0: Exponential's, free of scale: D(cx, cm) = D(x, m).
 
     Infinite at x = 0, where Exponential's density is not: −log p = D + log x + 1 has ∞ − ∞ there.
+
+    Args:
+        x: numbers > 0.
+        mean: m, of the same shape.
 
     >>> import jax.numpy as jnp, jaxem
     >>> float(jaxem.bregman.itakura_saito(jnp.array([5.0]), jnp.array([5.0])))

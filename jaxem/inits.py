@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
@@ -21,11 +20,12 @@ from jaxem._core.arrays import RESCALE, listed, random_key, raw, shown, static_c
 from jaxem._core.checks import as_floating, blame_x, prepare_labels, rows_and_weights
 from jaxem._core.model import Theta
 from jaxem._core.tracing import is_concrete
+from jaxem.families._centres import LOG_WEIGHTS, draw_centres, proportional_to_distance, uniform_over_the_rest
 from jaxem.families._enter import check_support
 from jaxem.families._exponential_family import mean_of_rows
 from jaxem.families._missing import beside
 from jaxem.families._mixture import Mixture, mixture_only
-from jaxem.families.gaussian._moments import over_features, unit_of
+from jaxem.families.gaussian._moments import unit_of
 
 __all__ = ["from_labels", "hierarchical", "kmeans_plus_plus", "many", "random_points"]
 
@@ -51,7 +51,14 @@ def random_points(
 
     Rows that repeat a chosen value are excluded: coincident centres are a tie that EM splits and Lloyd
     does not. With fewer than K distinct rows a concrete x raises; a traced x repeats the first row.
-    `num_categories`: C of a categorical family; max(x) + 1 when absent, which needs a concrete x.
+
+    Args:
+        m: a mixture of `jaxem.families`.
+        key: a key of `jax.random`.
+        x: the data, (N, D), or (N,) for D = 1.
+        num_components: K ≤ N.
+        num_categories: C of a categorical family, a Python int; max(x) + 1 when absent, which needs a concrete x.
+        weights: w (N,) ≥ 0, or None: all 1.
 
     >>> import jax, jaxem
     >>> from jaxem.families import gaussian
@@ -76,7 +83,14 @@ def kmeans_plus_plus(
     and ∝ w_n min_k d_nk where `weights` (N,) are given, the first ∝ w_n.
 
     For a categorical family d is the number of features that differ: half the squared distance of one-hots.
-    `num_categories` as in `random_points`.
+
+    Args:
+        m: a mixture of `jaxem.families`.
+        key: a key of `jax.random`.
+        x: the data, (N, D), or (N,) for D = 1.
+        num_components: K ≤ N, and no more than x has distinct rows.
+        num_categories: C of a categorical family, a Python int; max(x) + 1 when absent, which needs a concrete x.
+        weights: w (N,) ≥ 0, or None: all 1.
 
     >>> import jax, jaxem
     >>> from jaxem.families import gaussian
@@ -100,7 +114,14 @@ def many(
 ) -> Theta:
     """A start for each of several keys, along a leading axis, for `jaxem.em_batch`; x is looked at once.
 
-    `init` is "k-means++" or "random"; the rest as in `kmeans_plus_plus` and `random_points`.
+    Args:
+        m: a mixture of `jaxem.families`.
+        keys: keys of `jax.random`, (S,).
+        x: the data, (N, D), or (N,) for D = 1.
+        num_components: K ≤ N.
+        init: "k-means++" or "random": how the rows are drawn that become centres.
+        num_categories: C of a categorical family, a Python int; max(x) + 1 when absent, which needs a concrete x.
+        weights: w (N,) ≥ 0, or None: all 1.
 
     >>> import jax, jaxem
     >>> from jaxem.families import gaussian
@@ -124,11 +145,17 @@ def from_labels(
 ) -> Theta:
     """One M-step from hard labels (N,) in 0 … K−1, weighted: the complete-data maximum likelihood.
 
-    `num_components` defaults to max(labels) + 1 and must be given where labels are traced. Concrete labels
-    must give every class a row; with traced ones a class without rows stays at the overall mean. Held
-    parameters keep the start's value (π = 1/K, pooled scales). `num_categories` as in `random_points`. With noise
-    (`gaussian.with_noise`) label K is noise, and `num_components` must be given; where no row has it, noise starts with
-    the share 1/(K + 1), since EM leaves a share of 0 where it is.
+    Concrete labels must give every class a row; with traced ones a class without rows stays at the overall mean. Held
+    parameters keep the start's value (π = 1/K, pooled scales). With noise (`gaussian.with_noise`) label K is noise;
+    where no row has it, noise starts with the share 1/(K + 1), since EM leaves a share of 0 where it is.
+
+    Args:
+        m: a mixture of `jaxem.families`.
+        x: the data, (N, D), or (N,) for D = 1.
+        labels: (N,), integers.
+        num_components: K; max(labels) + 1 when absent, which needs concrete labels and a mixture without noise.
+        num_categories: C of a categorical family, a Python int; max(x) + 1 when absent, which needs a concrete x.
+        weights: w (N,) ≥ 0, or None: all 1.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -214,24 +241,6 @@ def hierarchical(
     return _with_a_share_for_noise(m, theta)
 
 
-def uniform_over_the_rest(distances: Array) -> Array:
-    """Log-weights: any row that is not one of the centres."""
-    return jnp.where(distances > 0, 0, -jnp.inf)
-
-
-def proportional_to_distance(distances: Array) -> Array:
-    """Log-weights: log d, so that a row equal to a centre is never drawn."""
-    return jnp.log(distances)
-
-
-LOG_WEIGHTS: dict[Any, Callable] = {"k-means++": proportional_to_distance, "random": uniform_over_the_rest}
-
-
-def mismatches(x: Array, centre: Array) -> Array:
-    """Σ_d [x_nd ≠ c_d], (N,)."""
-    return jnp.sum(x != centre[None], axis=1).astype(x.dtype)
-
-
 def _is_categorical(m: Mixture) -> bool:
     return any("C" in spec.split() for _, spec in m.shapes)
 
@@ -253,9 +262,7 @@ def _from_centres(
     num_components = int(num_components)
     if num_components > x.shape[0]:
         raise ValueError(f"num_components: {num_components} exceeds the {x.shape[0]} rows of x; ask for fewer")
-    draw = partial(
-        _draw_centres, num_components=num_components, log_weights=log_weights, categorical=_is_categorical(m)
-    )
+    draw = partial(draw_centres, num_components=num_components, log_weights=log_weights, categorical=_is_categorical(m))
     centres, distinct = (jax.vmap(draw, in_axes=(0, None, None)) if lanes else draw)(key, x, w)
     if is_concrete(distinct) and not np.all(distinct):
         of_weight = "" if w is None else " of positive weight"
@@ -286,7 +293,7 @@ def _guess(
         raise ValueError("num_categories: this mixture has no categories; leave it out")
     start = partial(_start, m, x=x, w=w, num_categories=num_categories)
     theta = jax.vmap(start)(centres) if lanes else start(centres)
-    for scale in m.accuracy.scales:
+    for scale in m.numerics.scales:
         if is_concrete(theta[scale]) and not _is_scale(scale, np.asarray(theta[scale])):
             raise ValueError(f"x: its {scale} does not fit {x.dtype}; {RESCALE}")
     check_support(m, jax.tree.map(lambda leaf: leaf[0], theta) if lanes else theta, x)
@@ -296,7 +303,7 @@ def _guess(
 @partial(jax.jit, static_argnames="num_categories")
 def _start(m: Mixture, centres: Array, x: Array, w: Array | None, num_categories: int | None) -> Theta:
     weighted = {} if w is None else {"weights": w}
-    if not m.accuracy.scales:
+    if not m.numerics.scales:
         return m.guess(centres, x, *(() if num_categories is None else (num_categories,)), **weighted)
     unit = unit_of(jnp.max(jnp.abs(x)))
     theta = m.guess(centres / unit, x / unit, **weighted)
@@ -353,35 +360,6 @@ def _not_singular(m: Mixture, theta: Theta) -> None:
                     f"labels: with these classes the likelihood has no maximum in {name!r}, because a class has too "
                     f"few rows, or rows without spread; give it more rows, merge it with another, or hold {name!r}"
                 )
-
-
-@partial(jax.jit, static_argnames=("num_components", "log_weights", "categorical"))
-def _draw_centres(
-    key: Array, x: Array, w: Array | None, num_components: int, log_weights: Callable, categorical: bool
-) -> tuple[Array, Array]:
-    """K rows of x, each drawn by `log_weights` of the distances to those before, times w; were they distinct?"""
-    first, *rest = jax.random.split(key, num_components)
-    log_w = 0 if w is None else jnp.log(w)
-    any_row = jax.random.randint(first, (), 0, x.shape[0]) if w is None else jax.random.categorical(first, log_w)
-    start = x[any_row]
-    if not rest:
-        return start[None], jnp.array(True)
-
-    per_unit = 1 if categorical else 1 / unit_of(jnp.max(jnp.abs(x - start[None])))
-
-    def draw(carry: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        nearest, newest = carry
-        if categorical:
-            distances = mismatches(x, newest)
-        else:
-            distances = over_features(lambda x, c: ((x - c) * per_unit) ** 2, x, newest[None])[0]
-        nearest = jnp.minimum(nearest, distances)
-        index = jax.random.categorical(key, log_weights(nearest) + log_w)
-        return (nearest, x[index]), (x[index], nearest[index] > 0)
-
-    far = jnp.full(x.shape[0], jnp.inf, x.dtype)
-    _, (others, distinct) = lax.scan(draw, (far, start), jnp.stack(rest))
-    return jnp.concatenate([start[None], others]), jnp.all(distinct)
 
 
 @jax.jit

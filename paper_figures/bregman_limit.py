@@ -5,7 +5,22 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from _style import BLUE, DOUBLE, GREEN, GREY, ORANGE, PINK, RED, page, styled
+from _style import (
+    BLUE,
+    DOUBLE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PINK,
+    RED,
+    TINY,
+    floor,
+    key,
+    lettered,
+    panels,
+    share_x,
+    styled,
+)
 
 RESULTS = "bregman_limit"
 
@@ -16,38 +31,45 @@ LOOK = {
     "poisson": (ORANGE, "D", "Poisson: I-divergence"),
     "exponential": (PINK, "v", "exponential: Itakura–Saito"),
 }
-TINY = 1e-18  # zeros are drawn here
+FOOT = {"linestyle": "none", "fillstyle": "none", "markevery": 1}  # what is exactly 0
+LEAST = 1e-12  # of the first panel's axis
 
 
 @styled
-def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
-    figure = page(DOUBLE, 3.0)
-    left, middle, right = figure.subplots(1, 3)
+def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = DOUBLE) -> Figure:
+    """Cooling from left to right; at every T where EM ends there."""
+    figure, axes = panels(width, "ab;cd", rows=(2.1, 2.5), narrow_rows=(1.7, 1.4, 1.4, 2.7))
     ceiling = np.log(results["summary"]["num_components"])
-    middle.axhspan(0, ceiling, color=GREY, alpha=0.12, linewidth=0)
-    middle.text(
-        0.96, ceiling - 0.03, r"allowed: $[0, \log K]$", transform=middle.get_yaxis_transform(), ha="right", va="top"
-    )
-    lines = []
+    axes["b"].axhline(1, color=GREY, linewidth=0.8)
+    axes["c"].axhspan(0, ceiling, color=GREY, alpha=0.12, linewidth=0)
     for family, (colour, marker, label) in LOOK.items():
         column = {name: arrays[f"{family} | {name}"] for name in ("T", "gamma", "gamma bound", "F", "path")}
-        points = {"color": colour, "marker": marker, "markevery": 4, "markersize": 3, "linewidth": 1}
-        left.plot(column["T"], column["gamma bound"], color=colour, linewidth=0.8, linestyle="--")
-        lines += left.plot(column["T"], column["gamma"], label=label, **points)
-        middle.plot(column["T"], column["F"], **points)
-        path = np.maximum(column["path"], TINY)
-        right.plot(column["T"], path, **points)
-        right.plot(column["T"][-1], path[-1], marker=marker, color=colour, markersize=4.5)
-    left.set(yscale="log", ylim=(1e-6, 2), ylabel=r"mean over $n$ of $\max_k |\gamma_{nk} - r_{nk}|$")
-    left.set_title("(a) E-step (dashed: bound)")
-    middle.set(ylim=(0, 1.05 * ceiling), ylabel=r"$(F_T - F_0)\,/\,TN$  (nats)")
-    middle.set_title("(b) free energy")
-    right.set(yscale="log", ylim=(TINY / 10, 10), ylabel="furthest iterates, relative")
-    right.set_title("(c) EM to Bregman k-means")
-    for axis in (left, middle, right):
-        axis.set(xscale="log", xlabel=r"temperature $T$ (nats), cooling $\rightarrow$")
-        axis.set_xlim(150, 3e-7 if axis is right else 3e-5)
-        axis.set_xticks([1e2, 1, 1e-2, 1e-4, 1e-6][: 5 if axis is right else 4])
+        style = {"color": colour, "marker": marker, "markersize": 3, "linewidth": 1, "markevery": 4}
+        seen = column["gamma bound"] > LEAST
+        axes["a"].plot(column["T"], column["gamma"], label=label, **style)
+        axes["b"].plot(column["T"][seen], column["gamma"][seen] / column["gamma bound"][seen], **style)
+        axes["c"].plot(column["T"], column["F"], **style)
+        rests = column["path"] == 0
+        axes["d"].plot(column["T"][~rests], column["path"][~rests], **style)
+        axes["d"].plot(column["T"][rests], floor(column["path"][rests]), **style | FOOT)
+    axes["d"].annotate("exactly 0", (2.5e-5, TINY), xytext=(0, -3), textcoords="offset points", color=GREY, ha="right")
+    axes["c"].annotate(
+        r"$0$ to $\log K$, allowed", (0.96, ceiling), xytext=(0, -3), textcoords="offset points",
+        xycoords=axes["c"].get_yaxis_transform(), ha="right", va="top",
+    )  # fmt: skip
+    axes["a"].set(yscale="log", ylim=(LEAST, 3), ylabel=r"distance of $\gamma$")
+    axes["a"].set_title(r"E-step: $\gamma$ becomes one-hot")
+    axes["b"].set(ylim=(0, 1.1), ylabel="distance/bound")
+    axes["b"].set_title(r"the same over its bound $(K - 1)e^{-\Delta/T}$")
+    axes["c"].set(ylim=(0, 1.05 * ceiling), ylabel=r"$(F_T - F_0)\,/\,TN$ (nats)")
+    axes["c"].set_title("free energy: within its bounds")
+    axes["d"].set(yscale="log", ylim=(TINY / 10, 10), ylabel="furthest iterates, relative")
+    axes["d"].set_title("EM's path becomes Bregman k-means'")
+    for axis in axes.values():
+        axis.set(xscale="log", xlabel=r"temperature $T$ (nats), cooling $\rightarrow$", xlim=(150, 5e-7))
+        axis.set_xticks([1e2, 1, 1e-2, 1e-4, 1e-6])
         axis.minorticks_off()
-    figure.legend(lines, [line.get_label() for line in lines], loc="outside lower center", ncols=3)
+    lettered(axes)
+    share_x(*axes.values())
+    key(figure, axes["a"], columns=3, narrow=1)
     return figure

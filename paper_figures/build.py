@@ -1,19 +1,23 @@
 """Every figure of the paper from the experiments' results, and the manifest of what each was made from.
 
-    python paper_figures/build.py [NAME ...] [--results DIR]     run what is missing, draw, write MANIFEST.json
-    python paper_figures/build.py --check                        does everything still match MANIFEST.json?
-    python paper_figures/build.py NAME --results DIR --out DIR   draw some results elsewhere, no manifest
+    python paper_figures/build.py [NAME ...] [--results DIR]   run and draw what MANIFEST.json does not have, say what
+                                                               differs from it, write it; a NAME is drawn in any case
+    python paper_figures/build.py --check                      does everything still match MANIFEST.json?
+    python paper_figures/build.py NAME --results DIR --out DIR [--single]
+                                                               draw some results elsewhere, no manifest
 
-A figure is a script beside this one: `draw(results, arrays) -> Figure` from results/NAME.json (a dict) and NAME.npz (a
-dict of arrays), and literals that declare what it reads:
+A figure is a script beside this one: `draw(results, arrays, width) -> Figure` from results/NAME.json (a dict) and
+NAME.npz (a dict of arrays). It is drawn twice, as NAME for two columns of a page and as NAME_single for one. Literals
+declare what it reads:
 
     RESULTS = "sigma_sweep"              the experiment, experiments/sigma_sweep.py
     CONFIG = {"data": "old_faithful"}    optional: entries of the results' config that the figure of the paper needs,
                                          beside {"seed": 0, "quick": False}
     DATA = ("experiments/data/x.csv",)   optional: data files of the experiment
 
-Two builds from the same results give the same bytes. An experiment is run when its results are missing, or when it or
-its data changed since MANIFEST.json recorded those results. `--check` needs nothing but Python.
+Two builds from the same results give the same bytes, and two runs of an experiment on one machine the same results,
+times apart: keys that end in "seconds" and `provenance` are not compared. An experiment is run when its results are
+missing, or when it or its data changed since MANIFEST.json recorded those results. `--check` needs nothing but Python.
 """
 
 import argparse
@@ -23,6 +27,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -37,6 +42,7 @@ EXPERIMENTS = ROOT / "experiments"
 MANIFEST = HERE / "MANIFEST.json"
 STYLE = EXPERIMENTS / "_style.py"
 DEFAULTS = {"seed": 0, "quick": False}
+SINGLE = "_single"  # what a figure's name ends in where it is one column wide
 ENDINGS = ("pdf", "png")
 REMEDY = "run: make figures"
 
@@ -117,15 +123,22 @@ def sha256(content: bytes) -> str:
 
 
 def result_digests(experiment: str, results: Path) -> dict[str, str] | None:
-    """sha256 of NAME.json, its `provenance` (machine, seconds) apart, and of NAME.npz; None when one is missing."""
+    """sha256 of NAME.json, `provenance` and times apart, and of NAME.npz; None when one is missing."""
     document, arrays = results / f"{experiment}.json", results / f"{experiment}.npz"
     if not (document.is_file() and arrays.is_file()):
         return None
     content = {name: value for name, value in read(document).items() if name != "provenance"}
     return {
-        document.name: sha256(json.dumps(content, sort_keys=True).encode()),
+        document.name: sha256(json.dumps(timeless(content), sort_keys=True).encode()),
         arrays.name: sha256(arrays.read_bytes()),
     }
+
+
+def timeless(value: Any) -> Any:
+    """Without the entries that a clock measured: no two runs have the same."""
+    if isinstance(value, dict):
+        return {key: timeless(entry) for key, entry in value.items() if not key.endswith("seconds")}
+    return [timeless(entry) for entry in value] if isinstance(value, list) else value
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -142,31 +155,50 @@ def read_manifest() -> dict[str, Any]:
 # ---- build
 
 
-def build(names: list[str], results: Path, out: Path | None) -> None:
-    """Draw the named figures; without `out` as the paper's own, with their manifest."""
-    sys.path[:0] = [path for path in (str(EXPERIMENTS),) if path not in sys.path]
-    manifest = read_manifest()
-    entries = {name: entry for name, entry in manifest["figures"].items() if name in scripts()}
+def build(names: list[str], results: Path, *, redraw: bool) -> None:
+    """The paper's figures and their manifest; without `redraw` what already is as the manifest says stays."""
+    recorded = read_manifest()
+    entries = {name: entry for name, entry in recorded["figures"].items() if name in scripts()}
+    known, news = recorded["versions"] == versions(), []
     for number, name in enumerate(names, start=1):
         print(f"[{number}/{len(names)}] {name}: ", end="", flush=True)
-        declared = declaration(name)
-        behind = sources(name) if out is None else {}
-        if out is None and must_run(declared["RESULTS"], results, entries.get(name), behind):
+        declared, old, new = declaration(name), entries.get(name, {}), sources(name)
+        if must_run(declared["RESULTS"], results, old, new):
             run_experiment(declared["RESULTS"], results)
-        document = usable_results(name, declared, results, strict=out is None)
-        ready = time.perf_counter()
-        files = draw(name, document, results / f"{declared['RESULTS']}.npz", out or HERE)
-        print(f"drawn in {time.perf_counter() - ready:.1f} s", end="")
-        print(f": {', '.join(f'{path.name} {path.stat().st_size / 1e3:.0f} kB' for path in files)}", flush=True)
-        if out is None:
-            made_from = result_digests(declared["RESULTS"], results) or {}
-            entries[name] = behind | {"results": made_from, "figures": digests(files)}
-            write_manifest(entries)
-    if out is None:
-        print(f"wrote {relative(MANIFEST)}")
+        document = usable_results(name, declared, results, strict=True)
+        new["results"] = result_digests(declared["RESULTS"], results) or {}
+        new["figures"] = digests([path for path in files(name, HERE) if path.is_file()])
+        if new == old and known and not redraw:
+            print("as MANIFEST.json says", flush=True)
+            continue
+        new["figures"] = digests(draw(name, document, results, HERE))
+        news += [f"{name}: {kind}: {path}" for kind, path, _ in changes(old, new)]
+        entries[name] = new
+        write_manifest(entries)
+    say_news(news, recorded["versions"])
 
 
-def must_run(experiment: str, results: Path, entry: dict[str, Any] | None, behind: dict[str, Any]) -> bool:
+def say_news(news: list[str], before: dict[str, str]) -> None:
+    """What differs from the manifest that was there."""
+    now = versions()
+    news += [
+        f"{part} {before.get(part, 'unknown')} there, {now[part]} here" for part in now if before.get(part) != now[part]
+    ]
+    if not news:
+        print(f"all is as {relative(MANIFEST)} says")
+    elif before:
+        print(f"differs from the {relative(MANIFEST)} that was here, which is written anew:")
+        print("\n".join(f"  {line}" for line in news))
+
+
+def elsewhere(names: list[str], results: Path, out: Path, *, single: bool) -> None:
+    """Some results drawn into another folder."""
+    for name in names:
+        print(f"{name}: ", end="", flush=True)
+        draw(name, usable_results(name, declaration(name), results, strict=False), results, out, widths=(single,))
+
+
+def must_run(experiment: str, results: Path, entry: dict[str, Any], behind: dict[str, Any]) -> bool:
     """Missing, or known to come from an earlier version of the experiment or its data."""
     present = result_digests(experiment, results)
     return present is None or bool(entry and entry["results"] == present and entry["inputs"] != behind["inputs"])
@@ -207,31 +239,49 @@ def usable_results(name: str, declared: dict[str, Any], results: Path, *, strict
     return document
 
 
-def draw(name: str, document: dict[str, Any], arrays: Path, folder: Path) -> list[Path]:
-    """folder/NAME.pdf and .png, both or none."""
+def draw(
+    name: str, document: dict[str, Any], results: Path, folder: Path, widths: tuple[bool, ...] = (False, True)
+) -> list[Path]:
+    """folder/NAME and folder/NAME_single, each as .pdf and .png, all or none; `widths`: is it one column?"""
+    sys.path[:0] = [path for path in (str(EXPERIMENTS),) if path not in sys.path]
     import numpy as np
 
     import _style
 
+    clock = time.perf_counter()
     spec = importlib.util.spec_from_file_location(f"paper_figure_{name}", HERE / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    with np.load(arrays) as archive:
-        figure = script.draw(document, dict(archive))
-    files = [folder / f"{name}.{ending}" for ending in ENDINGS]
+    with np.load((results / declaration(name)["RESULTS"]).with_suffix(".npz")) as archive:
+        arrays = dict(archive)
+    made = [path for single in widths for path in files(name, folder, (single,))]
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
-        for path in files:
-            _style.save(figure, Path(partial) / path.name)
-        for path in files:
+        for single in widths:
+            figure = script.draw(document, arrays, _style.SINGLE if single else _style.DOUBLE)
+            for path in files(name, Path(partial), (single,)):
+                _style.save(figure, path)
+        for path in made:
             os.replace(Path(partial) / path.name, path)
-    return files
+    sizes = ", ".join(f"{path.name} {path.stat().st_size / 1e3:.0f} kB" for path in made)
+    print(f"drawn in {time.perf_counter() - clock:.1f} s: {sizes}", flush=True)
+    return made
+
+
+def files(name: str, folder: Path, widths: tuple[bool, ...] = (False, True)) -> list[Path]:
+    """What a figure is written to."""
+    return [folder / f"{name}{SINGLE if single else ''}.{ending}" for single in widths for ending in ENDINGS]
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the bytes of a figure, and the last digits of a result."""
+    packages = {package: importlib.metadata.version(package) for package in ("matplotlib", "numpy", "pillow", "jax")}
+    return packages | {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
 
 
 def write_manifest(entries: dict[str, Any]) -> None:
-    versions = {package: importlib.metadata.version(package) for package in ("matplotlib", "numpy", "pillow", "jax")}
-    content = {"versions": versions, "figures": dict(sorted(entries.items()))}
+    content = {"versions": versions(), "figures": dict(sorted(entries.items()))}
     partial = MANIFEST.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, MANIFEST)
@@ -262,17 +312,24 @@ def differences(name: str, entry: dict[str, Any], results: Path) -> Iterator[str
     except (BuildError, SyntaxError) as error:
         yield str(error)
         return
-    now["figures"] = digests([ROOT / path for path in entry["figures"] if (ROOT / path).is_file()])
+    now["figures"] = digests([path for path in files(name, HERE) if path.is_file()])
     now["results"] = entry["results"] if made_from is None else made_from
-    for kind, recorded in entry.items():
-        for path in sorted(recorded.keys() | now[kind].keys()):
-            shown = f"{results / path}" if kind == "results" else path
-            if path not in now[kind]:
-                yield f"{name}: {kind}: {shown} is missing; {REMEDY}"
+    for kind, path, what in changes(entry, now):
+        shown = f"{results / path}" if kind == "results" else path
+        yield f"{name}: {kind}: {shown} {what}; {REMEDY}"
+
+
+def changes(old: dict[str, dict[str, str]], new: dict[str, dict[str, str]]) -> Iterator[tuple[str, str, str]]:
+    """(kind, path, how) of every digest in which the second entry is not the first."""
+    for kind, found in new.items():
+        recorded = old.get(kind, {})
+        for path in sorted(recorded.keys() | found.keys()):
+            if path not in found:
+                yield kind, path, "is missing"
             elif path not in recorded:
-                yield f"{name}: {kind}: {shown} is not in MANIFEST.json; {REMEDY}"
-            elif recorded[path] != now[kind][path]:
-                yield f"{name}: {kind}: {shown} does not match MANIFEST.json; {REMEDY}"
+                yield kind, path, "is not in MANIFEST.json"
+            elif recorded[path] != found[path]:
+                yield kind, path, "does not match MANIFEST.json"
 
 
 # ---- the command line
@@ -283,6 +340,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="figures to draw (default: all)")
     parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR", help="default: results/")
     parser.add_argument("--out", type=Path, metavar="DIR", help="draw into this folder, leave MANIFEST.json alone")
+    parser.add_argument("--single", action="store_true", help="with --out: one column wide, 3.4 inches")
     parser.add_argument("--check", action="store_true", help="compare everything with MANIFEST.json, draw nothing")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in scripts()]
@@ -296,7 +354,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"figures-check: {len(scripts())} figures match MANIFEST.json")
         return 1 if wrong else 0
     try:
-        build(options.names or scripts(), options.results, options.out)
+        if options.out is None:
+            build(options.names or scripts(), options.results, redraw=bool(options.names))
+        else:
+            elsewhere(options.names or scripts(), options.results, options.out, single=options.single)
     except BuildError as error:
         print(f"\nbuild: {error}", file=sys.stderr)
         return 1

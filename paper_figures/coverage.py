@@ -5,21 +5,24 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from _style import BLACK, BLUE, DOUBLE, GREY, PALE, RED, page, styled
+from _style import BLACK, BLUE, DOUBLE, GREY, PALE, RED, key, lettered, panels, share_x, share_y, styled
 
 RESULTS = "coverage"
 
 KINDS = {"observed": ("information", BLUE, "o", -0.12), "sandwich": ("sandwich", RED, "D", 0.12)}
-TITLES = {"right": "(a) the model is right", "wrong": "(b) the tails are heavier"}
+TITLES = {"right": "the model is right", "wrong": "the rows have heavier tails than the model"}
 
 
 @styled
-def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
-    figure = page(DOUBLE, 2.3)
-    axes = figure.subplots(1, 2, sharey=True)
+def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = DOUBLE) -> Figure:
+    figure, axes = panels(width, "ab", rows=2.3, narrow_rows=(1.7, 2.1))
     names = [rf"${name}$" for name in (r"\pi_0", r"\mu_{00}", r"\mu_{01}", r"\mu_{10}", r"\mu_{11}", r"\sigma")]
+    shares = [
+        share for kinds in results["summary"]["coverage"].values() for share in (*kinds["observed"], *kinds["sandwich"])
+    ]
+    least = min(74, 100 * min(shares) - 4)
     places = np.arange(len(names))
-    for axis, (model, title) in zip(axes, TITLES.items(), strict=True):
+    for axis, (model, title) in zip(axes.values(), TITLES.items(), strict=True):
         axis.axhspan(93, 97, color=PALE, alpha=0.4, linewidth=0)
         axis.axhline(95, color=GREY, linewidth=0.6)
         for kind, (label, colour, marker, shift) in KINDS.items():
@@ -32,9 +35,10 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
                         ha="right", va="center", fontsize=7, color=BLACK,
                     )  # fmt: skip
         axis.set_xticks(places, names)
-        axis.set_title(title)
+        axis.set(title=title, xlabel="parameter", ylabel="coverage (%)", ylim=(least, 100))
         axis.grid(visible=False, axis="x")
-    axes[0].set(ylabel="intervals that hold it (%)", ylim=(74, 100))
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    lettered(axes)
+    share_x(*axes.values())
+    share_y(*axes.values())
+    key(figure, axes["a"], columns=2, narrow=2)
     return figure

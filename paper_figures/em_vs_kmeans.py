@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 
-from _style import BLACK, BLUE, DOUBLE, GREY, RED, page, styled
+from _style import BLACK, BLUE, DOUBLE, GREY, RED, lettered, panels, share_x, share_y, styled
 
 RESULTS = "em_vs_kmeans"
 DATA = ("experiments/data/old_faithful.csv",)
@@ -18,19 +18,19 @@ TINY = 1e-13  # below this a distance is rounding
 
 
 @styled
-def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
+def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = DOUBLE) -> Figure:
     summary = results["summary"]
-    figure = page(DOUBLE, 4.35)
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.25))
-    panels = above.subplots(1, 5, sharex=True, sharey=True)
-    for index, (axis, step) in enumerate(zip(panels, (0, *summary["shown"]), strict=True)):
+    narrow = "abc;de.;fff;ggg;hhh"
+    figure, axes = panels(width, "abcde;fgh", narrow, rows=(1.85, 2.4), narrow_rows=(1.35, 1.6, 1.8, 1.8, 1.7))
+    planes = [axes[letter] for letter in "abcde"]
+    for index, (axis, step) in enumerate(zip(planes, (0, *summary["shown"]), strict=True)):
         plane(axis, index, step, summary, arrays)
-    panels[0].set_ylabel("waiting (min)")
-    above.supxlabel("eruption (min)", fontsize=8)
-    left, middle, right = below.subplots(1, 3)
-    distance(left, summary, arrays)
-    objective(middle, summary, arrays)
-    steps(right, arrays)
+    distance(axes["f"], summary, arrays)
+    objective(axes["g"], summary, arrays)
+    steps(axes["h"], arrays)
+    lettered(axes)
+    share_x(*planes)
+    share_y(*planes)
     return figure
 
 
@@ -51,7 +51,7 @@ def plane(axis: Any, index: int, step: int, summary: dict[str, Any], arrays: dic
             Ellipse(mu[k], width, height, angle=angle, fill=False, edgecolor=colour, linewidth=1.2, zorder=3)
         )
         axis.plot(*mu[k], "o", color=colour, markersize=3.5, markeredgecolor="white", markeredgewidth=0.6, zorder=3)
-    axis.set_title(f"({'abcde'[index]}) " + (f"$L = {step}$" if index else "start"))
+    axis.set(title=f"$L = {step}$" if index else "start", xlabel="eruption (min)", ylabel="waiting (min)")
     axis.set(xticks=[2, 4], yticks=[40, 60, 80, 100], xlim=(0.4, 6.6), ylim=(40, 102))
 
 
@@ -73,8 +73,8 @@ def distance(axis: Any, summary: dict[str, Any], arrays: dict[str, np.ndarray]) 
     axis.plot(np.arange(moves), hard[:moves], "s-", color=RED, label="k-means")
     axis.plot([moves - 1, moves], [hard[moves - 1], TINY], color=RED, linestyle=":", linewidth=1)
     axis.annotate("exactly 0", (moves, TINY), xytext=(3, 4), textcoords="offset points", color=RED, fontsize=7)
-    axis.set(yscale="log", ylim=(TINY, 30), xlabel="iteration $t$", ylabel=r"$\|\theta_t - \theta^\star\|$")
-    axis.set_title("(f) distance to the fixed point")
+    axis.set(yscale="log", ylim=(TINY, 30), xlabel="iteration $t$", ylabel=r"$\|\theta_t - \theta^\star\|$ (std. dev.)")
+    axis.set_title("distance to the fixed point")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(loc="upper right")
 
@@ -93,8 +93,8 @@ def objective(axis: Any, summary: dict[str, Any], arrays: dict[str, np.ndarray])
     axis.annotate(r"$\rho^{\,2t}$", (first, 6 * gap[first]), xytext=(5, 2), textcoords="offset points")
     axis.plot(np.arange(len(gap)), gap, "o-", color=BLUE, label=r"EM: $L^\star - L_t$ (nats)")
     axis.plot(np.arange(len(excess)), excess, "s-", color=RED, label=r"k-means: $J_t - J^\star$")
-    axis.set(yscale="log", ylim=(1e-11, 1e6), xlabel="iteration $t$", ylabel="distance to the optimum")
-    axis.set_title("(g) distance of the objective")
+    axis.set(yscale="log", ylim=(1e-11, 1e6), xlabel="iteration $t$", ylabel="to the optimum")
+    axis.set_title("distance of the objective")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(loc="upper right")
 
@@ -106,7 +106,7 @@ def steps(axis: Any, arrays: dict[str, np.ndarray]) -> None:
     axis.hist(hard, bins, color=RED, label=f"k-means, median {np.median(hard):g}")
     axis.hist(soft, bins, color=BLUE, alpha=0.8, label=f"EM, median {np.median(soft):g}")
     axis.set(xlabel="iterations to convergence", ylabel=f"of {len(soft)} random starts")
-    axis.set_title("(h) from random starts")
+    axis.set_title("from random starts")
     axis.set_axisbelow(True)
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(loc="upper right")

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from _style import BLACK, BLUE, COLOURS, DOUBLE, GREEN, GREY, ORANGE, PALE, RED, bare, page, styled
+from _style import BLACK, BLUE, COLOURS, DOUBLE, GREEN, GREY, ORANGE, PALE, RED, bare, lettered, panels, styled
 
 RESULTS = "feature_learning"
 
@@ -19,9 +19,8 @@ LEVELS = np.array([-4.0, -3.0, -2.0, -1.0, 0.0])  # of log p, nats
 
 @styled
 def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = DOUBLE) -> Figure:
-    summary, wide = results["summary"], width >= DOUBLE
-    figure = page(width, 3.7 if wide else 6.8)
-    axes = figure.subplot_mosaic("abcd;efgh" if wide else "ab;cd;ef;gh")
+    summary = results["summary"]
+    figure, axes = panels(width, "abcd;efgh", "ab;cd;ef;gh", rows=1.85, narrow_rows=1.7)
     density(axes["a"], "raw rows", "raw", summary, arrays)
     gaussians(axes["b"], arrays)
     density(axes["c"], "density learned", "learned", summary, arrays)
@@ -35,8 +34,7 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = 
     axes["g"].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes["g"].yaxis.set_major_formatter("{x:g}")
     sigma(axes["h"], summary, arrays)
-    for letter, axis in axes.items():
-        axis.set_title(f"({letter}) {axis.get_title(loc='left')}")
+    lettered(axes)
     return figure
 
 

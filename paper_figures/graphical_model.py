@@ -1,74 +1,107 @@
-"""The plate diagram of every family, laid out by daft from what NumPyro's inspection of its program returned."""
+"""One graph for every family, from what NumPyro's inspection of each program returned, and what differs: a table."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
-import daft
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 
-from _style import DOUBLE, styled
+from _style import BLACK, DOUBLE, GREY, bare, lettered, panels, styled
 
 RESULTS = "graphical_model"
 
-SYMBOLS = {"pi": r"$\pi$", "mu": r"$\mu$", "sigma": r"$\sigma$", "Sigma": r"$\Sigma$", "probs": "$p$"}
-SYMBOLS |= {"rate": r"$\lambda$", "z": "$z_n$", "x": "$x_n$"}
-COLUMNS = 5
-STRIDE = (2.75, 3.5)  # from one diagram to the next, in daft's units
-UNIT = 2.54 * DOUBLE / (COLUMNS * STRIDE[0])  # centimetres in a unit
+SYMBOLS = {"pi": r"$\pi$", "theta": r"$\theta$", "z": "$z_n$", "x": "$x_n$"}
+GREEK = {"mu": r"\mu", "sigma": r"\sigma", "Sigma": r"\Sigma", "probs": "p", "rate": r"\lambda"}
+PLACES = {"pi": (0.0, 1.25), "theta": (0.0, 0.0), "z": (1.25, 1.25), "x": (1.25, 0.0)}
+RADIUS = {"pi": 0.07, "theta": 0.07, "z": 0.3, "x": 0.3}
+COLUMNS = (0.0, 0.33, 0.645)  # of the table
+
+
+class Graph(NamedTuple):
+    """A family's graph once every parameter but π is called θ."""
+
+    arrows: frozenset[tuple[str, str]]
+    plates: frozenset[tuple[str, ...]]
+    observed: frozenset[str]
+
+
+def graph_of(found: dict[str, Any]) -> Graph:
+    own = set(found["parameters"]) - {"pi"}
+    arrows = {("theta" if a in own else a, b) for a, b in found["arrows"]}
+    plates = {tuple(sorted(members)) for members in found["plates"].values()}
+    return Graph(frozenset(arrows), frozenset(plates), frozenset(found["observed"]))
+
+
+def shared(graphs: dict[str, dict[str, Any]]) -> Graph:
+    """The graph of all families; a ValueError where one has another."""
+    (first, found), *others = graphs.items()
+    for name, other in others:
+        if graph_of(other) != graph_of(found):
+            raise ValueError(f"graphs: {name} has another graph than {first}: {graph_of(other)}; draw it by itself")
+    return graph_of(found)
 
 
 @styled
-def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
+def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = DOUBLE) -> Figure:
     graphs = results["summary"]["graphs"]
-    pgm = diagrams(graphs)
-    pgm.render()
-    figure = pgm.figure
-    plt.close(figure)  # out of pyplot's list; the figure itself lives on
+    figure, axes = panels(width, "abb", "a;b", rows=2.2, narrow_rows=(1.9, 2.1))
+    plate_diagram(axes["a"], shared(graphs))
+    table(axes["b"], graphs)
+    axes["a"].set_title("the graph of every family")
+    axes["b"].set_title(r"what $\theta$ and the law of $x_n$ are")
+    lettered(axes)
     return figure
 
 
-def diagrams(graphs: dict[str, dict[str, Any]]) -> daft.PGM:
-    """All of them in one picture, row by row; the nodes of a family are 'family/name'."""
-    rows = -(-len(graphs) // COLUMNS)
-    pgm = daft.PGM(
-        shape=(COLUMNS * STRIDE[0], rows * STRIDE[1]),
-        origin=(0, 0),
-        grid_unit=UNIT,
-        node_unit=0.62 * UNIT,
-        line_width=0.8,
-        observed_style="shaded",
-    )
-    for number, (family, graph) in enumerate(graphs.items()):
-        row, column = divmod(number, COLUMNS)
-        left = STRIDE[0] * (column + (COLUMNS - min(COLUMNS, len(graphs) - row * COLUMNS)) / 2)
-        diagram(pgm, family, graph, left, STRIDE[1] * (rows - 1 - row))
-    return pgm
-
-
-def diagram(pgm: daft.PGM, family: str, graph: dict[str, Any], left: float, bottom: float) -> None:
-    """Latent above observed in their plate; a parameter beside the site it enters, from the top down."""
-    parents = {child: [a for a, b in graph["arrows"] if b == child] for child in graph["sites"]}
-    order = sorted(graph["sites"], key=lambda site: (site in graph["observed"], len(parents[site])))
-    height = {site: bottom + 2.2 - 1.25 * level for level, site in enumerate(order)}
-    plate_left, middle = left + 1.05, left + 1.65
-    for plate, members in graph["plates"].items():
-        low, high = min(height[site] for site in members) - 0.62, max(height[site] for site in members) + 0.5
-        pgm.add_plate((plate_left, low, 1.25, high - low), label=None)
-        pgm.add_text(plate_left + 0.98, low + 0.06, "$N$" if plate == "points" else plate, fontsize=7.5)
-    for site in order:
-        pgm.add_node(f"{family}/{site}", SYMBOLS[site], middle, height[site], observed=site in graph["observed"])
-        own = [name for name in parents[site] if name in graph["parameters"]]
-        for index, name in enumerate(sorted(own, key=list(graph["parameters"]).index)):
-            y = height[site] + 0.72 * ((len(own) - 1) / 2 - index)
-            pgm.add_node(f"{family}/{name}", "", left + 0.62, y, fixed=True)
-            size = r" \times ".join(graph["parameters"][name].split())
-            pgm.add_text(left + 0.1, y + 0.02, SYMBOLS[name], fontsize=8.5)
-            pgm.add_text(left + 0.1, y - 0.3, f"${size}$" if size else "scalar", fontsize=6.5)
-    for a, b in graph["arrows"]:
-        pgm.add_edge(
-            f"{family}/{a}", f"{family}/{b}", plot_params={"head_width": 0.1 * UNIT, "head_length": 0.16 * UNIT}
+def plate_diagram(axis: Any, graph: Graph) -> None:
+    """Circles are random, filled where observed; dots are parameters; a plate is repeated for n = 1 … N."""
+    for name in sorted({node for arrow in graph.arrows for node in arrow}):
+        (x, y), dot = PLACES[name], RADIUS[name] < 0.1
+        fill = BLACK if dot else "#b5b5b5" if name in graph.observed else "white"
+        axis.add_patch(Circle((x, y), RADIUS[name], facecolor=fill, edgecolor=BLACK, linewidth=0.9, zorder=2))
+        axis.text(x - (0.18 if dot else 0), y, SYMBOLS[name], ha="right" if dot else "center", va="center", fontsize=9)
+    for a, b in sorted(graph.arrows):
+        start, end = (np.array(PLACES[name]) for name in (a, b))
+        along = (end - start) / np.linalg.norm(end - start)
+        start, end = start + RADIUS[a] * along, end - RADIUS[b] * along
+        style = {"arrowstyle": "-|>", "mutation_scale": 9, "color": BLACK, "linewidth": 0.9}
+        axis.add_patch(FancyArrowPatch(start, end, shrinkA=0, shrinkB=0, **style))
+    for members in graph.plates:
+        (left, low), (right, high) = (
+            reach(np.array([PLACES[name] for name in members])) for reach in (low_of, high_of)
         )
-    pgm.add_text(left + 0.1, bottom + 2.92, family, fontsize=8)
-    law = graph["sites"]["x"].removesuffix("Probs")
-    pgm.add_text(left + 0.1, bottom + 0.02, rf"$x_n \mid z_n \sim$ {law}", fontsize=6.5)
+        axis.add_patch(Rectangle((left, low), right - left, high - low, fill=False, linewidth=0.9))
+        axis.text(right - 0.07, low + 0.07, "$N$", ha="right", va="bottom", fontsize=8)
+    axis.set(xlim=(-0.6, 1.9), ylim=(-0.75, 1.8), aspect="equal")
+    bare(axis)
+
+
+def low_of(places: np.ndarray) -> np.ndarray:
+    return places.min(axis=0) - (0.45, 0.6)
+
+
+def high_of(places: np.ndarray) -> np.ndarray:
+    return places.max(axis=0) + 0.45
+
+
+def table(axis: Any, graphs: dict[str, dict[str, Any]]) -> None:
+    """A row a family: its name, NumPyro's distribution of x_n given z_n, and its parameters with their shapes."""
+    height = 1 / (len(graphs) + 1)
+    rows = [("family", r"$x_n \mid z_n = k$", r"$\theta$ and shapes")]
+    rows += [(name, graph["sites"]["x"].removesuffix("Probs"), parameters(graph)) for name, graph in graphs.items()]
+    for number, row in enumerate(rows):
+        for left, cell in zip(COLUMNS, row, strict=True):
+            axis.text(left, 1 - (number + 0.5) * height, cell, va="center", fontsize=7)
+    for y, weight in ((1, 0.9), (1 - height, 0.5), (0, 0.9)):
+        axis.plot([0, 1], [y, y], color=BLACK if weight > 0.5 else GREY, linewidth=weight, clip_on=False)
+    axis.set(xlim=(0, 1), ylim=(0, 1))
+    bare(axis)
+
+
+def parameters(graph: dict[str, Any]) -> str:
+    cells = []
+    for name, axes in graph["parameters"].items():
+        if name != "pi":
+            size = r"{\times}".join(axes.split()) or "1"
+            cells.append(f"${GREEK[name]}$: ${size}$")
+    return ", ".join(cells)

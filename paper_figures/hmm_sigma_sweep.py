@@ -6,42 +6,39 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from _style import BLUE, COLOURS, DOUBLE, GREY, ORANGE, RED, page, styled
+from _style import BLUE, COLOURS, DOUBLE, GREY, ORANGE, RED, TINY, falling, floor, lettered, panels, share_x, styled
 
 RESULTS = "hmm_sigma_sweep"
 
 GAPS = ("gap", "gap_bound", "lower")
-TINY = 1e-17  # zeros are drawn here, at the foot of a logarithmic axis
 
 
 @styled
-def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
+def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = DOUBLE) -> Figure:
     """Cooling from left to right."""
     summary = results["summary"]
     column, cooling = columns(summary["rows"]), columns(summary["temperature_rows"])
-    figure = page(DOUBLE, 8.6)
-    top, rest = figure.subfigures(2, 1, height_ratios=(1, 3.6))
-    chain(top.subplots(), summary, arrays)
-    axes = rest.subplots(3, 2)
-    splitting(axes[0, 0], summary, arrays)
-    objective(axes[0, 1], column)
-    e_step(axes[1, 0], column)
-    m_step(axes[1, 1], column)
-    paths(axes[2, 0], column, summary)
-    temperature(axes[2, 1], cooling, summary)
-    for axis in axes.ravel()[:5]:
+    rows, narrow_rows = (1.9, 2.05, 2.05, 2.3), (1.55, 1.15, 1.1, 1.1, 1.1, 1.3, 1.7)
+    figure, axes = panels(width, "aa;bc;de;fg", rows=rows, narrow_rows=narrow_rows)
+    chain(axes["a"], summary, arrays)
+    splitting(axes["b"], summary, arrays)
+    objective(axes["c"], column)
+    e_step(axes["d"], column)
+    m_step(axes["e"], column)
+    paths(axes["f"], column, summary)
+    temperature(axes["g"], cooling, summary)
+    lettered(axes)
+    swept = [axes[letter] for letter in "bcdef"]
+    for axis in swept:
         axis.set(xscale="log", xlim=(1.15 * arrays["sigma"].max(), arrays["sigma"].min() / 1.15))
         axis.axvline(summary["critical_sigma"], color=GREY, linewidth=0.7, linestyle=":")
-        axis.set_xlabel(r"$\sigma$, cooling $\rightarrow$")
+        axis.set_xlabel(r"$\sigma$ (units of $x$), cooling $\rightarrow$")
+    share_x(*swept)
     return figure
 
 
 def columns(rows: list[dict[str, float]]) -> dict[str, np.ndarray]:
     return {name: np.array([row[name] for row in rows], float) for name in rows[0]}
-
-
-def floor(values: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(values), TINY)
 
 
 def chain(axis: Any, summary: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -59,7 +56,7 @@ def chain(axis: Any, summary: dict[str, Any], arrays: dict[str, np.ndarray]) -> 
     )  # fmt: skip
     axis.set(xlabel="time $t$", ylabel="$x_t$", xlim=(-2, len(x) + 1))
     axis.set_ylim(x.min() - 0.5, x.max() + 1.8)
-    axis.set_title(rf"(a) segmental k-means at $\sigma = {summary['warm_sigma']:g}$: Viterbi's path $\hat z$ (line)")
+    axis.set_title(rf"segmental k-means, $\sigma = {summary['warm_sigma']:g}$ (line: Viterbi's $\hat z$)")
     axis.legend(loc="upper right", borderpad=0)
 
 
@@ -74,7 +71,7 @@ def splitting(axis: Any, summary: dict[str, Any], arrays: dict[str, np.ndarray])
         textcoords="offset points",
     )  # fmt: skip
     axis.set_ylabel(r"means $\mu_k$")
-    axis.set_title(r"(b) means split at $\sigma_c$, end at k-means' (dashed)")
+    axis.set_title("means split, and end at k-means' (dashed)")
 
 
 def objective(axis: Any, column: dict[str, np.ndarray]) -> None:
@@ -82,30 +79,27 @@ def objective(axis: Any, column: dict[str, np.ndarray]) -> None:
     axis.plot(column["sigma"], column["h"], color=GREY, label=r"bound $h = \frac{1}{N}\log\,1/p(r)$")
     axis.plot(column["sigma"], column["v"], "o-", color=BLUE, label=r"$v = (G_\sigma - J)\,/\,2\sigma^2 N$")
     axis.set(ylabel="nats per point", ylim=(-0.05 * column["h"].max(), 1.05 * column["h"].max()))
-    axis.set_title(r"(c) $J \leq G_\sigma \leq J + 2\sigma^2 \log\,1/p(r)$")
+    axis.set_title(r"$J \leq G_\sigma \leq J + 2\sigma^2 \log\,1/p(r)$")
     axis.legend(loc="lower right")
 
 
 def e_step(axis: Any, column: dict[str, np.ndarray]) -> None:
-    bound, value = floor(column["gamma_gap_bound"]), floor(column["gamma_gap"])
+    bound = column["gamma_gap_bound"]
     axis.plot(column["sigma"], bound, color=GREY, label=r"bound $\sum_k R_k\,e^{-\Delta_k/2\sigma^2}$")
-    axis.plot(column["sigma"], value, "o-", color=BLUE, label=r"$\max|\gamma - r|$")
+    falling(axis, column["sigma"], column["gamma_gap"], marker="o", color=BLUE, label=r"$\max|\gamma - r|$")
     logarithmic(axis)
-    axis.set(ylabel="difference in marginals")
-    axis.set_title("(d) E-step: marginals become the nearest mean")
+    axis.set(ylabel="probability")
+    axis.set_title(r"E-step: $\gamma$ becomes the nearest mean $r$")
 
 
 def m_step(axis: Any, column: dict[str, np.ndarray]) -> None:
-    axis.plot(
-        column["sigma"],
-        floor(column["H10_bound"]),
-        color=GREY,
-        label=r"bound diam$(X)\,\Sigma|\gamma - r|\,/\,N_k$ + rounding",
-    )
-    axis.plot(column["sigma"], floor(column["H10"]), "o-", color=BLUE, label=r"$\|\mu_k(\gamma) - \mu_k(r)\|$")
+    """The mean that moves furthest; its bound is the largest too."""
+    label = r"$\max_k\,\|\mu_k(\gamma) - \mu_k(r)\|$"
+    axis.plot(column["sigma"], floor(column["means_gap_bound"]), color=GREY, label="bound (H10)")
+    falling(axis, column["sigma"], column["means_gap"], marker="o", color=BLUE, label=label)
     logarithmic(axis)
-    axis.set(ylabel="distance of means")
-    axis.set_title("(e) M-step: its means become k-means'")
+    axis.set(ylabel="units of $x$")
+    axis.set_title(r"M-step: means of $\gamma$ become those of $r$")
 
 
 def paths(axis: Any, column: dict[str, np.ndarray], summary: dict[str, Any]) -> None:
@@ -115,8 +109,8 @@ def paths(axis: Any, column: dict[str, np.ndarray], summary: dict[str, Any]) -> 
     sigma = column["sigma"][apart]
     axis.plot(sigma, share * column["undecided"][apart], color=GREY, label=r"$\Delta \leq 2\sigma^2\log R$: it may")
     axis.plot(sigma, share * column["apart"][apart], "o-", color=ORANGE, label=r"$\hat z_t \neq r_t$: it does")
-    axis.set(ylabel="% of points", ylim=(-4, 104))
-    axis.set_title(r"(f) Viterbi: where $A$ overrules the nearest mean")
+    axis.set(ylabel="times (%)", ylim=(-4, 104))
+    axis.set_title(r"Viterbi: $A$ against the nearest mean")
     axis.legend(loc="upper right", borderpad=0.2)
 
 
@@ -131,11 +125,11 @@ def temperature(axis: Any, cooling: dict[str, np.ndarray], summary: dict[str, An
     axis.plot(inverse[gap > TINY], gap[gap > TINY], "o", color=RED, label=r"$\max_t\,(1 - \gamma_{t \hat z_t})$")
     axis.set(yscale="log", ylim=(TINY, 30), xlabel=r"$1/T$, cooling $\rightarrow$", xlim=(0, inverse[-1]))
     axis.xaxis.set_major_locator(MaxNLocator(5))
-    axis.set_ylabel("difference in marginals")
-    axis.set_title(rf"(g) $T \to 0$, $\sigma = {summary['warm_sigma']:g}$: slope $\Delta = {summary['lead']:.3f}$")
+    axis.set_ylabel("probability")
+    axis.set_title(rf"$T \to 0$, $\sigma = {summary['warm_sigma']:g}$: slope $\Delta = {summary['lead']:.3f}$")
     axis.legend(loc="upper right", borderpad=0.2)
 
 
 def logarithmic(axis: Any) -> None:
     axis.set(yscale="log", ylim=(TINY / 3, 300))
-    axis.legend(loc="lower left", handlelength=1.5)
+    axis.legend(loc="upper right", handlelength=1.5, borderaxespad=0)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from _style import BLACK, BLUE, DOUBLE, GREY, PALE, RED, page, styled
+from _style import BLACK, BLUE, DOUBLE, GREY, PALE, RED, lettered, panels, share_x, share_y, styled
 
 RESULTS = "kmeans_steps"
 DATA = ("experiments/data/old_faithful.csv",)
@@ -14,16 +14,17 @@ CLUSTERS = (BLUE, RED)
 
 
 @styled
-def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
-    figure = page(DOUBLE, 4.9)
-    left, right = figure.subfigures(1, 2, width_ratios=(4.75, 2.25))
-    axes = left.subplots(3, 3, sharex=True, sharey=True)
-    for number, axis in enumerate(axes.ravel()):
+def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = DOUBLE) -> Figure:
+    narrow, narrow_rows = "abc;def;ghi;jjj;kkk", (1.2, 1.05, 1.3, 1.7, 1.5)
+    figure, axes = panels(width, "abcj;defj;ghik", narrow, rows=(1.6, 1.5, 1.75), narrow_rows=narrow_rows)
+    planes = [axes[letter] for letter in "abcdefghi"]
+    for number, axis in enumerate(planes):
         panel(axis, number, results, arrays)
-    left.supxlabel("eruption (min)", fontsize=8)
-    left.supylabel("waiting (min)", fontsize=8)
-    above, below = right.subplots(2, 1, height_ratios=(1.35, 1), sharex=True)
-    trace(above, below, results)
+    trace(axes["j"], axes["k"], results)
+    lettered(axes)
+    share_x(*planes)
+    share_y(*planes)
+    share_x(axes["j"], axes["k"])
     return figure
 
 
@@ -42,12 +43,14 @@ def panel(axis: Any, number: int, results: dict[str, Any], arrays: dict[str, np.
     for point, colour in zip(mu, CLUSTERS, strict=True):
         axis.plot(*point, "X", color=colour, markersize=7, markeredgecolor="white", markeredgewidth=0.7, zorder=3)
     title = "start" if number == 0 else f"{'E' if after_e else 'M'}-step {step + 1}"
-    axis.set_title(f"({'abcdefghi'[number]}) {title}", color=BLACK if number == 0 else BLUE if after_e else RED)
+    axis.set_title(title, color=BLACK if number == 0 else BLUE if after_e else RED)
     everything = np.concatenate([x, arrays["mu"][0] * scale + centre])
     low, high = everything.min(axis=0), everything.max(axis=0)
     pad = 0.06 * (high - low)
     axis.set(xlim=(low[0] - pad[0], high[0] + pad[0]), ylim=(low[1] - pad[1], high[1] + pad[1]))
     axis.set(xticks=[2, 3, 4, 5], yticks=[50, 70, 90])
+    axis.set_xlabel("eruption (min)" if number % 3 == 1 else "")
+    axis.set_ylabel("waiting (min)" if number // 3 == 1 else "")
 
 
 def boundary(axis: Any, mu: np.ndarray, scale: np.ndarray, centre: np.ndarray) -> None:
@@ -67,9 +70,11 @@ def trace(above: Any, below: Any, results: dict[str, Any]) -> None:
         axis.plot(half, values, color=PALE, linewidth=1, zorder=1)
         axis.plot(half[::2], values[::2], "o", color=BLUE, markersize=4, label="after E-step")
         axis.plot(half[1::2], values[1::2], "o", color=RED, markersize=4, label="after M-step")
-    above.set(ylabel=r"$J$  (squared standard deviations)", ylim=(0, None))
-    above.set_title(r"(j) $J$ never rises")
+    above.set(ylabel="$J$ (squared std. dev.)", ylim=(0, None))
+    above.set_title(r"$J$ never rises")
     above.legend(loc="upper right")
-    below.set(yscale="log", ylabel=r"$J - J_\mathrm{end}$", xlabel="iteration (E, then M)", xticks=half[::2] + 0.5)
+    below.set(yscale="log", ylabel=r"$J - J_\mathrm{end}$")
+    for axis in (above, below):
+        axis.set(xlabel="iteration (E, then M)", xticks=half[::2] + 0.5, xlim=(0.5, len(half) + 0.5))
     below.set_xticklabels([f"{t}" for t in range(1, len(half) // 2 + 1)])
-    below.set_title(f"(k) it rests after {results['summary']['moves']} iterations")
+    below.set_title(f"at rest after {results['summary']['moves']} steps")

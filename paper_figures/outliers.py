@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from _style import BLACK, BLUE, DOUBLE, GREEN, ORANGE, PALE, RED, page, styled
+from _style import BLACK, BLUE, DOUBLE, GREEN, ORANGE, PALE, RED, key, lettered, panels, share_x, styled
 
 RESULTS = "outliers"
 DATA = ("experiments/data/old_faithful.csv",)
@@ -19,17 +19,17 @@ SHOWN = (10, 20, 30, 45)  # distances at which the mean is marked
 
 
 @styled
-def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
-    figure = page(DOUBLE, 2.9)
-    axes = figure.subplots(1, 3, width_ratios=(1.15, 1, 1))
-    plane(axes[0], results["summary"], arrays)
-    moves(axes[1], results["summary"], arrays["distance"])
-    labels(axes[2], results["summary"], arrays["distance"])
-    for axis in axes[1:]:
+def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = DOUBLE) -> Figure:
+    figure, axes = panels(width, "abc", rows=2.9, narrow_rows=(2.4, 1.8, 2.2))
+    plane(axes["a"], results["summary"], arrays)
+    moves(axes["b"], results["summary"], arrays["distance"])
+    labels(axes["c"], results["summary"], arrays["distance"])
+    for axis in (axes["b"], axes["c"]):
         axis.set_xscale("log")
         axis.set_xlabel(r"outliers' distance $d$ (std. dev.)")
-    handles, names = axes[1].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(handles))
+    lettered(axes)
+    share_x(axes["b"], axes["c"])
+    key(figure, axes["b"], columns=5, narrow=2)
     return figure
 
 
@@ -54,7 +54,7 @@ def plane(axis: Any, summary: dict[str, Any], arrays: dict[str, np.ndarray]) -> 
     axis.annotate(
         note,
         raw(arrays["kmeans"][-1, 0]),
-        xytext=(3.6, 65),
+        xytext=(3.6, 66),
         textcoords="data",
         va="top",
         fontsize=7,
@@ -67,14 +67,14 @@ def plane(axis: Any, summary: dict[str, Any], arrays: dict[str, np.ndarray]) -> 
         "outliers",
         (0.99, 0.03),
         xycoords="axes fraction",
-        xytext=(-30, 18),
+        xytext=(-30, 9),
         textcoords="offset points",
         ha="right",
         va="center",
         arrowprops={"arrowstyle": "->", "color": BLACK},
     )
     axis.set(xlabel="eruption (min)", ylabel="waiting (min)", xlim=(1.4, 6.9), ylim=(40, 100))
-    axis.set_title("(a) one mean leaves, medoids stay")
+    axis.set_title("one mean leaves, medoids stay")
 
 
 def moves(axis: Any, summary: dict[str, Any], distance: np.ndarray) -> None:
@@ -85,8 +85,8 @@ def moves(axis: Any, summary: dict[str, Any], distance: np.ndarray) -> None:
     bound = max(b for row in summary["euclidean_bound"] for b in row if b is not None)
     axis.axhline(bound, color=ORANGE, linewidth=0.9, linestyle="--", label=r"bound $2\,\Sigma V/(n-m)$")
     axis.set_yscale("symlog", linthresh=1e-2, linscale=0.6)
-    axis.set(ylim=(-3e-3, None), yticks=[0, 1e-2, 1, 1e2, 1e4], ylabel="move of a centre (std. dev.)")
-    axis.set_title("(b) means move, medoids do not")
+    axis.set(ylim=(-3e-3, None), yticks=[0, 1e-2, 1, 1e2, 1e4], ylabel="move (std. dev.)")
+    axis.set_title("means move, medoids do not")
 
 
 def labels(axis: Any, summary: dict[str, Any], distance: np.ndarray) -> None:
@@ -94,4 +94,4 @@ def labels(axis: Any, summary: dict[str, Any], distance: np.ndarray) -> None:
         share = 100 * np.array(summary[f"{name}_relabelled"]) / summary["num_rows"]
         axis.plot(distance[1:], share[1:], linestyle=line, color=colour, clip_on=False)
     axis.set(ylim=(-4, 100), ylabel="eruptions relabelled (%)")
-    axis.set_title("(c) and then clusters merge")
+    axis.set_title("and then clusters merge")

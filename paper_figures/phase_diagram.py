@@ -6,42 +6,40 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from _style import BLUE, DOUBLE, GREY, PALE, RED, SINGLE, page, styled
+from _style import BLUE, DOUBLE, GREY, PALE, RED, key, lettered, panels, share_x, share_y, styled
 
 RESULTS = "phase_diagram"
 DATA = ("experiments/data/old_faithful.csv",)
 
 NAMES = {"blobs": "blobs", "iris": "iris", "old_faithful": "Old Faithful"}
-LABELS = (
-    r"centres on the first axis ($\sigma_c$)",
-    r"$\lambda_{\max}(C_k)/\sigma^2$",
-    r"outermost centres apart ($\sigma_c$)",
-)
+LABELS = (r"axis 1 ($\sigma_c$)", "spectrum", r"apart ($\sigma_c$)")
+COOLING = r"$\sigma/\sigma_c$, cooling $\rightarrow$"
 TICKS = (0.25, 0.35, 0.5, 0.7, 1.0)
 
 
 @styled
-def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
+def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = DOUBLE) -> Figure:
     sets = results["summary"]["sets"]
-    figure = page(DOUBLE if len(sets) > 1 else SINGLE, 6.2)
-    axes = figure.subplots(3, len(sets), squeeze=False, height_ratios=(1.25, 1, 1))
-    for column, (name, found) in zip(axes.T, sets.items(), strict=True):
+    columns = ["abcdefghi"[place : place + 3] for place in range(0, 3 * len(sets), 3)]
+    wide = ";".join(map("".join, zip(*columns, strict=True)))
+    figure, axes = panels(width, wide, rows=(2.3, 1.85, 2.4), narrow_rows=(1.05, 1, 1.1) * len(sets))
+    for column, (name, found) in zip(columns, sets.items(), strict=True):
         one = {key.split(" | ")[1]: value for key, value in arrays.items() if key.startswith(f"{name} | ")}
-        branches(column[0], found, one)
-        spectra(column[1], found, one)
-        closely(column[2], found, one)
-        column[0].set_title(f"{NAMES[name]}, $K = {found['centres']}$")
-        column[1].set_title("what foretells a split")
-        column[2].set_title("the first split, closely")
-        column[2].set_ylim(-0.05, 1.75)
-    for axis, letter in zip(axes.ravel(), "abcdefghi", strict=False):
-        axis.set_title(rf"$\bf{{{letter}}}$  {axis.get_title(loc='left')}")
-    for row, label in zip(axes, LABELS, strict=True):
-        row[0].set_ylabel(label)
-    middle = len(sets) // 2
-    axes[0, middle].legend(loc="center right", bbox_to_anchor=(1, 0.36))
-    axes[1, middle].legend(loc="lower left")
-    axes[2, middle].legend(loc="upper left")
+        above, middle, below = (axes[letter] for letter in column)
+        branches(above, found, one)
+        spectra(middle, found, one)
+        closely(below, found, one)
+        above.set_title(f"{NAMES[name]}, $K = {found['centres']}$")
+        middle.set_title("what foretells a split")
+        below.set_title("the first split, closely")
+        below.set_ylim(-0.05, 1.75)
+        share_x(above, middle)
+        for axis, label in zip((above, middle, below), LABELS, strict=True):
+            axis.set_ylabel(label)
+    lettered(axes)
+    for row in zip(*columns, strict=True):
+        share_y(*(axes[letter] for letter in row), numbers=False)
+    key(figure, *(axes[letter] for letter in columns[0]), columns=5, narrow=2)
     return figure
 
 
@@ -55,12 +53,13 @@ def branches(axis: Any, found: dict[str, Any], one: dict[str, np.ndarray]) -> No
     warm[0].set_label("heating again")
     cooling(axis, sigma)
     axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.set_xlabel(COOLING)
 
 
 def predictions(axis: Any, found: dict[str, Any], named: bool = False) -> None:
     for number, split in enumerate(found["splits"]):
         at = split["predicted"] / found["sigma_c"]
-        label = None if number or not named else "predicted"
+        label = None if number or not named else "predicted split"
         axis.axvline(at, color=GREY, linewidth=0.6, linestyle=":", zorder=1, label=label)
 
 
@@ -76,13 +75,13 @@ def spectra(axis: Any, found: dict[str, Any], one: dict[str, np.ndarray]) -> Non
     sigma = one["sigma"] / found["sigma_c"]
     predictions(axis, found)
     axis.axhline(1, color=GREY, linewidth=0.6, zorder=1)
-    axis.plot(sigma, one["radius"], color=PALE, linewidth=2.4, label=r"EM's spectral radius $\rho(J)$", zorder=2)
+    axis.plot(sigma, one["radius"], color=PALE, linewidth=2.4, label="EM's spectral radius", zorder=2)
     clusters = axis.plot(sigma, one["pull"], color=BLUE, linewidth=1)
-    clusters[0].set_label("of a shared cluster")
+    clusters[0].set_label(r"$\lambda_{\max}(C_k)/\sigma^2$, shared cluster")
     measured = np.array([split["measured"] for split in found["splits"]]) / found["sigma_c"]
-    axis.plot(measured, np.ones_like(measured), "o", color=RED, markersize=3.5, label="splits, measured", zorder=4)
+    axis.plot(measured, np.ones_like(measured), "o", color=RED, markersize=3.5, label="measured split", zorder=4)
     cooling(axis, sigma)
-    axis.set(ylim=(0, 1.08), xlabel=r"$\sigma/\sigma_c$, cooling $\rightarrow$")
+    axis.set(ylim=(0, 1.08), xlabel="")
 
 
 def closely(axis: Any, found: dict[str, Any], one: dict[str, np.ndarray]) -> None:
@@ -92,12 +91,12 @@ def closely(axis: Any, found: dict[str, Any], one: dict[str, np.ndarray]) -> Non
     def reach(way: str) -> np.ndarray:
         return np.ptp(one[way][: len(near)], axis=1) / critical
 
-    axis.axvline(found["jumps_at"], color=RED, linewidth=0.6, linestyle=":", zorder=1, label="the best jumps (C19)")
+    axis.axvline(found["jumps_at"], color=RED, linewidth=0.6, linestyle=":", zorder=1, label="jump of the best (C19)")
     fine = np.linspace(near.max(), near.min(), 500)
     law = 2 * found["amplitude"] * np.sqrt(np.maximum(1 - fine**2, 0))
     axis.axvline(1, color=GREY, linewidth=0.6, linestyle=":", zorder=1)
-    axis.plot(fine, law, color=PALE, linewidth=2.4, label="$K = 2$, the law (C20)")
-    axis.plot(near[::2], reach("pair_down")[::2], "o", color=BLUE, markersize=2.2, label="$K = 2$, both ways")
-    axis.plot(near, reach("down"), color=BLUE, label="$K$ as above, cooling")
-    axis.plot(near, reach("up"), color=RED, linestyle=(0, (3, 2)), label="$K$ as above, heating")
-    axis.set(xlim=(near.max(), near.min()), xlabel=r"$\sigma/\sigma_c$, cooling $\rightarrow$")
+    axis.plot(fine, law, color=PALE, linewidth=2.4, label="law of $K = 2$ (C20)")
+    axis.plot(near[::2], reach("pair_down")[::2], "o", color=BLUE, markersize=2.2, label="$K = 2$")
+    axis.plot(near, reach("down"), color=BLUE)
+    axis.plot(near, reach("up"), color=RED, linestyle=(0, (3, 2)))
+    axis.set(xlim=(near.max(), near.min()), xlabel=COOLING)

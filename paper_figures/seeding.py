@@ -5,20 +5,18 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from _style import BLACK, BLUE, DOUBLE, GREEN, GREY, ORANGE, PALE, RED, page, styled
+from _style import BLACK, BLUE, DOUBLE, GREEN, GREY, ORANGE, PALE, RED, lettered, panels, styled
 
 RESULTS = "seeding"
 
 
 @styled
-def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
+def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = DOUBLE) -> Figure:
     summary = results["summary"]
-    figure = page(DOUBLE, 2.7)
-    axes = figure.subplots(1, 2)
-    expectations(axes[0], summary, arrays["ratio"])
-    frequencies(axes[1], summary, arrays)
-    for axis, letter in zip(axes, "ab", strict=True):
-        axis.set_title(rf"$\bf{{{letter}}}$  {axis.get_title(loc='left')}")
+    figure, axes = panels(width, "ab", rows=2.7, narrow_rows=2.5)
+    expectations(axes["a"], summary, arrays["ratio"])
+    frequencies(axes["b"], summary, arrays)
+    lettered(axes)
     return figure
 
 

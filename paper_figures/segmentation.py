@@ -5,24 +5,25 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from _style import DOUBLE, bare, page, styled
+from _style import DOUBLE, bare, lettered, panels, styled
 
 RESULTS = "segmentation"
 
 
 @styled
-def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
+def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = DOUBLE) -> Figure:
     summary = results["summary"]
-    figure = page(DOUBLE, 1.95)
-    pictures = figure.subplots(1, 1 + len(summary["rows"]))
-    show(pictures[0], arrays["original"])
+    figure, axes = panels(width, "abcd", "ab;cd", rows=1.95, narrow_rows=1.85)
+    original, *pictures = axes.values()
+    show(original, arrays["original"])
     raw, png = summary["raw_bits"], summary["true_colour_png_bits"]
-    pictures[0].set_title(f"(a) original, {raw:,} bits\n100 %; as a PNG {100 * png / raw:.1f} %")
-    for letter, picture, row in zip("bcd", pictures[1:], summary["rows"], strict=True):
+    original.set_title(f"original: {raw / 1e3:,.0f} kbit\n100 %; as a PNG {100 * png / raw:.1f} %")
+    for picture, row in zip(pictures, summary["rows"], strict=True):
         show(picture, arrays[f"picture_{row['K']}"])
         percent = f"{row['percent']:.1f} %; as a PNG {100 * row['png_bits'] / raw:.1f} %"
-        picture.set_title(f"({letter}) $K$ = {row['K']}, {row['bits']:,} bits\n{percent}")
+        picture.set_title(f"$K$ = {row['K']}: {row['bits'] / 1e3:,.0f} kbit\n{percent}")
         shares(picture.inset_axes((0, -0.13, 1, 0.09)), row)
+    lettered(axes)
     return figure
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from _style import BLACK, BLUE, DOUBLE, GREEN, GREY, ORANGE, PALE, RED, page, styled
+from _style import BLACK, BLUE, DOUBLE, GREEN, GREY, ORANGE, PALE, RED, lettered, panels, styled
 
 RESULTS = "two_gaussians"
 
@@ -13,16 +13,14 @@ COLOURS = (BLUE, GREEN, ORANGE)
 
 
 @styled
-def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
+def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = DOUBLE) -> Figure:
     summary = results["summary"]
-    figure = page(DOUBLE, 4.9)
-    axes = figure.subplots(2, 2)
-    maps(axes[0, 0], summary, arrays)
-    iterates(axes[0, 1], summary, arrays)
-    contraction(axes[1, 0], arrays)
-    centres(axes[1, 1], summary, arrays)
-    for axis, letter in zip(axes.ravel(), "abcd", strict=True):
-        axis.set_title(rf"$\bf{{{letter}}}$  {axis.get_title(loc='left')}")
+    figure, axes = panels(width, "ab;cd", rows=2.45, narrow_rows=(1.9, 1.9, 2.4, 1.9))
+    maps(axes["a"], summary, arrays)
+    iterates(axes["b"], summary, arrays)
+    contraction(axes["c"], arrays)
+    centres(axes["d"], summary, arrays)
+    lettered(axes)
     return figure
 
 
@@ -34,7 +32,7 @@ def maps(axis: Any, summary: dict[str, Any], arrays: dict[str, np.ndarray]) -> N
         axis.plot(sizes, values, color=colour, label=rf"$\mu = {mu:g}$")
         axis.plot(mu, mu, "o", color=colour, markersize=4, zorder=4)
     axis.set(xlabel=r"$\lambda$", ylabel=r"$M(\lambda)$", xlim=(0, 3.2), ylim=(0, 3.2))
-    axis.set_title(r"EM's map for $\frac{1}{2}N(\pm\lambda, 1)$, on the population")
+    axis.set_title("EM's map on the population")
     axis.legend(loc="upper left")
 
 
@@ -77,7 +75,7 @@ def centres(axis: Any, summary: dict[str, Any], arrays: dict[str, np.ndarray]) -
         found = np.array([one[name] for one in summary["samples"]]) - mu
         error = 1.96 * np.array([one[f"{name}_error"] for one in summary["samples"]])
         style = {"color": colour, "markersize": 3.5, "linestyle": "none", "capsize": 1.5, "linewidth": 0.8}
-        axis.errorbar(mu, found, error, marker=marker, label=label, **style)
+        axis.errorbar(mu, found, error, marker=marker, label=f"{label}, {summary['num_rows']:,} rows", **style)
     axis.set(xlim=(0, 3.2), ylim=(-0.06, 0.85), xlabel=r"$\mu$ (standard deviations)", ylabel=r"centre $-\ \mu$")
-    axis.set_title(f"k-means ends too far out, samples of {summary['num_rows']:,}")
+    axis.set_title("k-means ends too far out, EM does not")
     axis.legend(loc="upper right")

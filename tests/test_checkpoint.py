@@ -798,7 +798,7 @@ def test_a_users_model_is_known_by_what_it_is_made_of():
             return x
 
     def described(**changes):
-        return json.dumps(_names.description(dataclasses.replace(gaussian.full, **changes)))
+        return json.dumps(_names.description(gaussian.full.but(**changes)))
 
     assert "Rule" in described(statistics=Rule())
     assert "0x" not in described(statistics=Rule())

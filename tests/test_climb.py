@@ -35,8 +35,9 @@ def fitted(program, x, theta=None, **options):
 def slope(m, theta, x):
     """max |∂F/∂u| over θ's unconstrained coordinates."""
     theta, data = prepare(m, theta, x)
-    gradient = jax.grad(lambda free: m.expect(m.constrain(free, theta, data), data).free_energy)
-    return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient(m.unconstrain(theta, data))))
+    gradient = jax.grad(lambda free: m.expect(m.coordinates(theta, data).constrain(free), data).free_energy)
+    slopes = gradient(m.coordinates(theta, data).unconstrain(theta))
+    return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(slopes))
 
 
 # ---- 0·∞ = 0
@@ -222,9 +223,9 @@ def test_one_m_step_leaves_nothing_of_the_gradient(program, x):
     marginals = m.expect(theta, data).statistics
     new = jaxem.em_path(m, theta, x, num_steps=1).theta
     new = jax.tree.map(lambda leaf: leaf[0], new)
-    gradient = jax.jit(jax.grad(lambda free: m.energy(marginals, m.constrain(free, theta, data), data)))
+    gradient = jax.jit(jax.grad(lambda free: m.energy(marginals, m.coordinates(theta, data).constrain(free), data)))
     before, after = (
-        max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient(m.unconstrain(at, data))))
+        max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient(m.coordinates(at, data).unconstrain(at))))
         for at in (theta, new)
     )
     assert after < (1e-12 if DOUBLE else 1e-4) * before

@@ -21,7 +21,6 @@ from jaxem._fit import loop
 from jaxem._rows import chunks
 from jaxem._rows import devices as _devices
 from jaxem.families import gaussian
-from jaxem.families._mixture import Accuracy
 
 from cases import CASES, KINDS, cast, tolerance
 from conftest import AS_A_USER
@@ -107,7 +106,7 @@ def test_sums_by_winner_are_those_of_one_hot_assignments(num_features, at):
     weights = cast(rng.integers(3, size=num_rows).astype(float))
     gamma = jax.nn.one_hot(winner, num_components, axis=0, dtype=x.dtype) * weights[None]
     expected = gaussian.isotropic.statistics(theta, x, gamma)
-    for found, wanted in zip(gaussian.isotropic.fast.by_winner(theta, x, winner, weights), expected, strict=True):
+    for found, wanted in zip(gaussian.isotropic.numerics.by_winner(theta, x, winner, weights), expected, strict=True):
         assert np.allclose(found, wanted, rtol=tolerance(1e-12, 1e-5), atol=tolerance(1e-12, 1e-4))
 
 
@@ -125,7 +124,7 @@ def test_kmeans_by_differences_is_lloyds(monkeypatch, mesh):
     num_components = 60
     x = cast(np.sort(rng.uniform(size=(9_001, 1)) * 1e3, axis=0))
     kmeans = gaussian.isotropic.hold("pi", "sigma")
-    m = replace(kmeans, fast=kmeans.fast._replace(hard=True), statistics=never)
+    m = kmeans.but(hard=True, statistics=never)
     monkeypatch.setattr(gaussian, "isotropic", replace(gaussian.isotropic, statistics=never))
     mu = np.asarray(x[:: len(x) // num_components][:num_components], float)
     theta = {"pi": cast(np.full(num_components, 1 / num_components)), "mu": cast(mu), "sigma": cast(1.0)}
@@ -231,7 +230,8 @@ def test_a_fit_in_legs_is_the_fit_in_one_call(monkeypatch, rows_a_leg):
 def test_a_fit_in_legs_ends_where_f_falls_or_is_lost(monkeypatch):
     monkeypatch.setattr(_devices, "ROWS_A_LEG", 1)
     x = CASE.x(N=61)
-    worse = replace(M, update=lambda moments, theta, held: theta | {"sigma": 2 * theta["sigma"]}, accuracy=Accuracy())
+    exact = M.but(recentre=None, scales=(), rounding=None, sizes_of_terms=None)
+    worse = replace(exact, update=lambda moments, theta, held: theta | {"sigma": 2 * theta["sigma"]})
     lost = replace(worse, update=lambda moments, theta, held: theta | {"sigma": jnp.nan * theta["sigma"]})
     theta = jaxem.em(M, CASE.theta(), x).theta
     for m, status in [(worse, jaxem.Status.DECREASED), (lost, jaxem.Status.NONFINITE)]:

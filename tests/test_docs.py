@@ -1,6 +1,7 @@
 """The documentation is true: blocks run, links lead somewhere, every public name has an entry, every page is listed."""
 
 import importlib.util
+import inspect
 import re
 from collections import Counter
 from types import ModuleType
@@ -53,6 +54,19 @@ def test_every_public_name_has_one_entry_in_the_reference():
     assert set(found) <= set(names), set(found) - set(names)
     entries = Counter(id(names[entry]) for entry in found)
     assert [name for name, thing in names.items() if entries[id(thing)] != 1] == []
+
+
+def test_a_docstring_tells_what_each_argument_is():
+    """Of every public function, in a section of its own, so that nobody need read another's."""
+    untold = {}
+    for name, thing in public(jaxem, "jaxem"):
+        function = inspect.unwrap(thing)
+        if inspect.isfunction(function):
+            told = (function.__doc__ or "").partition("Args:")[2]
+            named = [each for each in inspect.signature(function).parameters if each != "self"]
+            if missing := [each for each in named if not re.search(rf"\b{each}\b", told)]:
+                untold[name] = missing
+    assert untold == {}
 
 
 def test_every_page_is_in_the_sites_navigation():

@@ -1,8 +1,10 @@
-"""The paper's figures: declared, made from saved results, the same bytes each time, and guarded by the manifest."""
+"""The paper's figures: declared, made from saved results, legible in two widths, the same bytes each time, guarded."""
 
 import importlib.util
+import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,23 +12,33 @@ from pathlib import Path
 
 import digits
 import kmeans_steps
+import numpy as np
 import outliers
 import pytest
 import segmentation
+from matplotlib.text import Text
+
+from _style import DOUBLE, DPI, SINGLE, panels
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "paper_figures"
 LARGEST_PNG = 300_000  # bytes; figures are committed
 
 
-def load_build():
-    spec = importlib.util.spec_from_file_location("paper_figures_build", FIGURES / "build.py")
+SMALLEST = 6  # points
+TALLEST = 9.6  # inches of a page
+MARGIN = 1.0  # points by which two texts may touch
+
+
+def load(name):
+    """paper_figures/NAME.py, whose name may also be an experiment's."""
+    spec = importlib.util.spec_from_file_location(f"paper_figures_{name}", FIGURES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-build = load_build()
+build = load("build")
 NAMES = build.scripts()
 RESULTS = {name: build.declaration(name)["RESULTS"] for name in NAMES}
 FIGURES_OF = {experiment: [name for name in NAMES if RESULTS[name] == experiment] for experiment in RESULTS.values()}
@@ -53,7 +65,7 @@ def test_every_figure_declares_its_results(name):
 @pytest.mark.takes_turns("name")
 @pytest.mark.parametrize(("name", "experiment"), RESULTS.items())
 def test_two_builds_from_one_result_are_the_same_bytes(name, experiment, quick_run, tmp_path):
-    """The experiment's own figure and one built from its files; and every claim holds in quick mode."""
+    """The experiment's own figure and one built from its files; and every claim holds, and every word is legible."""
     folder = quick_run(experiment)
     figures = {f"{name}.{ending}" for name in FIGURES_OF[experiment] for ending in build.ENDINGS}
     assert {path.name for path in folder.iterdir()} == {f"{experiment}.json", f"{experiment}.npz"} | figures
@@ -65,6 +77,93 @@ def test_two_builds_from_one_result_are_the_same_bytes(name, experiment, quick_r
     assert pdf.startswith(b"%PDF")
     assert b"CreationDate" not in pdf
     assert len(png) < LARGEST_PNG
+    legible_in_both_widths(name, folder)
+
+
+def legible_in_both_widths(name, folder):
+    """On a page, in letters that can be read, none on another, the panels lettered in the order in which one reads."""
+    experiment = RESULTS[name]
+    document = json.loads((folder / f"{experiment}.json").read_text())
+    with np.load(folder / f"{experiment}.npz") as archive:
+        arrays = dict(archive)
+    titles = []
+    for width in (SINGLE, DOUBLE):
+        figure = load(name).draw(document, arrays, width)
+        figure.draw_without_rendering()
+        assert figure.get_figwidth() == width
+        assert figure.get_figheight() <= TALLEST
+        assert min(text.get_fontsize() for text in texts(figure)) >= SMALLEST
+        boxes = [(text.get_text(), extent(text)) for text in texts(figure)]
+        high = np.array([width, figure.get_figheight()]) * 72
+        outside = [said for said, (low, top) in boxes if (low < -MARGIN).any() or (top > high + MARGIN).any()]
+        assert not outside, (width, outside)
+        pairs = itertools.combinations(boxes, 2)
+        crossing = [(a, b) for (a, one), (b, other) in pairs if overlap(one, other)]
+        assert not crossing, (width, crossing)
+        titles.append(lettered_titles(figure, in_order=width == SINGLE))
+    assert titles[0] == titles[1]
+
+
+def texts(figure):
+    """All that is written, of the numbers at an axis those that are in view."""
+    found = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    numbers, seen = set(), set()
+    for axis in figure.axes:
+        for line, limits in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim())):
+            for tick in (*line.get_major_ticks(), *line.get_minor_ticks()):
+                numbers |= {tick.label1, tick.label2}
+                if min(limits) <= tick.get_loc() <= max(limits):
+                    seen |= {tick.label1, tick.label2}
+    return [text for text in found if text not in numbers or text in seen]
+
+
+def extent(text):
+    """(lower left, upper right) in points."""
+    box = Text.get_window_extent(text)  # of an annotation its words alone
+    return tuple(np.array([box.min, box.max]) * 72 / text.get_figure(root=True).dpi)
+
+
+def overlap(one, other):
+    (a, b), (c, d) = one, other
+    return bool((np.minimum(b, d) - np.maximum(a, c) > MARGIN).all())
+
+
+def lettered_titles(figure, *, in_order):
+    """Letter -> title; from (a) on, down or across the page."""
+    found = {}
+    for axis in figure.axes:
+        title = re.match(r"\(([a-z])\) (.+)", axis.get_title(loc="left"), re.DOTALL)
+        if title:
+            spec = axis.get_subplotspec()
+            found[title[1]] = (title[2], spec.rowspan.start, spec.colspan.start)
+    letters = sorted(found)
+    assert letters == list("abcdefghijklmnopqrstuvwxyz"[: len(letters)])
+    if in_order:
+        by_rows, by_columns = (sorted(letters, key=lambda a: found[a][1:][::step]) for step in (1, -1))
+        assert letters in (by_rows, by_columns)
+    return {letter: found[letter][0] for letter in letters}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("ending", "width"), [("", DOUBLE), (build.SINGLE, SINGLE)])
+def test_every_figure_is_there_for_two_columns_of_a_page_and_for_one(name, ending, width):
+    pdf, png = ((FIGURES / f"{name}{ending}.{kind}").read_bytes() for kind in build.ENDINGS)
+    left, low, right, high = map(float, re.search(rb"/MediaBox \[ *([\d. ]+?) *\]", pdf)[1].split())
+    assert (left, low, right) == (0, 0, pytest.approx(72 * width))
+    assert high <= 72 * TALLEST
+    assert int.from_bytes(png[16:20], "big") == DPI * width  # IHDR
+    assert len(png) < LARGEST_PNG
+
+
+def test_a_narrow_page_puts_panels_under_one_another():
+    """Unless it is told how, and the height of a row is its own."""
+    figure, axes = panels(SINGLE, "ab;cc", narrow_rows=(1, 2, 1))
+    assert list(axes) == ["a", "b", "c"]
+    assert tuple(figure.get_size_inches()) == (SINGLE, 4)
+    assert [axis.get_subplotspec().rowspan.start for axis in axes.values()] == [0, 1, 2]
+    figure, axes = panels(DOUBLE, "ab;cc", rows=1.5)
+    assert tuple(figure.get_size_inches()) == (DOUBLE, 3)
+    assert list(axes["c"].get_subplotspec().colspan) == [0, 1]
 
 
 def test_experiments_do_not_import_figures():
@@ -85,7 +184,8 @@ folder.mkdir(exist_ok=True)
 x = np.loadtxt(Path(__file__).parent / "data" / "tiny.csv")
 claims = [{"id": "T", "statement": "", "worst": 0, "bound": 1, "holds": True}]
 config = {"seed": 0, "quick": False, "data": "tiny"}
-document = {"config": config, "claims": claims, "provenance": {"seconds": _tiny_part.now()}}
+rows = [{"steps": 3, "seconds": _tiny_part.now()}]
+document = {"config": config, "claims": claims, "rows": rows, "provenance": {"seconds": _tiny_part.now()}}
 (folder / "tiny.json").write_text(json.dumps(document))
 np.savez(folder / "tiny.npz", x=x)
 with open(folder / "runs.txt", "a") as log:
@@ -93,14 +193,14 @@ with open(folder / "runs.txt", "a") as log:
 """
 PART = "import time\n\n\ndef now():\n    return time.time()\n"
 FIGURE = """
-from _style import SINGLE, page, styled
+from _style import panels, styled
 RESULTS = "tiny"
 CONFIG = {"data": "tiny"}
 DATA = ("experiments/data/tiny.csv",)
 @styled
-def draw(results, arrays):
-    figure = page(SINGLE, 1)
-    figure.subplots().plot(arrays["x"])
+def draw(results, arrays, width):
+    figure, axes = panels(width, "a")
+    axes["a"].plot(arrays["x"])
     return figure
 """
 
@@ -162,6 +262,8 @@ TAMPERING = {
     "the PDF": ("paper_figures/tiny.pdf", append),
     "the PNG": ("paper_figures/tiny.png", append),
     "no PNG": ("paper_figures/tiny.png", Path.unlink),
+    "the PNG of one column": ("paper_figures/tiny_single.png", append),
+    "no PDF of one column": ("paper_figures/tiny_single.pdf", Path.unlink),
     "no script": ("paper_figures/tiny.py", Path.unlink),
     "no manifest": ("paper_figures/MANIFEST.json", Path.unlink),
     "another script": ("paper_figures/other.py", lambda path: path.write_text(FIGURE)),
@@ -182,15 +284,53 @@ def test_the_check_names_the_culprit(kind, tree):
 def test_seconds_and_machine_are_no_part_of_the_results(tree):
     path = tree / "results" / "tiny.json"
     document = json.loads(path.read_text())
-    path.write_text(json.dumps(document | {"provenance": {"seconds": 0, "machine": "other"}}))
+    rows = [{"steps": 3, "seconds": 0}]
+    path.write_text(json.dumps(document | {"rows": rows, "provenance": {"seconds": 0, "machine": "other"}}))
     assert check(tree) == (0, "")
+    path.write_text(json.dumps(document | {"rows": [{"steps": 4, "seconds": 0}]}))
+    assert check(tree)[0] == 1
+
+
+def picture(tree):
+    return {path.name: path.read_bytes() for path in (tree / "paper_figures").iterdir() if path.is_file()}
 
 
 def test_a_second_build_runs_nothing_and_changes_no_byte(tree):
-    before = {path.name: path.read_bytes() for path in (tree / "paper_figures").iterdir() if path.is_file()}
-    assert run(tree / "paper_figures" / "build.py").returncode == 0
-    assert runs(tree) == 1
-    assert before == {path.name: path.read_bytes() for path in (tree / "paper_figures").iterdir() if path.is_file()}
+    before = picture(tree)
+    for names in ((), ("tiny",)):  # as the manifest says; and drawn in any case
+        done = run(tree / "paper_figures" / "build.py", *names)
+        assert done.returncode == 0
+        assert ("drawn in" in done.stdout) == bool(names)
+        assert "all is as paper_figures/MANIFEST.json says" in done.stdout
+        assert runs(tree) == 1
+        assert before == picture(tree)
+
+
+def test_another_run_on_the_same_machine_leaves_a_clean_tree(tree):
+    """Only its times differ."""
+    before = picture(tree)
+    times = json.loads((tree / "results" / "tiny.json").read_text())["rows"]
+    shutil.rmtree(tree / "results")
+    done = run(tree / "paper_figures" / "build.py")
+    assert "all is as paper_figures/MANIFEST.json says" in done.stdout
+    assert times != json.loads((tree / "results" / "tiny.json").read_text())["rows"]
+    assert before == picture(tree)
+
+
+def test_elsewhere_the_build_says_what_differs(tree):
+    """Another version, another digit; the manifest is then this machine's."""
+    path, results = tree / "paper_figures" / "MANIFEST.json", tree / "results" / "tiny.json"
+    manifest = json.loads(path.read_text())
+    here = manifest["versions"]["matplotlib"]
+    path.write_text(json.dumps(manifest | {"versions": manifest["versions"] | {"matplotlib": "1.0"}}))
+    results.write_text(results.read_text().replace('"worst": 0', '"worst": 0.5'))
+    done = run(tree / "paper_figures" / "build.py")
+    assert done.returncode == 0
+    assert "differs from the paper_figures/MANIFEST.json that was here" in done.stdout
+    assert "tiny: results: tiny.json" in done.stdout
+    assert f"matplotlib 1.0 there, {here} here" in done.stdout
+    assert "tiny.npz" not in done.stdout.split("differs from")[1]
+    assert check(tree) == (0, "")
 
 
 def test_a_changed_experiment_is_run_again(tree):

@@ -3,7 +3,6 @@
 The oracle is EM in float64 NumPy, written here from the textbook, on the same float32-rounded data.
 """
 
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -19,7 +18,6 @@ from jaxem import Status
 from jaxem._core.model import Data, maximize
 from jaxem._rows.chunks import fits_one_chunk
 from jaxem.families import gaussian
-from jaxem.families._mixture import Fast
 from jaxem.families.gaussian._accuracy import LIMIT
 
 pytestmark = pytest.mark.takes_turns("*")
@@ -142,7 +140,7 @@ def test_a_step_that_shrinks_a_scale_ten_thousandfold_keeps_its_digits(name):
     relative, distance = error(m)
     assert relative < 2e-3  # the means' own rounding, eps / 1e-4, once
     assert distance < 4 * EPS32
-    assert not error(replace(m, accuracy=m.accuracy._replace(recentre=None)))[0] < 0.1
+    assert not error(m.but(recentre=None))[0] < 0.1
 
 
 @each_family
@@ -162,9 +160,7 @@ def test_the_loop_takes_lost_statistics_anew_within_the_step(name):
             covariances(fit.theta), covariances(theta), rtol=1e-4, atol=1e-5 * np.abs(covariances(theta)).max()
         )
         assert np.allclose(fit.theta["mu"], theta["mu"], atol=4 * EPS32)
-    careless = jaxem.em(
-        replace(m, accuracy=m.accuracy._replace(recentre=None)), start, x, temperature=0.0, tol=0.0, max_steps=1
-    )
+    careless = jaxem.em(m.but(recentre=None), start, x, temperature=0.0, tol=0.0, max_steps=1)
     once = jaxem.em(m, start, x, temperature=0.0, tol=0.0, max_steps=1)
     assert not np.allclose(covariances(careless.theta), covariances(once.theta), rtol=0.01)  # so a turn was needed
 
@@ -275,8 +271,8 @@ def test_norms_computed_once_are_those_of_every_step(name, temperature, on):
     m = getattr(gaussian, name).hold("pi", "sigma")
     mesh = on and Mesh(np.array(jax.devices("cpu")[:on]), ("rows",))
     run = partial(jaxem.em, temperature=temperature, tol=0.0, max_steps=3, mesh=mesh)
-    fit, plain = run(m, start, x), run(replace(m, fast=m.fast._replace(squares=False)), start, x)
-    data = m.once(start, Data(jnp.asarray(x), None, jnp.float32(temperature)))
+    fit, plain = run(m, start, x), run(m.but(squares=False), start, x)
+    data = m.rows.once(start, Data(jnp.asarray(x), None, jnp.float32(temperature)))
     wrong = data._replace(norms=data.norms._replace(squares=2 * data.norms.squares))
     assert m.expect(fit.theta, wrong).free_energy < 1.1 * m.expect(fit.theta, data).free_energy  # they are used
     assert np.allclose(fit.theta["mu"], plain.theta["mu"], atol=1e-3)
@@ -322,13 +318,13 @@ def test_the_two_forms_agree_at_the_edge_of_the_rule(name):
     for factor, inside in [(0.98, True), (1.02, False)]:
         theta, x = at_loss(name, factor * (LIMIT**2 if name == "full" else LIMIT))  # its root: a vector is expanded
         assert not fits_one_chunk(len(x), 16)
-        products = m.fast.products(theta, theta, True)
+        products = m.numerics.products(theta, theta, True)
         if name == "full":  # a chunk decides
             assert np.array_equal(products.table(products.features(x)), m.relative_table(theta, x)) == (not inside)
         else:
             assert bool(products.accurate) == inside
         data = Data(x, None, jnp.float32(1.0))
-        fast, slow = m.expect(theta, data), replace(m, fast=Fast()).expect(theta, data)
+        fast, slow = m.expect(theta, data), m.but(products=None, squares=False, by_winner=None).expect(theta, data)
         if name != "full":
             same = np.array_equal(fast.statistics.spread, slow.statistics.spread)
             assert same == (not inside)  # the other form ran, and only there
@@ -347,7 +343,7 @@ def test_an_expanded_square_alone_would_fail_tight_clusters(name):
     """Why there is a rule: 1e4 times tighter, the products are off by more than a nat a point. `full` sees to it."""
     m = getattr(gaussian, name)
     theta, x = at_loss(name, 1e8)
-    products = m.fast.products(theta, theta, True)
+    products = m.numerics.products(theta, theta, True)
     assert not products.accurate
     exact = np.asarray(m.relative_table(theta, x))
     own = exact.argmax(axis=0)[None]
@@ -367,7 +363,7 @@ def test_products_of_full_keep_their_digits_where_the_next_scale_is_far_smaller(
     x = (mu[z] + 1e-4 * rng.normal(size=(N, D))).astype(np.float32)
     theta = {"pi": np.full(K, 1 / K), "mu": mu, "Sigma": np.tile(1e-4 * np.eye(D), (K, 1, 1))}
     theta = {key: jnp.asarray(value, jnp.float32) for key, value in theta.items()}
-    products = gaussian.full.fast.products(theta, theta, True)
+    products = gaussian.full.numerics.products(theta, theta, True)
     ell = products.table(products.features(jnp.asarray(x)))
     assert not np.array_equal(ell, gaussian.full.relative_table(theta, jnp.asarray(x)))  # by products
     data = Data(jnp.asarray(x), None, jnp.float32(1))
@@ -386,6 +382,6 @@ def test_large_data_fit_like_small_data(name):
     theta, x = at_loss(name, 40.0)
     start = theta | {"mu": theta["mu"] + 0.3}
     fast = jaxem.em(m, start, x, max_steps=10)
-    slow = jaxem.em(replace(m, fast=Fast()), start, x, max_steps=10)
+    slow = jaxem.em(m.but(products=None, squares=False, by_winner=None), start, x, max_steps=10)
     assert fast.status in (Status.CONVERGED, Status.MAX_STEPS)
     assert abs(float(fast.free_energy - slow.free_energy)) / len(x) < 1e-4

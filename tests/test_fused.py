@@ -59,7 +59,7 @@ def by_numpy(ell, x, w, temperature):
         gamma, value = np.eye(len(ell.intercept))[table.argmax(axis=1)], table.max(axis=1)
     gamma, value = gamma * w[:, None], w * (value + ell.common[0] + ell.common[1] * norms)
     squares = None if ell.squares is None else gamma.T @ x**2
-    sums = gpu.Sums(gamma.sum(0), gamma.T @ x, squares, w @ norms, value.sum(), np.abs(value).sum())
+    sums = gpu.KernelSums(gamma.sum(0), gamma.T @ x, squares, w @ norms, value.sum(), np.abs(value).sum())
     return sums, np.abs(gamma).T @ np.abs(x), w @ np.abs(table).max(axis=1)
 
 

@@ -5,7 +5,7 @@ L(θ) ≥ Q(θ, θ_old) + H (C1). So L(θ) − L(θ_old) ≥ Q(θ, θ_old) − Q
 much (Dempster, Laird & Rubin 1977, theorem 1), and a partial M-step is enough.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -29,12 +29,13 @@ class HalfWay:
     """A maximiser that stops half-way, in unconstrained coordinates."""
 
     def __call__(self, m, statistics, theta, data):
-        new = m.unconstrain(m.update(statistics, theta, m.held))
-        return m.constrain(jax.tree.map(lambda a, b: (a + b) / 2, m.unconstrain(theta), new), theta)
+        of = m.coordinates(theta)
+        new = of.unconstrain(m.update(statistics, theta, m.held))
+        return of.constrain(jax.tree.map(lambda a, b: (a + b) / 2, of.unconstrain(theta), new))
 
 
 PARTIAL = {
-    "half-way": lambda m: replace(m, maximizer=HalfWay()),
+    "half-way": lambda m: m.but(maximizer=HalfWay()),
     "one gradient step": lambda m: jaxem.gradient_m_step(m, optax.sgd(0.05), num_steps=1),
 }
 
@@ -75,17 +76,17 @@ def test_Q_rises_in_every_m_step_and_L_by_at_least_as_much(case):
 def test_fishers_identity(case):
     """∇L(θ) = ∇_θ Q(θ, θ_old) at θ_old = θ, any θ: EM's surface is tangent to the likelihood."""
     m, theta, x = case.m, case.theta(1), case.x(1)
-    free = m.unconstrain(theta)
+    free = m.coordinates(theta).unconstrain(theta)
 
     @jax.jit
     def gradients(free):
         def L(free):
-            return jaxem.log_likelihood(m, m.constrain(free, theta), x)
+            return jaxem.log_likelihood(m, m.coordinates(theta).constrain(free), x)
 
-        gamma = jaxem.responsibilities(m, m.constrain(free, theta), x)
+        gamma = jaxem.responsibilities(m, m.coordinates(theta).constrain(free), x)
 
         def Q(free):
-            return jaxem.expected_log_joint(m, m.constrain(free, theta), gamma, x)
+            return jaxem.expected_log_joint(m, m.coordinates(theta).constrain(free), gamma, x)
 
         return jax.grad(L)(free), jax.grad(Q)(free)
 
@@ -132,10 +133,11 @@ def test_a_step_past_the_maximum_is_reported():
     @dataclass(frozen=True)
     class Away:
         def __call__(self, m, statistics, theta, data):
-            new = m.unconstrain(m.update(statistics, theta, m.held))
-            return m.constrain(jax.tree.map(lambda a, b: a - 3 * (b - a), m.unconstrain(theta), new), theta)
+            of = m.coordinates(theta)
+            new = of.unconstrain(m.update(statistics, theta, m.held))
+            return of.constrain(jax.tree.map(lambda a, b: a - 3 * (b - a), of.unconstrain(theta), new))
 
     case = CASES[0]
-    fit = jaxem.em(replace(case.m, maximizer=Away()), case.theta(), case.x())
+    fit = jaxem.em(case.m.but(maximizer=Away()), case.theta(), case.x())
     assert int(fit.status) == Status.DECREASED
     assert int(fit.num_steps) == 0

@@ -52,18 +52,20 @@ def shows_em_vs_kmeans(summary, arrays):
 
 
 def shows_graphical_model(summary, arrays):
-    """The picture has the nodes, arrows and filled nodes of the graphs, and a plate for each of theirs."""
-    daft = pytest.importorskip("daft")
-    graphs = summary["graphs"]
-    pgm = script("graphical_model").diagrams(graphs)
-    nodes = {f"{family}/{name}" for family, g in graphs.items() for name in (*g["parameters"], *g["sites"])}
-    assert set(pgm._nodes) == nodes
-    arrows = {(f"{family}/{a}", f"{family}/{b}") for family, graph in graphs.items() for a, b in graph["arrows"]}
-    assert {(edge.node1.name, edge.node2.name) for edge in pgm._edges} == arrows
-    filled = {f"{family}/{name}" for family, graph in graphs.items() for name in graph["observed"]}
-    assert {name for name, node in pgm._nodes.items() if node.observed} == filled
-    plates = [plate for plate in pgm._plates if type(plate) is daft.Plate]
-    assert len(plates) == sum(len(graph["plates"]) for graph in graphs.values())
+    """One graph is that of every family, and the table has a row for each; another graph is not passed over."""
+    graphs, figure = summary["graphs"], script("graphical_model")
+    one = figure.shared(graphs)
+    assert one.arrows == {("pi", "z"), ("z", "x"), ("theta", "x")}
+    assert one.plates == {("x", "z")}
+    assert one.observed == {"x"}
+    said = {text.get_text() for axis in figure.draw({"summary": summary}, arrays).axes for text in axis.texts}
+    for family, graph in graphs.items():
+        assert {family, figure.parameters(graph)} <= said
+        names = {name for name in graph["parameters"] if name != "pi"}
+        assert figure.parameters(graph).count(":") == len(names)
+    odd = graphs | {"odd": graphs["gaussian.full"] | {"observed": []}}
+    with pytest.raises(ValueError, match="odd has another graph"):
+        figure.shared(odd)
 
 
 def shows_bregman_limit(summary, arrays):

@@ -197,8 +197,9 @@ def test_a_fit_is_stationary_in_the_observed_data_likelihood(name):
 
     @jax.jit
     def value_and_slope(theta):
-        u, unravel = ravel_pytree(m.unconstrain(theta))
-        return jax.value_and_grad(lambda u: masked_log_likelihood(m, m.constrain(unravel(u), theta), ROWS))(u)
+        of = m.coordinates(theta)
+        u, unravel = ravel_pytree(of.unconstrain(theta))
+        return jax.value_and_grad(lambda u: masked_log_likelihood(m, of.constrain(unravel(u)), ROWS))(u)
 
     value, slope = value_and_slope(fit.theta)
     assert float(fit.free_energy) == pytest.approx(float(value), rel=1e-11)
@@ -294,12 +295,12 @@ def test_rows_are_dealt_out_unless_they_lie_on_several_devices():
     """Each device has its share of every number of missing cells, fewest first; what is sharded is used as it lies."""
     m, x = FULL.with_missing(), holes(CASE["full"].x(N=40, D=D))
     _, data = m.enter(THETA, x, None, 1.0, None, batched=False)
-    missing = np.asarray(m.dealt(data, 2).x[:, D:]).sum(axis=1).reshape(2, 20)
+    missing = np.asarray(m.rows.dealt(data, 2).x[:, D:]).sum(axis=1).reshape(2, 20)
     assert (np.diff(missing, axis=1) >= 0).all()
     assert np.abs(missing[0] - missing[1]).max() <= 1
     mesh = Mesh(np.array(jax.devices()[:2]), ("rows",), axis_types=(AxisType.Auto,))
     sharded = data._replace(x=jax.device_put(data.x, NamedSharding(mesh, PartitionSpec("rows"))))
-    assert m.dealt(sharded, 2) is sharded
+    assert m.rows.dealt(sharded, 2) is sharded
 
 
 @pytest.mark.parametrize("name", ["full", "poisson"])

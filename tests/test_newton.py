@@ -147,8 +147,8 @@ def test_two_components_end_where_nothing_is_left(laws):
     def slopes(theta):
         marginals = m.expect(theta, data).statistics
         new = m.maximize(marginals, theta, data).theta
-        Q = jax.grad(lambda free: m.energy(marginals, m.constrain(free, theta, data), data))
-        return Q(m.unconstrain(theta, data)), Q(m.unconstrain(new, data))
+        Q = jax.grad(lambda free: m.energy(marginals, m.coordinates(theta, data).constrain(free), data))
+        return Q(m.coordinates(theta, data).unconstrain(theta)), Q(m.coordinates(new, data).unconstrain(new))
 
     before, after = (max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(slope)) for slope in slopes(theta))
     assert before < N * (1e-5 if DOUBLE else 1e-2)  # ∇L, by C5; the last rise was under 1e-10 a number

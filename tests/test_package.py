@@ -1,6 +1,7 @@
 """The package's manners: one direction of imports, no side effect, tags of equations, honest metadata."""
 
 import ast
+import dataclasses
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import jaxem
+from jaxem._core.model import Model
 
 import turns
 
@@ -73,6 +75,40 @@ def test_no_cycle_of_imports():
 
     for name in edges:
         visit(name, frozenset())
+
+
+def test_families_know_nothing_of_programs():
+    """Nor does what they import; above them fits, answers and starts do, and what is built on those."""
+    edges = imports_within_a_layer()
+    below, found = {"families"}, set()
+    while below - found:
+        room = (below - found).pop()
+        found.add(room)
+        below |= edges.get(room, set())
+    assert found == {"families", "_rows", "_core", "bregman"}
+    assert {room for room, others in edges.items() if "_programs" in others} <= {"_fit", "_answers", "inits", "limits"}
+
+
+def test_the_seam_is_narrow():
+    """What a family is made of, and what a fit asks of a model, can be told on one hand or two."""
+    assert len(dataclasses.fields(jaxem.Mixture)) <= 10
+    things = {name: thing for name, thing in vars(Model).items() if not name.startswith("__")}
+    asked = {name for name, thing in things.items() if callable(thing) or isinstance(thing, property)}
+    assert len(asked) <= 6
+    for kind in (jaxem.Mixture, jaxem.Program):
+        assert [name for name in asked if getattr(kind, name) is things[name]] == [], kind
+
+
+def lines(path):
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_a_file_fits_in_the_head():
+    """No file over 400 lines and eight at most outside of a room; an experiment has 300."""
+    assert {str(path.relative_to(ROOT)): lines(path) for path in PACKAGE.rglob("*.py") if lines(path) > 400} == {}
+    assert len([*PACKAGE.glob("*.py")]) <= 8
+    experiments = (ROOT / "experiments").rglob("*.py")
+    assert {str(path.relative_to(ROOT)): lines(path) for path in experiments if lines(path) > 300} == {}
 
 
 def test_importing_changes_nothing_and_starts_no_backend():

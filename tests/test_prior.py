@@ -85,10 +85,10 @@ def test_the_M_step_is_where_the_gradient_of_Q_and_the_prior_is_zero(name):
     @jax.jit
     def slope(theta):
         new = m.update(m.statistics(theta, x, gamma), theta, frozenset())
-        free, unravel = ravel_pytree(m.unconstrain(new))
+        free, unravel = ravel_pytree(m.coordinates(new).unconstrain(new))
 
         def objective(u):
-            at = m.constrain(unravel(u), new)
+            at = m.coordinates(new).constrain(unravel(u))
             return jnp.sum(gamma * m.table(at, x)) + m.log_prior(at)
 
         return jax.grad(objective)(free), objective(free)

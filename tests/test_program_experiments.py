@@ -36,9 +36,15 @@ def shows_em_vs_svi(summary, arrays):
         chosen = [row["method"] for row in case["rows"] if row["chosen"]]
         assert [method.split(",")[0] for method in chosen] == ["EM", "SVI", "L-BFGS"]
         for method in chosen:
-            steps, seconds = (arrays[f"{name} | {method} | {field}"] for field in ("timed_steps", "seconds"))
-            assert len(steps) == len(seconds)
-            assert (seconds > 0).all()
+            row = next(row for row in case["rows"] if row["method"] == method)
+            steps, seconds = np.array(row["timed_steps"]), np.array(row["timed_seconds"])
+            assert (np.diff(steps) > 0).all()
+            assert seconds[0] > 0
+            assert (np.diff(seconds) >= 0).all()  # time does not run backwards
+            passes = arrays[f"{name} | {method} | passes"]
+            assert passes[0] == 1  # L at the start
+            assert (np.diff(passes) >= 1).all()
+            assert method.startswith("L-BFGS") or (passes == 1 + np.arange(len(passes))).all()
 
 
 def shows_hmm_sigma_sweep(summary, arrays):

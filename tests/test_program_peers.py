@@ -176,9 +176,9 @@ def test_the_gradient_takes_over_where_no_closed_form_is_known(name):
     theta, prepared = prepare(m, fit.theta, data)
 
     def likelihood(free):
-        return m.expect(m.constrain(free, theta, prepared), prepared).free_energy
+        return m.expect(m.coordinates(theta, prepared).constrain(free), prepared).free_energy
 
-    gradient = jax.grad(likelihood)(m.unconstrain(theta, prepared))
+    gradient = jax.grad(likelihood)(m.coordinates(theta, prepared).unconstrain(theta))
     # the gain is below 1e-9 a number: with curvature of order W the gradient is below W·√(2e-9)
     limit = 80 * np.sqrt(2e-9) if int(fit.status) == jaxem.Status.CONVERGED else 1.0
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient)) < 10 * limit
@@ -269,4 +269,4 @@ def test_a_tolerance_is_a_number_of_nats_for_each_observed_number(name, wanted):
     case = programs.CASES[name]
     m = jaxem.from_numpyro(case.program)
     _, data = prepare(m, m.init(jax.random.key(0), case.x), case.x)
-    assert float(m.size(data)) == wanted
+    assert float(m.rows.size(data)) == wanted

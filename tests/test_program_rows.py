@@ -42,7 +42,7 @@ def started(name):
 
 
 def ready(m, theta, data):
-    m.get_ready(theta, data)
+    m.plan(data.x, data.temperature.dtype)
     return data
 
 
@@ -70,7 +70,7 @@ def test_a_step_by_chunks_is_a_step_on_whole_tables(name, small_chunks):
     def step(theta, data):
         found = m.expect(theta, data)
         if CASES[name].closed:
-            return found.free_energy, m.size(data), m.maximize(found.statistics, theta, data).theta
+            return found.free_energy, m.rows.size(data), m.maximize(found.statistics, theta, data).theta
         elsewhere = jax.tree.map(lambda leaf: 1.1 * leaf, theta)
         return found.free_energy, jax.value_and_grad(lambda new: m.objective(new, theta, data))(elsewhere)
 

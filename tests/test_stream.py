@@ -107,7 +107,7 @@ def test_a_pass_about_the_new_means_runs_where_sums_about_the_old_lost_their_dig
     truth = np.stack([np.cov(x[z == k].astype(float).T, bias=True) * shape for k in range(3)])
     assert np.abs(covariance(fit) - truth).max() < 1e-3 * truth.max()
     alone = jaxem.em_stream(
-        dataclasses.replace(m, accuracy=m.accuracy._replace(recentre=None)),
+        m.but(recentre=None),
         start,
         lambda: split(x, (600,)),
         temperature=0.0,

@@ -58,7 +58,8 @@ def test_first_calls_of_a_family(case):
 
     def work(i):
         theta = case.theta(i)
-        return m.traced_table(theta, x), m.constrain(m.unconstrain(theta), theta), jaxem.em(m, theta, x, max_steps=2)
+        of = m.coordinates(theta)
+        return m.traced_table(theta, x), of.constrain(of.unconstrain(theta)), jaxem.em(m, theta, x, max_steps=2)
 
     the_same_as_alone(work)
 

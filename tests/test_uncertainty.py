@@ -106,12 +106,12 @@ def test_the_observed_information_is_louis_at_every_theta():
     m, theta = gaussian.spherical, BY_NAME["spherical"].theta(1, K=2)
     information = anywhere(theta).information
     gamma = jaxem.responsibilities(m, theta, X)
-    free, unravel = ravel_pytree(m.unconstrain(theta))
+    free, unravel = ravel_pytree(m.coordinates(theta).unconstrain(theta))
 
     @jax.jit
     def louis(free):
         def complete(u):
-            return m.table(m.constrain(unravel(u), theta), X).T  # (N, K)
+            return m.table(m.coordinates(theta).constrain(unravel(u)), X).T  # (N, K)
 
         s = jax.jacfwd(complete)(free)  # (N, K, P)
         mean = jnp.einsum("nk,nkp->np", gamma, s)

@@ -90,8 +90,19 @@ def certify(
     updated by Newton's method, the others as they were when it was (ECM), and says nothing about those that climb a
     gradient; C4 is asked of the table where `log_joint` exists, else that every marginal sums to one; C6 is NaN.
 
-    `missing` as for `em`: ℓ is of what is observed. Gaussians complete their rows, and in C2 and C3 the F between the
+    With `missing`, ℓ is of what is observed. Gaussians complete their rows, and in C2 and C3 the F between the
     half-steps is that with what is missing as a latent too, E[log p(x, z | θ⁺)] plus its entropy: below F, equal at θ.
+
+    Args:
+        m: a mixture or a program; what it holds is skipped.
+        theta: any θ, not only one at which EM is at rest.
+        x: the data, as for `em`.
+        temperature: T ≥ 0.
+        weights: w (N,) ≥ 0, one per row; None is all 1.
+        missing: may x have NaN, missing at random?
+
+    Returns:
+        A `Certificate`; its `holds(tol)` says whether every residual is at most `tol`.
 
     >>> import jax, jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -101,8 +112,7 @@ def certify(
     True
     """
     m = for_rows(m, x, missing)
-    theta, data = enter(m, theta, x, weights, temperature)
-    m.get_ready(theta, data)
+    theta, data = enter(m, theta, x, weights, temperature, plans=True)
     certificate = _certify_program(m, theta, data) if isinstance(m, Program) else _certify(m, theta, data)
     blame_x(data.x, certificate.C1)
     return certificate
@@ -158,6 +168,11 @@ def e_step_residual(
     entry say nothing and are not counted; with none counted, or at T = 0, the residual is NaN. This is the
     check that rejects an F with a slipped factor, which the M-step alone cannot see.
 
+    Args:
+        log_joint: ℓ (N, K).
+        gamma: any γ (N, K), rows on the simplex.
+        temperature: T ≥ 0.
+
     >>> import jax, jax.numpy as jnp
     >>> from jaxem import e_step_residual
     >>> table = jnp.array([[-1.0, -2.0]])
@@ -188,10 +203,11 @@ def _gradients(m: Mixture, theta: Theta, rows: Any, data: Data) -> tuple[Array, 
     `rows`: (θ, x (n, D), index (n,)) -> (n,), a sum's terms. They are evaluated at θ itself and differentiated
     through the coordinates: a probability of exactly 0 or 1, which lies at ±∞, would not survive the round trip.
     """
-    free, unravel = ravel_pytree(m.unconstrain(theta))
+    coordinates = m.coordinates(theta)
+    free, unravel = ravel_pytree(coordinates.unconstrain(theta))
 
     def at(u: Array) -> Theta:
-        return _at_exactly(theta, m.constrain(unravel(u), theta))
+        return _at_exactly(theta, coordinates.constrain(unravel(u)))
 
     weights = jnp.ones(data.x.shape[0], free.dtype) if data.weights is None else data.weights
 
@@ -225,15 +241,17 @@ def _stationary(m: Mixture, old: Theta, new: Theta, gamma: Array, data: Data) ->
     def rows(theta: Theta, x: Array, index: Array) -> Array:
         return row_free_energy(m.climbed(theta, old, x), gamma[index].T, 0.0, axis=0)
 
-    free, unravel = ravel_pytree(m.unconstrain(new))
+    coordinates = m.coordinates(new)
+    free, unravel = ravel_pytree(coordinates.unconstrain(new))
 
     def expected(free: Array) -> Array:
-        everything = rows(m.constrain(unravel(free), new), data.x, jnp.arange(data.x.shape[0]))
-        return jnp.sum(weighted(everything, data.weights)) + m.log_prior(m.constrain(unravel(free), new))
+        there = coordinates.constrain(unravel(free))
+        everything = rows(there, data.x, jnp.arange(data.x.shape[0]))
+        return jnp.sum(weighted(everything, data.weights)) + m.log_prior(there)
 
     residual, scale = _gradients(m, new, rows, data)
-    if m.prior is not None:
-        of_prior = jax.grad(lambda u: m.log_prior(_at_exactly(new, m.constrain(unravel(u), new))))(free)
+    if m.extras.prior is not None:
+        of_prior = jax.grad(lambda u: m.log_prior(_at_exactly(new, coordinates.constrain(unravel(u)))))(free)
         residual, scale = residual + of_prior, scale + jnp.abs(of_prior)
     # θ⁺ itself is rounded: eps·|θ| moves the gradient by the curvature times it, except at ±∞, where Q is flat
     rounding = jnp.where(jnp.isfinite(free), jnp.abs(free), 0)
@@ -260,11 +278,11 @@ def _fisher_residual(m: Mixture, theta: Theta, data: Data) -> Array:
 
 def _gradient_form_residual(m: Mixture, theta: Theta, new: Theta, gamma: Array, data: Data) -> Array:
     """C6: the family's M-step, written as a step along ∇L (eq:XuJordan), against the M-step itself."""
-    if m.gradient_form is None or not m.free:
+    if m.extras.gradient_form is None or not m.free:
         return jnp.full((), jnp.nan, gamma.dtype)
     gradient = jax.grad(lambda theta: m.expect(theta, data).free_energy)(theta)
     N_k = jnp.sum(gamma if data.weights is None else gamma * data.weights[:, None], axis=0)
-    predicted = m.gradient_form(theta, gradient, N_k, m.held)
+    predicted = m.extras.gradient_form(theta, gradient, N_k, m.held)
     residuals = [
         _relative(predicted[name] - new[name], jnp.max(jnp.abs(new[name])) + jnp.max(jnp.abs(theta[name])))
         for name in m.free
@@ -310,11 +328,12 @@ def _largest(residuals: list[Array], like: Array) -> Array:
 
 def _program_gradient(m: Program, names: list[str], theta: Theta, marginals: Any, data: Data) -> tuple[Array, Array]:
     """∇Q in the unconstrained coordinates of these parameters, and Σ |γ ∂ℓ|, the scale of its rounding."""
-    coordinates = {name: value for name, value in m.unconstrain(theta, data).items() if name in names}
-    free, unravel = ravel_pytree(coordinates)
+    coordinates = m.coordinates(theta, data)
+    everything = coordinates.unconstrain(theta)
+    free, unravel = ravel_pytree({name: value for name, value in everything.items() if name in names})
 
     def terms(u: Array) -> list[Array]:
-        at = _at_exactly(theta, m.constrain(unravel(u), theta, data))
+        at = _at_exactly(theta, coordinates.constrain(unravel(u)))
         _, tables, _ = m.tables(at, data.x)
         return [*(marginals[name] * table for name, table in tables.items()), jnp.reshape(m.log_prior(at, data), 1)]
 
@@ -343,10 +362,11 @@ def _program_e_step_residual(m: Program, theta: Theta, data: Data) -> tuple[Arra
 
 def _program_fisher_residual(m: Program, theta: Theta, marginals: Any, data: Data) -> Array:
     """C5: ∇F(θ), through the elimination, equals ∇Q(θ) at its marginals."""
-    coordinates = m.unconstrain(theta, data)
-    free, unravel = ravel_pytree(coordinates)
+    coordinates = m.coordinates(theta, data)
+    names = coordinates.unconstrain(theta)
+    free, unravel = ravel_pytree(names)
     if not free.size:
         return jnp.full_like(data.temperature, jnp.nan)
-    through = jax.grad(lambda u: m.expect_whole(m.constrain(unravel(u), theta, data), data).free_energy)(free)
-    expected, scale = _program_gradient(m, list(coordinates), theta, marginals, data)
+    through = jax.grad(lambda u: m.expect_whole(coordinates.constrain(unravel(u)), data).free_energy)(free)
+    expected, scale = _program_gradient(m, list(names), theta, marginals, data)
     return _relative(jnp.where(jnp.isfinite(through), through - expected, 0), scale)

@@ -3,7 +3,7 @@
     p(x_h | x_o) = Σ_k π_k(x_o) p(x_h | x_o, z = k),   π_k(x_o) = softmax_k log p(x_o, z = k | θ)    (eq:conditional)
 
 The conditional of a mixture is a mixture. A family supplies its two ingredients: for a mask of columns
-`Mixture.condition`, and for cells that are missing row by row the table and law of `m.with_missing()`.
+`Extras.condition`, and for cells that are missing row by row the table and law of `m.with_missing()`.
 """
 
 from collections.abc import Sequence
@@ -90,7 +90,7 @@ def condition(m: Model, theta: ThetaLike, x: Any, mask: ArrayLike | Sequence[boo
         raise ValueError(f"m: {m!r} has noise, which has no law of columns; condition its Gaussians alone")
     if not m.takes_whole_rows:
         raise ValueError("mask: is for rows without missing cells; leave it out, and what is NaN is hidden, row by row")
-    if m.condition is None:
+    if m.extras.condition is None:
         raise ValueError("m: its family supplies no conditional; use a Gaussian or Bernoulli family")
     columns.agree(theta, x)
     x = prepare_x(x)
@@ -154,9 +154,9 @@ def _complete(m: Missing, theta: Theta, rows: Array) -> Conditional:
 @partial(jax.jit, static_argnames="mask")
 def _condition(m: Mixture, theta: Theta, x: Array, mask: tuple[bool, ...]) -> tuple[Conditional, Array]:
     """The conditional, and a sum over its rows that is not finite where one of x is not."""
-    assert m.condition is not None
+    assert m.extras.condition is not None
     with jax.numpy_rank_promotion("allow"):  # NumPyro's distributions broadcast freely
-        table, law = m.condition(theta, x, np.array(mask))
+        table, law = m.extras.condition(theta, x, np.array(mask))
         given_z = jnp.asarray(law.mean)
     gamma, _ = assign(table, 1.0, axis=0)
     given_z = jnp.broadcast_to(given_z, (*table.shape, given_z.shape[-1]))

@@ -65,12 +65,20 @@ def num_parameters(m: Model, theta: ThetaLike, x: Any = None) -> int:
 
 def degrees_of_freedom(m: Any, theta: Theta, data: Data | None) -> int:
     """The same for a θ that was checked."""
-    free = jax.eval_shape(lambda theta: m.unconstrain(theta, data), theta)
+    free = jax.eval_shape(lambda theta: m.coordinates(theta, data).unconstrain(theta), theta)
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(free))
 
 
 def aic(m: Model, theta: ThetaLike, x: Any, *, weights: ArrayLike | None = None) -> Float[Array, ""]:
     """Akaike's information criterion, −2 L + 2 df, in nats; smaller is better.
+
+    L is the log-likelihood, priors excluded, and df the number of free parameters (`num_parameters`).
+
+    Args:
+        m: the model, possibly with parameters held.
+        theta: its parameters, best at a maximum of the likelihood.
+        x: the data, as for `em`.
+        weights: w (N,) ≥ 0, one per row of a mixture.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -110,6 +118,12 @@ def icl(m: Model, theta: ThetaLike, x: Any, *, weights: ArrayLike | None = None)
     It is −2 L_c + df log N: the bic of the data completed by their most probable components, so that components
     which overlap cost something (Biernacki, Celeux & Govaert 2000). mclust's ICL is minus this.
 
+    Args:
+        m: the model, possibly with parameters held.
+        theta: its parameters, best at a maximum of the likelihood.
+        x: the data, as for `em`.
+        weights: w (N,) ≥ 0, one per row of a mixture.
+
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
     >>> theta = {"pi": jnp.full(2, 0.5), "mu": jnp.zeros((2, 1)), "sigma": 1.0}          # two equal components:
@@ -138,7 +152,7 @@ def _terms_of(m: Model, theta: ThetaLike, x: Any, weights: ArrayLike | None) -> 
 
 
 @compiled
-def terms_at(m: Model, theta: Theta, data: Data) -> Terms:
+def terms_at(m: Mixture | Program, theta: Theta, data: Data) -> Terms:
     """L, L_c and N at a θ that was checked."""
     prior = m.log_prior(theta, data)
     hard = data._replace(temperature=jnp.zeros_like(data.temperature))
@@ -149,10 +163,10 @@ def terms_at(m: Model, theta: Theta, data: Data) -> Terms:
 def num_rows(m: Model, theta: Theta, data: Data) -> Array | int:
     """N: the weights of a mixture's rows, or of the places of the latent of a program that has most of them."""
     if isinstance(m, Mixture):
-        return m.size(data)
+        return m.rows.size(data)
     assert isinstance(m, Program)
     _, weights, _ = weighted_marginals(m, theta, data)
     places: dict[str, Any] = {}
     for name, w in weights.items():  # a scan's first step is apart
         places[root(name)] = places.get(root(name), 0) + jnp.sum(w)
-    return jnp.max(jnp.stack(list(places.values()))) if places else m.size(data)
+    return jnp.max(jnp.stack(list(places.values()))) if places else m.rows.size(data)

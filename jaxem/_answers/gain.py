@@ -152,7 +152,7 @@ def flat_family(m: Model) -> Callable[[Theta, Theta], Array]:
     """Its KL(p_k⁺‖p_k), or a ValueError where C16 is not proved of it."""
     mixture = whole_rows_only("gain", m)
     update = mixture.update.function if isinstance(mixture.update, Floored) else mixture.update
-    if mixture.maximizer is None:
+    if mixture.extras.maximizer is None:
         for family, divergence in FLAT:
             same = mixture.program == family.program and mixture.shapes == family.shapes
             if same and family.update in (update, getattr(update, "func", None)):

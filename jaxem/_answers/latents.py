@@ -21,6 +21,7 @@ from jaxem._core.model import Data, Model, Theta, ThetaLike
 from jaxem._programs.arguments import Arguments
 from jaxem._programs.program import Program
 from jaxem._rows.chunks import side_by_side
+from jaxem.families._mixture import Mixture
 
 TABLES = 8  # entries of tables, about, for each value that is drawn
 
@@ -116,7 +117,7 @@ def _parameters(m: Any, x: Any) -> list[str]:
 
 
 @partial(jax.jit, static_argnames="lanes")
-def _draws(m: Model, theta: Theta, data: Data, keys: Array, lanes: bool) -> tuple[Any, Array]:
+def _draws(m: Mixture | Program, theta: Theta, data: Data, keys: Array, lanes: bool) -> tuple[Any, Array]:
     """(a draw for each key, F); where θ has lanes, each at its own."""
 
     def draw(args: tuple[Array, Theta]) -> tuple[Any, Array]:

@@ -94,7 +94,7 @@ def likelihood_ratio_test(
     (True, True, (19,))
     """
     m = whole_rows_only("likelihood_ratio_test", m)
-    if m.prior is not None:
+    if m.extras.prior is not None:
         raise ValueError("m: has a prior, and the test is of maxima of the likelihood; pass the model without it")
     of_x, of_starts, of_samples = jax.random.split(random_key(key), 3)
     for name, value in (("K0", K0), ("K1", K1), ("num_samples", num_samples), ("starts", starts)):

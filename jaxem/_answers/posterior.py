@@ -32,6 +32,12 @@ def marginals(m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0) 
     last axis: its values. A mixture distribution's component goes by the name of its site. At T = 0 the table is
     one-hot at `decode`'s value. Exact, by differentiating the log partition function (Darwiche 2003; Eisner 2016).
 
+    Args:
+        m: a program of `from_numpyro`; of a mixture, `jaxem.responsibilities` are the same.
+        theta: its parameters.
+        x: its arguments, as for `em`.
+        temperature: T ≥ 0.
+
     Raises:
         ValueError: for a program, θ or x that `em` would refuse.
 
@@ -51,9 +57,18 @@ def marginals(m: Model, theta: ThetaLike, x: Any, temperature: ArrayLike = 1.0) 
 
 
 def decode(m: Model, theta: ThetaLike, x: Any) -> dict[str, Array]:
-    """The most probable joint assignment of every enumerated site: max-product with backtracking.
+    """The most probable joint assignment of every enumerated site, argmax_z p(x, z | θ): max-product with backtracking.
 
-    Shapes as `marginals` without the last axis. Ties go to the lowest index.
+    Of each site its values: along the time of a scan, with the step that NumPyro unrolls, then the site's plates from
+    left to right. Ties go to the lowest index.
+
+    Args:
+        m: a program of `from_numpyro`.
+        theta: its parameters.
+        x: its arguments, as for `em`.
+
+    Raises:
+        ValueError: for a mixture, and for a program, θ or x that `em` would refuse.
 
     >>> import jax.numpy as jnp, jaxem, numpyro
     >>> from numpyro import distributions as dist

@@ -9,6 +9,8 @@ from jaxtyping import Array, Float, Int
 from jaxem._core.checks import blame_x, enter
 from jaxem._core.model import Model, Theta, ThetaLike
 from jaxem._core.objective import assign
+from jaxem._programs.program import Program
+from jaxem.families._mixture import Mixture
 
 
 class Prediction(NamedTuple):
@@ -48,7 +50,7 @@ def predict(m: Model, theta: ThetaLike, x: Any) -> Prediction:
 
 
 @jax.jit
-def _predict(m: Model, theta: Theta, x: Any) -> Prediction:
+def _predict(m: Mixture | Program, theta: Theta, x: Any) -> Prediction:
     gamma, rows = assign(m.table(theta, x), 1.0, axis=0)
     labels = jnp.argmax(gamma, axis=0)
     others = jnp.arange(gamma.shape[0])[:, None] != labels[None]

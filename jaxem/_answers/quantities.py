@@ -18,7 +18,7 @@ from jaxem._programs.structure import simulated
 from jaxem._rows.chunks import side_by_side, sum_over_rows
 from jaxem.families._enter import theta_alone
 from jaxem.families._missing import for_rows
-from jaxem.families._mixture import mixture_only
+from jaxem.families._mixture import Mixture, mixture_only
 from jaxem.families.gaussian import squared_distances
 
 
@@ -26,8 +26,16 @@ def log_joint(m: Model, theta: ThetaLike, x: Any, *, missing: bool = False) -> F
     """ℓ_nk = log p(x_n, z_n = k | θ), in nats (eq:joint).
 
     The table of the NumPyro program's trace; a family's kernel is held equal to it by the tests. For a program of
-    `from_numpyro` only where it has one discrete latent in one plate; `jaxem.marginals` serves every program. `missing`
-    as for `em`: then x_n is what is observed of the row.
+    `from_numpyro` only where it has one discrete latent in one plate; `jaxem.marginals` serves every program.
+
+    Args:
+        m: a mixture, or such a program.
+        theta: its parameters.
+        x: the data, as for `em`.
+        missing: may x have NaN, missing at random? Then x_n is what is observed of the row.
+
+    Raises:
+        ValueError: for another program, and for what `em` refuses.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -48,7 +56,13 @@ def responsibilities(
     """γ = softmax_k(ℓ_nk / T), the maximiser of F_T (eq:E); one-hot, lowest index at ties, at T = 0.
 
     At T = 1 the posterior p(z_n = k | x_n, θ). A row that is impossible under every component gets 1/K, and a warning.
-    `missing` as for `em`: a row with nothing observed gets π.
+
+    Args:
+        m: a mixture, or a program with one discrete latent in one plate.
+        theta: its parameters.
+        x: the data, as for `em`.
+        temperature: T ≥ 0.
+        missing: may x have NaN, missing at random? A row with nothing observed gets π.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -77,7 +91,12 @@ def log_likelihood(
 ) -> Float[Array, ""]:
     """L(θ) = Σ_n w_n log Σ_k p(x_n, z_n = k | θ), in nats, priors excluded; memory does not grow with N·K.
 
-    `missing` as for `em`.
+    Args:
+        m: a mixture or a program.
+        theta: its parameters.
+        x: the data, as for `em`.
+        weights: w (N,) ≥ 0, one per row; None is all 1.
+        missing: may x have NaN, missing at random? Then L is of what is observed.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -103,7 +122,16 @@ def expected_log_joint(
 ) -> Float[Array, ""]:
     """Q(θ; γ) = Σ_n w_n Σ_k γ_nk ℓ_nk(θ), the expected complete-data log-likelihood, with 0·(−∞) = 0.
 
-    `missing` as for `em`: then ℓ is of what is observed.
+    Args:
+        m: a mixture, or a program with one discrete latent in one plate.
+        theta: θ, where ℓ is taken.
+        gamma: γ (N, K), whose rows need not be the posterior's at θ.
+        x: the data, as for `em`.
+        weights: w (N,) ≥ 0, one per row; None is all 1.
+        missing: may x have NaN, missing at random? Then ℓ is of what is observed.
+
+    Raises:
+        ValueError: for a γ of another shape, and for what `em` refuses.
 
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
@@ -126,6 +154,11 @@ def expected_log_joint(
 
 def distortion(x: Any, mu: ArrayLike, weights: ArrayLike | None = None) -> Float[Array, ""]:
     """J = Σ_n w_n min_k ‖x_n − μ_k‖², the objective of k-means, in squared units of x.
+
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+        mu: the centres μ, (K, D).
+        weights: w (N,) ≥ 0; None is all 1.
 
     >>> import jax.numpy as jnp, jaxem
     >>> float(jaxem.distortion(jnp.array([[0.0], [3.0]]), jnp.array([[1.0]])))
@@ -188,26 +221,26 @@ def _simulate(m: Program, theta: Theta, x: Any, keys: Array) -> dict[str, Array]
 
 
 @jax.jit
-def _table(m: Model, theta: Theta, x: Any) -> tuple[Array, Array]:
+def _table(m: Mixture | Program, theta: Theta, x: Any) -> tuple[Array, Array]:
     """ℓ, and a sum over its rows that is not finite where one of x is not."""
     table = m.table(theta, x)
     return table.T, jnp.sum(jnp.max(table, axis=0))
 
 
 @jax.jit
-def _gamma(m: Model, theta: Theta, data: Data) -> tuple[Array, Array]:
+def _gamma(m: Mixture | Program, theta: Theta, data: Data) -> tuple[Array, Array]:
     """γ, and max_k ℓ_nk (N,), which show what it does not: a row that is not finite, or impossible."""
     table = m.relative_table(theta, data.x)
     return assign(table, data.temperature, axis=0)[0].T, jnp.max(table, axis=0)
 
 
 @compiled
-def _log_likelihood(m: Model, theta: Theta, data: Data) -> Array:
+def _log_likelihood(m: Mixture | Program, theta: Theta, data: Data) -> Array:
     return m.expect(theta, data).free_energy - m.log_prior(theta, data)
 
 
 @jax.jit
-def _expected(m: Model, theta: Theta, gamma: Array, data: Data) -> Array:
+def _expected(m: Mixture | Program, theta: Theta, gamma: Array, data: Data) -> Array:
     # temperature 0 leaves F = Σ γ ℓ
     return jnp.sum(weighted(row_free_energy(m.table(theta, data.x), gamma.T, 0.0, axis=0), data.weights))
 

@@ -31,6 +31,20 @@ def convergence_rate(
     is the largest fraction of missing information; it is 0 for k-means, which therefore stops in finitely
     many steps. Costs (number of free parameters)² passes; eigenvalues on CPU.
 
+    Args:
+        m: a mixture or a program with something free.
+        theta: a fixed point of EM, as `em(…).theta` is.
+        x: the data, as for `em`.
+        temperature: T ≥ 0, that of the fit.
+        weights: w (N,) ≥ 0, one per row; None is all 1.
+
+    Returns:
+        A `Rate`: the Jacobian ∂M/∂θ in unconstrained coordinates, the fraction of missing information, both (P, P) of
+        P free numbers, and the spectral radius of the first.
+
+    Raises:
+        ValueError: where every parameter is held, and for what `em` refuses.
+
     >>> import jax, jaxem
     >>> from jaxem.families import gaussian
     >>> x = jax.numpy.array([[-1.2], [-1.0], [-0.8], [0.9], [1.1]])
@@ -40,10 +54,9 @@ def convergence_rate(
     >>> bool(rate.spectral_radius < 1e-3)                                     # well separated: nearly k-means
     True
     """
-    theta, data = enter(m, theta, x, weights, temperature)
-    if not m.unconstrain(theta, data):
+    theta, data = enter(m, theta, x, weights, temperature, plans=True)
+    if not m.coordinates(theta, data).unconstrain(theta):
         raise ValueError("convergence_rate: every parameter is held; leave at least one free")
-    m.get_ready(theta, data)
     rate = _rate(m, theta, data)
     blame_x(data.x, rate.jacobian)
     return rate
@@ -51,15 +64,16 @@ def convergence_rate(
 
 @jax.jit
 def _rate(m: Model, theta: Theta, data: Data) -> Rate:
-    free, unravel = ravel_pytree(m.unconstrain(theta, data))
+    coordinates = m.coordinates(theta, data)
+    free, unravel = ravel_pytree(coordinates.unconstrain(theta))
 
     def at(u: Array) -> Theta:
-        return m.constrain(unravel(u), theta, data)
+        return coordinates.constrain(unravel(u))
 
     def em_map(u: Array) -> Array:
         here = at(u)
         new = maximize(m, m.expect(here, data), here, data)
-        return ravel_pytree(m.unconstrain(new, data, theta))[0]
+        return ravel_pytree(coordinates.unconstrain(new))[0]
 
     jacobian = jax.jacfwd(em_map)(free)
     complete = -jax.hessian(lambda u: m.objective(at(u), theta, data))(free)  # I_c

@@ -203,7 +203,7 @@ def fits_at(
     """
     most = max(counts)
     few = fits_one_chunk(len(raw("x", x)), most)
-    if callable(init) or not few or len(counts) == 1 or "pi" not in m.parameters or m.prior is not None:
+    if callable(init) or not few or len(counts) == 1 or "pi" not in m.parameters or m.extras.prior is not None:
         for K in counts:
             yield K, fitted(m, x, key, K, starts=1 if K == 1 else starts, init=init, weights=weights, **options)
         return

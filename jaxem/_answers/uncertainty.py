@@ -29,6 +29,7 @@ from jaxem._core.objective import assign, weighted
 from jaxem._core.tracing import is_concrete
 from jaxem._programs.eliminate import log_partition
 from jaxem._programs.program import Program
+from jaxem.families._mixture import Mixture
 
 KINDS = ("observed", "sandwich")
 FAR = 0.02  # nats below the maximum, a fifth of a standard error: farther off, the curvature is another point's
@@ -88,12 +89,11 @@ def standard_errors(
     1.0
     """
     one_of("kind", kind, KINDS)
-    theta, data = enter(m, theta, x, weights)
-    if not sum(leaf.size for leaf in jax.tree.leaves(m.unconstrain(theta, data))):
+    theta, data = enter(m, theta, x, weights, plans=True)
+    if not sum(leaf.size for leaf in jax.tree.leaves(m.coordinates(theta, data).unconstrain(theta))):
         raise ValueError("standard_errors: every parameter is held; leave at least one free")
     if kind == "sandwich":
-        data = m.divided('kind: "sandwich"', data)
-    m.get_ready(theta, data)
+        data = m.rows.divided('kind: "sandwich"', data)
     found = _uncertainty(m, theta, data, kind == "sandwich")
     blame_x(data.x, found.information)
     if is_concrete(found):
@@ -124,12 +124,13 @@ def floor_of(dtype: Any) -> float:
 
 @partial(jax.jit, static_argnames="sandwich")
 @jax.default_matmul_precision("highest")
-def _uncertainty(m: Model, theta: Theta, data: Data, sandwich: bool) -> Uncertainty:
-    free, unravel = ravel_pytree(m.unconstrain(theta, data))
+def _uncertainty(m: Mixture | Program, theta: Theta, data: Data, sandwich: bool) -> Uncertainty:
+    coordinates = m.coordinates(theta, data)
+    free, unravel = ravel_pytree(coordinates.unconstrain(theta))
     dtype = free.dtype
 
     def at(u: Array) -> Theta:
-        return m.constrain(unravel(u), theta, data)
+        return coordinates.constrain(unravel(u))
 
     def gradient_of(u: Array) -> tuple[Array, Array]:
         found = jax.grad(lambda u: m.expect(at(u), data).free_energy)(u)
@@ -169,7 +170,7 @@ def in_units_of(complete: Float[Array, "P P"], information: Float[Array, "P P"])
     return root, jnp.where(finite, values, jnp.nan), vectors
 
 
-def rows_of_energy(m: Model, theta: Theta, data: Data) -> Float[Array, " N"]:
+def rows_of_energy(m: Mixture | Program, theta: Theta, data: Data) -> Float[Array, " N"]:
     """log p(x_n | θ) of every row; of a program up to what no θ changes."""
     if isinstance(m, Program):
         terms, tables, _ = m.tables(theta, data.x)

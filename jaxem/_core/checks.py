@@ -28,11 +28,12 @@ def enter(
     labels: ArrayLike | None = None,
     *,
     batched: bool = False,
+    plans: bool = False,
 ) -> tuple[Theta, Data]:
-    """θ in x's precision and the data, or a ValueError: the one door. `batched`: θ has a leading lane axis."""
+    """θ in x's precision and the data, or a ValueError: the one door; see `Model.enter`."""
     model = a_model(m)
     columns.agree(theta, x)
-    return model.enter(theta, x, weights, temperature, labels, batched=batched)
+    return model.enter(theta, x, weights, temperature, labels, batched=batched, plans=plans)
 
 
 def a_model(m: Any) -> Model:

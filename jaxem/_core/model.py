@@ -4,6 +4,7 @@ A `Mixture` (a family with closed-form sums) and a `Program` (any NumPyro progra
 both static, hashable pytrees without leaves, and both are two maximisers of one objective (eq:F).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -81,52 +82,68 @@ class Step(NamedTuple):
     centre: Theta | None = None  # … about the means of this θ; None of a model whose statistics never cancel
 
 
-class Digits(NamedTuple):
-    """What rounding leaves open in F at a θ, nats."""
+class Coordinates(NamedTuple):
+    """NumPyro's unconstrained coordinates of θ's free entries, about one θ."""
 
-    sizes: Array | float  # Σ w (sizes of the terms of ℓ_n), where they cancel inside it
-    slack: Array | float  # by how much rounding θ alone can move F
-    lost: Array | bool  # has a component of θ lost its digits?
+    unconstrain: Callable[[Theta], Theta]  # θ → its free entries, unconstrained
+    constrain: Callable[[Theta], Theta]  # the inverse; what is held is as in the θ that they are about
 
 
-class Model:
-    """What `em`, `certify` and the rest call; see `Mixture` and `Program`."""
-
-    held: frozenset[str]
-
-    def hold(self, *names: str) -> "Model":
-        """The same model with these entries of θ never updated."""
-        raise NotImplementedError
-
-    def enter(
-        self, theta: ThetaLike, x: Any, weights: Any, temperature: Any, labels: Any, *, batched: bool
-    ) -> tuple[Theta, Data]:
-        """θ in x's precision and the data, or a ValueError that names the argument, what it got and the remedy."""
-        raise NotImplementedError
-
-    def divides(self, data: Data) -> bool:
-        """May rows be summed part by part: chunks, devices, batches of a stream?"""
-        return False
+class Rows:
+    """How a model's rows may be laid out, and how many they are; of most it does not matter how they lie."""
 
     def divided(self, what: str, data: Data) -> Data:
-        """The data in a form whose rows may, or a ValueError that says what asks for it and why that cannot be."""
-        return data
-
-    def get_ready(self, theta: Theta, data: Data) -> None:
-        """Work out, before anything is compiled, what does not depend on values."""
-
-    def once(self, theta: Theta, data: Data) -> Data:
-        """The data with what the steps of a fit need of them, and none changes."""
+        """The data in a form that `divides`, or a ValueError that says what asks for it and why that cannot be."""
         return data
 
     def dealt(self, data: Data, devices: int) -> Data:
         """The rows in an order in which equal shares of them, one after another, take as long."""
         return data
 
-    @property
-    def recentres(self) -> bool:
-        """May an M-step find its statistics cancelled? Known before anything is traced."""
-        return False
+    def once(self, theta: Theta, data: Data) -> Data:
+        """The data with what the steps of a fit need of them, and none changes."""
+        return data
+
+    def size(self, data: Data) -> Array | int:
+        """W: how much data there is, the unit in which a tolerance is stated."""
+        raise NotImplementedError
+
+
+def divides(data: Data) -> bool:
+    """May rows be summed part by part: chunks, devices, batches of a stream? A program's, where they are cut."""
+    return not hasattr(data.x, "with_rows") or data.x.cut is not None
+
+
+class Model:
+    """What a fit calls, and no more; see `Mixture` and `Program`."""
+
+    held: frozenset[str]  # names of θ that are never updated
+    recentres: bool = False  # may an M-step find its statistics cancelled?
+
+    def enter(
+        self,
+        theta: ThetaLike,
+        x: Any,
+        weights: Any,
+        temperature: Any,
+        labels: Any,
+        *,
+        batched: bool,
+        plans: bool = False,
+    ) -> tuple[Theta, Data]:
+        """θ in x's precision and the data, or a ValueError that names the argument, what it got and the remedy.
+
+        Args:
+            theta: the parameters, of whatever kind users pass.
+            x: the data, likewise.
+            weights: w (N,) ≥ 0, or None.
+            temperature: T ≥ 0; of each lane, where there are any.
+            labels: known components (N,), −1 where unknown, or None.
+            batched: has θ a leading axis of lanes?
+            plans: will there be M-steps? What they need that does not depend on values is then worked out here, before
+                anything is compiled.
+        """
+        raise NotImplementedError
 
     def expect(self, theta: Theta, data: Data, centre: Theta | None = None, again: Array | bool = True) -> Expectation:
         """The E-step (eq:E): statistics of γ(θ), and F_T at θ; where `again`, statistics about `centre`'s means."""
@@ -136,36 +153,17 @@ class Model:
         """The M-step (eq:M): θ⁺ = argmax_θ Σ γ ℓ(θ), held entries as they are; θ is what statistics are centred at."""
         raise NotImplementedError
 
-    def digits(self, theta: Theta, expectation: Expectation) -> Digits:
-        """What rounding leaves open in F, beside the rounding of F_n itself."""
-        return Digits(0.0, 0.0, False)
-
     def objective(self, theta: Theta, old: Theta, data: Data) -> Array:
         """F_T(θ, γ(θ_old)): the surface that the M-step climbs."""
         raise NotImplementedError
 
-    def log_prior(self, theta: Theta, data: Data) -> Array | float:
-        """log p(θ), the part of F_T that no temperature divides."""
+    def coordinates(self, theta: Theta, data: Data) -> Coordinates:
+        """NumPyro's unconstrained coordinates of the free entries; those that are about a θ, about this one."""
         raise NotImplementedError
 
-    def table(self, theta: Theta, x: Any) -> Array:
-        """ℓ (K, n), component-major (eq:joint)."""
-        raise NotImplementedError
-
-    def relative_table(self, theta: Theta, x: Any) -> Array:
-        """The same less any term common to all its entries: what assignments are made of."""
-        return self.table(theta, x)
-
-    def size(self, data: Data) -> Array | int:
-        """W: how much data there is, the unit in which a tolerance is stated."""
-        raise NotImplementedError
-
-    def unconstrain(self, theta: Theta, data: Data, origin: Theta | None = None) -> Theta:
-        """θ's free entries in NumPyro's unconstrained coordinates; those that are about a θ, about `origin`."""
-        raise NotImplementedError
-
-    def constrain(self, free: Theta, theta: Theta, data: Data) -> Theta:
-        """The inverse of `unconstrain` about θ; held entries are θ's."""
+    @property
+    def rows(self) -> Rows:
+        """How its rows may be laid out, and counted."""
         raise NotImplementedError
 
 

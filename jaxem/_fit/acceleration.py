@@ -205,7 +205,7 @@ class Course(NamedTuple):
         """At the start; None where nothing is accelerated, or nothing free."""
         if accelerator is None:
             return None
-        u, _ = ravel_pytree(m.unconstrain(theta, data))
+        u, _ = ravel_pytree(m.coordinates(theta, data).unconstrain(theta))
         no, zero, far = jnp.zeros((), bool), jnp.zeros((), jnp.int32), jnp.zeros((), u.dtype)
         course = cls(accelerator, theta, accelerator.nothing(u), no, no, zero, zero, far, far, no)
         return course.renewed(theta) if u.size else None
@@ -218,15 +218,16 @@ class Course(NamedTuple):
 
 def guessed(m: Model, course: Course, theta: Theta, image: Theta, data: Data, stays: Array) -> tuple[Theta, Course]:
     """(where the next E-step is, the course): at a guess, or where EM has it, `image`; there if it `stays`."""
-    u, unravel = ravel_pytree(m.unconstrain(theta, data, course.origin))
-    image_u, _ = ravel_pytree(m.unconstrain(image, data, course.origin))
+    coordinates = m.coordinates(course.origin, data)
+    u, unravel = ravel_pytree(coordinates.unconstrain(theta))
+    image_u, _ = ravel_pytree(coordinates.unconstrain(image))
     there, is_guess, memory = course.accelerator.guess(course.memory, u, image_u, course.by_em)
     keeps = stays | course.known
     memory = jax.tree.map(lambda old, new: jnp.where(keeps, old, new), course.memory, memory)
     step, beyond = jnp.linalg.norm(image_u - u), jnp.linalg.norm(there - image_u)
     length = jnp.minimum(beyond / step, course.reach)
     there = image_u + jnp.where(beyond > 0, length * step / beyond, 0) * (there - image_u)
-    found = m.constrain(unravel(there), course.origin, data)
+    found = coordinates.constrain(unravel(there))
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(found)]))
     tried = is_guess & finite & ~keeps & (course.wait == 0)
     where = jax.tree.map(partial(jnp.where, tried), found, image)

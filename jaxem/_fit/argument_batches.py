@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from jaxem._core.checks import enter
 from jaxem._core.model import Data, ThetaLike
-from jaxem._fit.batches import END, Batch, Batches, Reader, Rows, checksum
+from jaxem._fit.batches import END, Batch, Batches, Checked, Reader, checksum
 from jaxem._programs.arguments import Arguments
 from jaxem._programs.rows import blocks_at
 from jaxem._rows import devices
@@ -37,7 +37,7 @@ class ArgumentsReader(Reader):
         self.opened = itertools.chain([first], opened)
         x, weights = pair(first)
         start, data = enter(m, theta, Arguments.of(x), None, temperature)
-        data = m.divided("batches", data)
+        data = m.rows.divided("batches", data)
         self.arguments: Arguments = data.x.some()
         climbing = [name for block in blocks_at(m, data) if block.source == "climbing" for name in block.stage.names]
         if climbing:
@@ -102,7 +102,7 @@ class ArgumentsReader(Reader):
             raise ValueError(f"{where} has weights of shape {w.shape}; they must be finite numbers ≥ 0, one for a row")
         return w
 
-    def checked(self, batch: Any, index: int) -> Rows:
+    def checked(self, batch: Any, index: int) -> Checked:
         """A copy of a batch, filled up to the largest so far with rows of weight 0."""
         where = self.place_of(index)
         x, weights = pair(batch)
@@ -127,7 +127,7 @@ class ArgumentsReader(Reader):
 
         full: Any = tuple(filled(leaf, anchor) for leaf, anchor in zip(rows, self.anchor, strict=True))
         weight = float(num_rows if weights is None else weights.sum())
-        return Rows(full, self.filled(weights, num_rows), num_rows, weight, index)
+        return Checked(full, self.filled(weights, num_rows), num_rows, weight, index)
 
     def filled(self, weights: np.ndarray | None, num_rows: int) -> np.ndarray:
         """The weights of a batch, and zeros up to the capacity."""
@@ -135,7 +135,7 @@ class ArgumentsReader(Reader):
         filled[:num_rows] = 1 if weights is None else weights
         return filled
 
-    def placed(self, rows: Rows) -> Batch:
+    def placed(self, rows: Checked) -> Batch:
         """A batch on its devices."""
         leaves: Any
         weights: Any

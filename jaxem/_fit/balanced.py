@@ -86,7 +86,7 @@ def balanced_em(
     ([3.0, 3.0], [0.0, 0.0, 0.0, 1.0, 1.0, 1.0])
     """
     m = whole_rows_only("balanced_em", m)
-    if m.prior is not None:
+    if m.extras.prior is not None:
         raise ValueError("m: has a prior, and balanced_em's duality gap knows none; use em, or leave the prior out")
     theta, data = enter(m, theta, x, weights, temperature)
     T, pi = data.temperature, theta["pi"]

@@ -9,7 +9,6 @@ import threading
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +32,7 @@ class StreamError(RuntimeError):
     """A stream broke in the middle of a fit; says where."""
 
 
-class Rows(NamedTuple):
+class Checked(NamedTuple):
     """A checked copy of a batch, filled up with rows of weight zero."""
 
     x: np.ndarray
@@ -67,8 +66,8 @@ class Reader:
             raise ValueError("batches: yielded nothing; it must return an iterator over arrays (rows, D)")
         self.opened: Iterable[Any] | None = itertools.chain([first], opened)
         x, weights = rows_and_weights(first, self.place_of(0))
-        anything = replace(m, check_support=None)  # `checked` looks at the rows
-        if missing := [name for name in m.parameters if m.complete is not None and name not in theta]:
+        anything = m.but(check_support=None)  # `checked` looks at the rows
+        if missing := [name for name in m.parameters if m.extras.complete is not None and name not in theta]:
             raise ValueError(f"theta: has no {missing[0]!r}, which em reads off all rows; a stream has to be told")
         start, data = enter(anything, theta, np.zeros_like(x[:1]), None, temperature)
         self.dtype, self.placed_as = x.dtype, np.dtype(data.x.dtype)  # float64 becomes float32 without x64
@@ -148,7 +147,7 @@ class Reader:
             stopped.set()
             thread.join()
 
-    def checked(self, batch: Any, index: int) -> Rows:
+    def checked(self, batch: Any, index: int) -> Checked:
         """A batch that can be used: a copy, unless its owner cannot overwrite it and it lies as it must."""
         where = self.place_of(index)
         x, weights = rows_and_weights(batch, where)
@@ -158,8 +157,8 @@ class Reader:
             given = getattr(batch[0] if isinstance(batch, tuple) else batch, "dtype", x.dtype)
             raise ValueError(f"{where} has dtype {given}, the first had {self.dtype}; convert them to one")
         x = self.with_weightless_rows_replaced(x, weights)
-        if self.passes == 1 and self.m.check_support is not None:
-            fault = self.m.check_support(x, {name: np.asarray(value) for name, value in self.theta.items()})
+        if self.passes == 1 and self.m.extras.check_support is not None:
+            fault = self.m.extras.check_support(x, {name: np.asarray(value) for name, value in self.theta.items()})
             if fault:
                 raise ValueError(f"{where} {fault}")
         if self.passes == 1 and self.checksum is not None:
@@ -178,7 +177,7 @@ class Reader:
                 fitted("x", x, self.placed_as)
                 raise ValueError(f"has integers beyond {self.placed_as}; pass them as floats")
         weight = float(num_rows if weights is None else weights.sum())
-        return Rows(rows, self.filled_up(weights, num_rows), num_rows, weight, index)
+        return Checked(rows, self.filled_up(weights, num_rows), num_rows, weight, index)
 
     def with_weightless_rows_replaced(self, x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
         """The rows, those of weight 0 as copies of the last that had one: 0·∞ is no number."""
@@ -200,7 +199,7 @@ class Reader:
             self.ones = filled
         return filled
 
-    def placed(self, rows: Rows) -> Batch:
+    def placed(self, rows: Checked) -> Batch:
         """A batch on its devices; the weights of full batches are put there once."""
         if rows.weights is not self.last_weights[0]:
             self.last_weights = rows.weights, self.spread(rows.weights).x

@@ -94,9 +94,8 @@ def bootstrap(
         raise ValueError('kind: "parametric" draws from mixtures; a program has "nonparametric" and "weighted"')
     if not is_concrete(theta, data, key):
         raise ValueError("bootstrap: finds the order of components outside of jit and vmap; call it there")
-    data = m.divided(f'kind: "{kind}"', data)
+    data = m.rows.divided(f'kind: "{kind}"', data)
     smallest, most = tolerance(tol, data.temperature.dtype), steps("max_steps", max_steps)
-    m.get_ready(theta, data)
     _at_rest(m, theta, data)
     keys = jax.random.split(key, int(num_samples))
     slots = slots_here(data.x)

@@ -1,10 +1,8 @@
-"""The algorithm as its users call it: `em`, `em_batch`, `em_path`, `kmeans`.
+"""The algorithm as its users call it: `em`, `em_batch`, `kmeans`.
 
 The loop is `loop.py`, many lanes of it `_fit/lanes.py`, where its rows lie `devices.py`.
 """
 
-from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,13 +11,13 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxem._core import columns
-from jaxem._core.arrays import RESCALE, one_of, raw, static_count, steps, switch
+from jaxem._core.arrays import RESCALE, one_of, raw, steps, switch
 from jaxem._core.checks import blame_x, enter, prepare_centres, rows_and_weights
-from jaxem._core.model import Data, Model, Theta, ThetaLike, maximize
-from jaxem._core.tracing import compiled, is_concrete, is_traced
+from jaxem._core.model import Data, Model, Theta, ThetaLike
+from jaxem._core.tracing import is_concrete, is_traced
 from jaxem._fit import acceleration, loop, nats_left
 from jaxem._fit import lanes as _lanes
 from jaxem._fit.acceleration import Accelerator
@@ -31,16 +29,6 @@ from jaxem._rows import devices
 from jaxem.families import gaussian
 from jaxem.families._missing import for_rows
 from jaxem.families.gaussian._moments import unit_of
-
-MOST_STEPS = 10**8  # of a path, all of whose θ are kept
-
-
-class Path(NamedTuple):
-    """The trajectory of `em_path`; entry t is one step from θ_t to θ_{t+1}."""
-
-    theta: Theta  # θ_{t+1}
-    after_e: Float[Array, " T"]  # F_T(θ_t, γ_t)
-    after_m: Float[Array, " T"]  # F_T(θ_{t+1}, γ_t)
 
 
 def centres_at_rest(before: State, after: State, tolerance: Array) -> Array:
@@ -78,9 +66,8 @@ def _prepare_run(
     max_steps: ArrayLike,
     batched: bool = False,
 ) -> Run:
-    theta, data = enter(m, theta, x, weights, temperature, labels, batched=batched)
+    theta, data = enter(m, theta, x, weights, temperature, labels, batched=batched, plans=True)
     smallest, most = nats_left.stopping(m, theta, data, tol, batched=batched), steps("max_steps", max_steps)
-    m.get_ready(theta, data)
     return Run(theta, data, smallest, most)
 
 
@@ -99,7 +86,7 @@ def laid(m: Model, theta: Theta, data: Data, mesh: Mesh | None) -> Data:
     """The rows as a fit takes them: padded on one device, dealt out over the mesh of several."""
     if mesh is None:
         return padded(m, theta, data)
-    return devices.spread_rows(m.dealt(data, mesh.size // devices.num_processes(mesh)), mesh)
+    return devices.spread_rows(m.rows.dealt(data, mesh.size // devices.num_processes(mesh)), mesh)
 
 
 def _fit(
@@ -222,10 +209,24 @@ def em_batch(
     """Many fits of the same data: every entry of `thetas` has a leading lane axis. Equals `vmap(em)`.
 
     Each lane costs its own iterations only, while `vmap` of the loop runs all lanes until the slowest is
-    done. `temperature` may have one value per lane, and `weights` a row of them, (lanes, N): many data sets that are
-    the same rows, each counted otherwise. With a `mesh` the lanes are spread over its devices, unless there are fewer
-    lanes than devices, or x is sharded already: then its rows are. `progress` shows a tqdm bar of lanes.
-    Arguments otherwise as `em`.
+    done.
+
+    Args:
+        m: a mixture or a program.
+        thetas: the starts: θ with a leading axis of lanes on every entry.
+        x: the data, as for `em`.
+        temperature: T ≥ 0, one for all or one per lane.
+        weights: w (N,) ≥ 0, or a row of them per lane, (lanes, N): many data sets that are the same rows, each counted
+            otherwise.
+        labels: known components (N,), −1 where unknown.
+        tol, max_steps, missing: as for `em`, of each lane.
+        accelerate: None, `jaxem.squarem()` or `jaxem.anderson()`.
+        mesh: devices to spread the lanes over; where there are fewer lanes than devices, or x is sharded already, its
+            rows are spread instead.
+        progress: show a tqdm bar of lanes.
+
+    Returns:
+        A `Fit` whose every field has a leading axis of lanes.
 
     >>> import jax, jaxem
     >>> from jaxem.families import gaussian
@@ -274,53 +275,6 @@ def em_batch(
         fits = _lanes.at_fixed_points(m, *given, fits)
     blame_x(run.data.x, fits.free_energy)
     return remembered(fits, x, thetas)
-
-
-@partial(compiled, static_argnames="num_steps")
-def _path(m: Model, theta: Theta, data: Data, num_steps: int) -> Path:
-    def body(theta: Theta, _: None) -> tuple[Theta, Path]:
-        expectation = m.expect(theta, data)
-        new = maximize(m, expectation, theta, data)
-        return new, Path(new, expectation.free_energy, m.objective(new, theta, data))
-
-    _, path = lax.scan(body, theta, length=num_steps)
-    return path
-
-
-def em_path(
-    m: Model,
-    theta: ThetaLike,
-    x: Any,
-    *,
-    num_steps: int,
-    temperature: ArrayLike = 1.0,
-    weights: ArrayLike | None = None,
-    labels: ArrayLike | None = None,
-) -> Path:
-    """A fixed number of EM steps, with F after every half-step. Differentiable in both modes.
-
-    Entry t holds F(θ_t, γ_t) after the E-step, F(θ_{t+1}, γ_t) after the M-step, and θ_{t+1}; θ_0 is the
-    argument. Both traces never fall. Memory under `jax.grad` is O(num_steps·|θ| + N + chunk·K).
-
-    >>> import jax, jax.numpy as jnp, jaxem
-    >>> from jaxem.families import gaussian
-    >>> x = jnp.array([[-1.2], [-1.0], [-0.8], [0.9], [1.1]])
-    >>> theta = {"pi": jnp.array([0.5, 0.5]), "mu": jnp.array([[-0.5], [0.5]]), "sigma": 1.0}
-    >>> path = jaxem.em_path(gaussian.isotropic, theta, x, num_steps=5)
-    >>> bool(jnp.all(path.after_m >= path.after_e)), path.theta["mu"].shape
-    (True, (5, 2, 1))
-    """
-    theta, data = enter(m, theta, x, weights, temperature, labels)
-    static_count("num_steps", num_steps, 1)
-    if num_steps > MOST_STEPS:
-        raise ValueError(
-            f"num_steps: must be at most {MOST_STEPS}, since θ of every step is kept, got {num_steps}; "
-            "use em(..., max_steps=) where only the last counts"
-        )
-    m.get_ready(theta, data)
-    path = _path(m, theta, data, int(num_steps))
-    blame_x(data.x, path.after_e)
-    return path
 
 
 def kmeans(
@@ -376,7 +330,7 @@ def kmeans(
         return remembered(_in_unit(fit, unit, x, w), given, None)
     theta = {"pi": jnp.full(K, 1 / K, mu.dtype), "mu": mu, "sigma": jnp.ones((), mu.dtype)}
     m = gaussian.isotropic.hold("pi", "sigma")
-    m = replace(m, fast=m.fast._replace(hard=True), maximizer=relocate if relocates else None)
+    m = m.but(hard=True, maximizer=relocate if relocates else None)
     run = _prepare_run(m, theta, x, temperature=0.0, weights=w, tol=tol, max_steps=max_steps)
     at_rest_only = is_concrete(run.tol) and not np.any(run.tol)
     stop = centres_at_rest if at_rest_only else centres_at_rest_or_gain_is_small

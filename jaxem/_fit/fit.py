@@ -95,7 +95,7 @@ def fitted(
 
 def _not_singular_by_shape(m: Model, x: Any) -> None:
     """A ValueError where the rows are too few for any covariance matrix: then no start has a maximum."""
-    if not isinstance(m, Mixture) or m.prior is not None or is_floored(m):
+    if not isinstance(m, Mixture) or m.extras.prior is not None or is_floored(m):
         return
     shape = np.shape(gaps_as_nan("x", x))
     if {"Sigma", "correlation", "rotation"} & set(m.free) and len(shape) == 2 and shape[0] <= shape[1]:
@@ -137,7 +137,7 @@ def whole_rows(m: Model, x: Any, key: Array, starts: int, weights: Any) -> Any:
     """x as so many starts see it, with its gaps filled."""
     if not isinstance(m, Missing):
         return x
-    return filled_for_a_start(jax.random.fold_in(key, starts), m.rows(x), weights, m.filler)
+    return filled_for_a_start(jax.random.fold_in(key, starts), m.with_gaps(x), weights, m.filler)
 
 
 def first_of(thetas: Theta, theta: Theta) -> Theta:

@@ -4,7 +4,7 @@ Climbs θ ↦ F_T(θ, γ(θ_old)) in NumPyro's unconstrained coordinates (`_core
 recomputed chunk by chunk, so memory stays O(chunk·K).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import optax
@@ -43,13 +43,13 @@ def gradient_m_step(
     mixture = mixture_only("gradient_m_step", m)
     static_count("num_steps", num_steps, 1)
     check_optimizer(optimizer)
-    name = f"jaxem.gradient_m_step({replace(mixture, held=frozenset())!r})"
-    return replace(mixture, name=name, maximizer=GradientAscent(optimizer, num_steps))
+    name = f"jaxem.gradient_m_step({mixture.but(held=frozenset())!r})"
+    return mixture.but(name=name, maximizer=GradientAscent(optimizer, num_steps))
 
 
 @dataclass(frozen=True)
 class GradientAscent:
-    """A maximiser for `Mixture.maximizer`: up F_T(·, γ(θ_old)), by `num_steps` steps of `optimizer` or to the top."""
+    """A maximiser for `Extras.maximizer`: up F_T(·, γ(θ_old)), by `num_steps` steps of `optimizer` or to the top."""
 
     optimizer: optax.GradientTransformation | None
     num_steps: int
@@ -57,10 +57,10 @@ class GradientAscent:
     def __call__(self, m: Mixture, statistics: Any, theta: Theta, data: Data) -> Theta:
         return highest(
             lambda new: m.objective(new, theta, data),
-            lambda free, theta: m.constrain(free, theta, data),
-            m.unconstrain(theta, data),
+            lambda free, theta: m.coordinates(theta, data).constrain(free),
+            m.coordinates(theta, data).unconstrain(theta),
             theta,
-            m.size(data),
+            m.rows.size(data),
             {name: m.constraint(name) for name in m.free},
             self.optimizer,
             self.num_steps,

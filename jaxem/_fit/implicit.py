@@ -9,7 +9,6 @@ with its steps; and since it stops a little before θ*, the formula is taken som
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -57,7 +56,7 @@ def to_the_top(m: Model) -> Model:
     """The same model, of whose gradient M-step the maximiser is taken: an optimiser's steps have another derivative."""
     climb = getattr(m, "maximizer", None)
     if isinstance(m, Mixture) and isinstance(climb, GradientAscent) and climb.optimizer is not None:
-        return replace(m, maximizer=GradientAscent(None, EXACT_STEPS))
+        return m.but(maximizer=GradientAscent(None, EXACT_STEPS))
     return m
 
 

@@ -96,7 +96,7 @@ def run_lanes(
         # once for all lanes, but where it puts rows in order, which weights of a lane's own would not be in
         alike = args.weights is None or not isinstance(m, Missing)
         if alike:
-            data = m.once(jax.tree.map(lambda leaf: leaf[0], args.theta), data)
+            data = m.rows.once(jax.tree.map(lambda leaf: leaf[0], args.theta), data)
         if slots > 1:
             return _in_slots(m, args, data, tol, max_steps, stop, slots, accelerate)
 
@@ -175,7 +175,7 @@ def _in_slots(
 
     def move(climb: Climb, lane: Lanes) -> Climb:
         own = lane.to(data)
-        return step(m, climb, own, tol, m.size(own), stop)
+        return step(m, climb, own, tol, m.rows.size(own), stop)
 
     def body(slots_: Slots) -> Slots:
         climbs = jax.vmap(move)(slots_.climbs, of(slots_.lane))

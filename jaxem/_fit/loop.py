@@ -20,9 +20,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxem._core import words
-from jaxem._core.model import Data, Digits, Expectation, Model, Theta
+from jaxem._core.model import Data, Expectation, Model, Theta
 from jaxem._core.tracing import compiled
 from jaxem._fit.acceleration import Course, after_guess, guessed
+from jaxem._fit.digits import Digits, digits_at
 from jaxem._fit.nats_left import NatsLeft, Watch, look
 from jaxem._fit.progress import awaited, bar
 
@@ -147,7 +148,7 @@ def begin(m: Model, theta: Theta, expectation: Expectation) -> State:
     finite = jnp.isfinite(expectation.free_energy)
     status = jnp.where(finite, Status.MAX_STEPS, Status.NONFINITE).astype(jnp.int32)
     infinity = jnp.full_like(expectation.free_energy, jnp.inf)
-    digits, zero = m.digits(theta, expectation), jnp.zeros((), jnp.int32)
+    digits, zero = digits_at(m, theta, expectation), jnp.zeros((), jnp.int32)
     rounding = noise(expectation, digits) + digits.slack
     return State(theta, expectation, infinity, zero, status, rounding, zero, jnp.asarray(digits.lost))
 
@@ -271,7 +272,7 @@ def accelerated(
     No fit ends at a guess: EM's own gains say whether anything is left to gain.
     """
     state, gain = climb.state, expectation.free_energy - climb.state.expectation.free_energy
-    digits = m.digits(proposal.theta, expectation)
+    digits = digits_at(m, proposal.theta, expectation)
     rose = jnp.isfinite(expectation.free_energy) & (gain > 0) & ~jnp.asarray(digits.lost) & ~state.lost
     there = state._replace(
         theta=proposal.theta, expectation=expectation, gain=gain, rounding=noise(expectation, digits) + digits.slack
@@ -295,7 +296,7 @@ def judged(
     that is a collapse.
     """
     gain = expectation.free_energy - state.expectation.free_energy
-    digits = m.digits(theta, expectation)
+    digits = digits_at(m, theta, expectation)
     rounding, slack = noise(expectation, digits) + digits.slack, digits.slack
     lost, either = jnp.asarray(digits.lost), state.rounding + rounding
     idle = jnp.where(lost & ~(gain > either), state.idle + 1, 0)
@@ -319,17 +320,17 @@ def judged(
 @partial(compiled, static_argnames="stop")
 def run(m: Model, theta: Theta, data: Data, tol: Any, max_steps: Array, stop: Stop, accelerate: Any = None) -> Fit:
     """The one loop: step until a status is reached or max_steps are done."""
-    return run_on(m, theta, m.once(theta, data), tol, max_steps, stop, accelerate)
+    return run_on(m, theta, m.rows.once(theta, data), tol, max_steps, stop, accelerate)
 
 
 def run_on(m: Model, theta: Theta, data: Data, tol: Any, max_steps: Array, stop: Stop, accelerate: Any = None) -> Fit:
-    """The same, of data that `Model.once` has seen."""
+    """The same, of data that `Rows.once` has seen."""
     return fit_of(ascend(m, unstarted(m, theta, data, accelerate, tol), data, tol, max_steps, stop).state)
 
 
 def ascend(m: Model, climb: Climb, data: Data, tol: Any, max_steps: Array, stop: Stop) -> Climb:
     """The end of the loop."""
-    size = m.size(data)  # once a fit: over a mesh it may be a sum of its own
+    size = m.rows.size(data)  # once a fit: over a mesh it may be a sum of its own
     return lax.while_loop(
         lambda climb: (climb.state.status == Status.MAX_STEPS) & (climb.state.num_steps < max_steps),
         lambda climb: step(m, climb, data, tol, size, stop),
@@ -339,8 +340,8 @@ def ascend(m: Model, climb: Climb, data: Data, tol: Any, max_steps: Array, stop:
 
 @compiled
 def once(m: Model, theta: Theta, data: Data) -> dict[str, Any]:
-    """What `Model.once` changes of the data: the rest would be copied."""
-    new = m.once(theta, data)._asdict()
+    """What `Rows.once` changes of the data: the rest would be copied."""
+    new = m.rows.once(theta, data)._asdict()
     return {name: value for name, value in new.items() if value is not getattr(data, name)}
 
 

@@ -23,6 +23,7 @@ from jaxem.families import (
     von_mises_fisher,
 )
 from jaxem.families._mixture import Mixture
+from jaxem.families._parts import Extras, Numerics
 
 FAMILIES = {
     value.name: value
@@ -52,11 +53,11 @@ def description(m: Model) -> Any:
     """Of a model, in JSON's terms: the family it comes from, what is held, and where else it differs."""
     if not isinstance(m, Mixture):
         return identity(m, [])
-    follows = ("held", "accuracy", "name")  # said apart; what the M-step says already; what is said to people
-    names = [field.name for field in dataclasses.fields(Mixture) if field.name not in follows]
+    own = parts(m)
 
     def differing(family: Mixture) -> list[str]:
-        return [name for name in names if getattr(m, name) != getattr(family, name)]
+        others = parts(family)
+        return [name for name, part in own.items() if part != others[name]]
 
     factors = [axes.split()[-1] for name, axes in m.shapes if name == "loadings"]
     counted = [family(f"factor_analysers.mixture({Q})") for Q in factors]
@@ -65,15 +66,27 @@ def description(m: Model) -> Any:
     if kin:
         nearest = min(kin, key=lambda each: len(differing(each)))
         title: str | None = nearest.name
-        own = {name: getattr(nearest, name) for name in names}
-        known = [(function, f"{title}'s {name}") for name, function in own.items() if callable(function)]
+        known = [(part, f"{title}'s {name}") for name, part in parts(nearest).items() if callable(part)]
         others = differing(nearest)
     else:
         title, known = None, []
-        defaults = {field.name: field.default for field in dataclasses.fields(m)}
-        others = [name for name in names if getattr(m, name) != defaults[name]]
-    rest = {name: identity(getattr(m, name), known) for name in others}
+        others = [name for name, part in own.items() if name not in NOTHING or part != NOTHING[name]]
+    rest = {name: identity(own[name], known) for name in others}
     return {"family": title, "held": sorted(m.held)} | rest
+
+
+def speed(m: Numerics) -> tuple[Any, ...]:
+    """What makes its sums fast. What is known of their rounding follows from the M-step, and is not told."""
+    return m.products, m.squares, m.by_winner, m.hard
+
+
+def parts(m: Mixture) -> dict[str, Any]:
+    """What makes a mixture, by the names that files have for it, and keep whatever group it is in."""
+    own = {name: getattr(m, name) for name in ("program", "shapes", "statistics", "update", "guess", "kernel")}
+    return own | {"constant": m.numerics.constant, "fast": speed(m.numerics)} | vars(m.extras)
+
+
+NOTHING = {"kernel": None, "constant": None, "fast": speed(Numerics())} | vars(Extras())
 
 
 def identity(value: Any, known: list[tuple[Any, str]]) -> Any:

@@ -94,7 +94,7 @@ def stopping(m: Model, theta: Theta, data: Data, tol: Any, *, batched: bool) -> 
             "leave out the floor (gaussian.with_prior keeps components from collapsing, too)"
         )
     one = jax.tree.map(lambda leaf: leaf[0], theta) if batched else theta
-    free = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(lambda: m.unconstrain(one, data))))
+    free = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(lambda: m.coordinates(one, data).unconstrain(one))))
     if free > MOST:
         raise ValueError(
             f"tol: jaxem.nats_left makes a matrix of the curvature in every free parameter; this fit has {free}, and "
@@ -163,10 +163,11 @@ def when(due: Bool[Array, ""], value: Any, otherwise: Array) -> Array:
 @jax.default_matmul_precision("highest")
 def decrement(m: Model, theta: Theta, data: Data, rounding: Float[Array, ""]) -> Float[Array, ""]:
     """½ gᵀ I⁻¹ g at θ (eq:left), nats; NaN where that is no estimate of what is left. F is known up to `rounding`."""
-    u, unravel = ravel_pytree(m.unconstrain(theta, data))
+    coordinates = m.coordinates(theta, data)
+    u, unravel = ravel_pytree(coordinates.unconstrain(theta))
 
     def free_energy(u: Array) -> Array:
-        return m.expect(m.constrain(unravel(u), theta, data), data).free_energy
+        return m.expect(coordinates.constrain(unravel(u)), data).free_energy
 
     here, g = jax.value_and_grad(free_energy)(u)
     information = -columns(free_energy, u)

@@ -40,7 +40,7 @@ def _online(
 ) -> tuple[Theta, Any, Array]:
     """eq:stepwise, with statistics about the means of one θ, so that those of all batches may be added."""
     expectation = m.expect(theta, data, reference)
-    weight = m.size(data)
+    weight = m.rows.size(data)
     s = jax.tree.map(lambda old, new: (1 - rate) * old + rate * new / weight, s, expectation.statistics)
     moved = m.maximize(s, reference, data).theta
     return jax.tree.map(partial(jnp.where, move), moved, theta), s, expectation.free_energy
@@ -98,9 +98,9 @@ def em_online(
     static_count("warm_up", warm_up, 0)
     _batches.check("em_online", m, batches, prefetch)
     is_program = isinstance(m, Program)
-    if isinstance(m, Mixture) and m.prior is not None:
+    if isinstance(m, Mixture) and m.extras.prior is not None:
         raise ValueError("m: its prior has a weight against all rows, and em_online averages some; use em_stream")
-    if isinstance(m, Mixture) and m.surface is not None:
+    if isinstance(m, Mixture) and m.extras.surface is not None:
         raise ValueError(
             "m: em_online adds sums of many θ, and those of this family are of latents of its own, expected at one; "
             "use em_stream"

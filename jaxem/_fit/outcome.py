@@ -32,6 +32,12 @@ def best(fits: Any) -> Fit:
     A collapsed lane has no maximum to offer, however high its F was when it was stopped; `Status.counts(fits)` says how
     many ended how. A list of fits of one model is taken for its lanes, and a single fit is its own best.
 
+    Args:
+        fits: a `Fit` with lanes, as of `em_batch`, or a list of `Fit`s.
+
+    Raises:
+        ValueError: for what is neither, or fits of different models.
+
     >>> import jax.numpy as jnp, jaxem
     >>> from jaxem.families import gaussian
     >>> starts = {"pi": jnp.ones((2, 1)), "mu": jnp.array([[[0.0]], [[5.0]]]), "sigma": jnp.ones(2)}
@@ -59,6 +65,9 @@ def best(fits: Any) -> Fit:
 
 def check(fit: Fit) -> Fit:
     """Return the fit if every lane CONVERGED, else raise `EMError` naming lanes, status and remedy.
+
+    Args:
+        fit: what `em`, `kmeans` or another fit returned, with lanes or without; concrete, so outside of `jit`.
 
     >>> import jax.numpy as jnp, jaxem
     >>> fit = jaxem.kmeans(jnp.array([[0.0], [1.0], [9.0]]), jnp.array([[0.0], [1.0]]), max_steps=1)

@@ -37,23 +37,23 @@ from jaxem._rows.chunks import compensated
 from jaxem.families._mixture import Mixture
 
 
-class Sums(NamedTuple):
+class Compensated(NamedTuple):
     """What a pass adds up, with Kahan's error terms."""
 
     total: Any
     error: Any
 
     @classmethod
-    def nothing(cls, like: Any, mesh: Mesh | None) -> "Sums":
+    def nothing(cls, like: Any, mesh: Mesh | None) -> "Compensated":
         """Zeros of these shapes, on the devices of a pass."""
         zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
         return devices.replicated(cls(zero, zero), mesh)
 
 
 @compiled
-def _add(m: Mixture, proposal: Proposal, data: Data, sums: Sums) -> Sums:
+def _add(m: Mixture, proposal: Proposal, data: Data, sums: Compensated) -> Compensated:
     """The sums so far and those of one batch."""
-    return Sums(*compensated(*sums, m.sums(proposal.theta, data, proposal.centre, proposal.again)))
+    return Compensated(*compensated(*sums, m.sums(proposal.theta, data, proposal.centre, proposal.again)))
 
 
 _with_log_prior = jax.jit(lambda m, theta, total: m.with_log_prior(theta, total))
@@ -71,14 +71,14 @@ class Passes:
         self.weight = 0.0  # of a whole pass, in all processes
         self.checksum: int | None = None  # of all batches; None before the first pass, or where nobody asks for it
         self.few = reader.two_rows()  # an M-step asks data for no more than their shapes
-        self.nothing = Sums.nothing(jax.eval_shape(type(m).expect, m, reader.theta, self.few), reader.mesh)
+        self.nothing = Compensated.nothing(jax.eval_shape(type(m).expect, m, reader.theta, self.few), reader.mesh)
 
     def expect(self, proposal: Proposal) -> Expectation:
         """The E-step at a proposal; a prior counts once."""
         total = self.sum(lambda data, sums: _add(self.m, proposal, data, sums), self.nothing)
         return _with_log_prior(self.m, proposal.theta, total)
 
-    def sum(self, add: Callable[[Data, Sums], Sums], nothing: Sums) -> Any:
+    def sum(self, add: Callable[[Data, Compensated], Compensated], nothing: Compensated) -> Any:
         """A pass: (data of a batch, sums so far) → sums, over all batches of all processes."""
         sums, rows, weight = nothing, 0, 0.0
         with contextlib.closing(self.reader.read()) as batches:
@@ -137,7 +137,7 @@ class ProgramPasses(Passes):
 
     def expect(self, proposal: Proposal) -> Expectation:
         """The E-step at a proposal, and W."""
-        nothing = Sums.nothing((self.nothing.total, self.few.temperature), self.reader.mesh)
+        nothing = Compensated.nothing((self.nothing.total, self.few.temperature), self.reader.mesh)
         total, self.size = self.sum(lambda data, sums: _add_rows(self.m, proposal.theta, data, sums), nothing)
         return _with_prior(self.m, total, proposal.theta, self.few)
 
@@ -147,7 +147,7 @@ class ProgramPasses(Passes):
         def again(index: int, theta: Theta) -> Any:
             m: Any = self.m
             shapes = jax.eval_shape(partial(_of_block, m, index), state.theta, theta, self.few)
-            nothing = Sums.nothing(shapes, self.reader.mesh)
+            nothing = Compensated.nothing(shapes, self.reader.mesh)
             return self.sum(lambda data, sums: _add_block(self.m, index, state.theta, theta, data, sums), nothing)
 
         theta = rows.maximize_by_passes(self.m, state.expectation.statistics, state.theta, self.few, again)
@@ -159,8 +159,10 @@ class ProgramPasses(Passes):
 
 
 @compiled
-def _add_rows(m: Program, theta: Theta, data: Data, sums: Sums) -> Sums:
-    return Sums(*compensated(*sums, (rows.sums(m, theta, theta, data), m.size(data).astype(data.temperature.dtype))))
+def _add_rows(m: Program, theta: Theta, data: Data, sums: Compensated) -> Compensated:
+    return Compensated(
+        *compensated(*sums, (rows.sums(m, theta, theta, data), m.rows.size(data).astype(data.temperature.dtype)))
+    )
 
 
 def _of_block(m: Program, index: int, old: Theta, theta: Theta, data: Data) -> Any:
@@ -168,8 +170,8 @@ def _of_block(m: Program, index: int, old: Theta, theta: Theta, data: Data) -> A
 
 
 @partial(compiled, static_argnames="index")
-def _add_block(m: Program, index: int, old: Theta, theta: Theta, data: Data, sums: Sums) -> Sums:
-    return Sums(*compensated(*sums, _of_block(m, index, old, theta, data)))
+def _add_block(m: Program, index: int, old: Theta, theta: Theta, data: Data, sums: Compensated) -> Compensated:
+    return Compensated(*compensated(*sums, _of_block(m, index, old, theta, data)))
 
 
 _with_prior = jax.jit(rows.with_prior)

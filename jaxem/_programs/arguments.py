@@ -152,6 +152,10 @@ def arguments(*args: Any, **kwargs: Any) -> Arguments:
 
     It stands for `x` in `em` and everywhere else. Without keywords `x` may as well be the tuple of the arguments.
 
+    Args:
+        args: those by position. Arrays and floats, in any pytree, are data; all else is static.
+        kwargs: those by name, likewise.
+
     Raises:
         ValueError: for an argument that is neither data nor can be told from others.
 

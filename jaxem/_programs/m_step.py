@@ -22,6 +22,7 @@ from jaxem._core.climb import highest
 from jaxem._core.model import Data, Theta
 from jaxem._programs import domains
 from jaxem._programs.follow import Place
+from jaxem._programs.joint import Marginals
 from jaxem._programs.plan import ITERATED, Plan, Update, climbing
 from jaxem._programs.probe import once
 from jaxem._programs.read import Term
@@ -37,7 +38,6 @@ from jaxem._programs.updates import (
     weigh,
 )
 
-Marginals = dict[str, Array]  # term → ∂F/∂(its table)
 Stages = list[tuple[list[str], Theta]]
 
 
@@ -217,12 +217,13 @@ class Surface(NamedTuple):
 def ascend(m: Any, stage: Stage, plan: Plan, surface: Surface, theta: Theta, data: Data) -> Theta:
     """Up Q in unconstrained coordinates, to where it is stationary (`_core/climb`)."""
     parameters, names = m.structure(data.x).parameters, climbing(stage.names, plan)
+    start = m.coordinates(theta, data).unconstrain({name: theta[name] for name in names})
     new = highest(
         surface.Q,
-        lambda free, theta: m.constrain(free, theta, data),
-        m.coordinates(theta, data, names),
+        lambda free, theta: m.coordinates(theta, data).constrain(free),
+        start,
         theta,
-        m.size(data),
+        m.rows.size(data),
         {name: parameters[name].constraint for name in names},
         m.optimizer,
         m.num_gradient_steps,

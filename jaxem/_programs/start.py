@@ -18,10 +18,31 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxem._core.model import Data, Theta
+from jaxem._programs.arguments import Arguments
+from jaxem._programs.blame import blamed_on_the_program
 from jaxem._programs.eliminate import Factor, Named, log_partition, steps_back
+from jaxem._programs.joint import dtype_of
 from jaxem._programs.read import Term, root
+from jaxem._programs.structure import plain_trace
 
 SURE = 0.9  # γ at the label
+
+
+@jax.jit
+def own_values(m: Any, key: Array, arguments: Arguments) -> Theta:
+    """θ as the program itself has it: the values of its params, and draws of its latents from their priors."""
+    names = m.structure(arguments).parameters  # first: it says in one line what a program cannot do
+    with blamed_on_the_program(arguments):
+        trace = plain_trace(m.program, arguments, key)
+    return {name: jax.tree.map(arguments.cast, trace[name]["value"]) for name in names}
+
+
+@jax.jit
+def from_arguments(m: Any, key: Array, arguments: Arguments) -> Theta:
+    """θ from responsibilities made of the data."""
+    for_theta, for_labels = jax.random.split(key)
+    theta = own_values(m, for_theta, arguments)
+    return from_data(m, for_labels, theta, Data(arguments, None, jnp.ones((), dtype_of(theta))))
 
 
 def from_data(m: Any, key: Array, theta: Theta, data: Data) -> Theta:

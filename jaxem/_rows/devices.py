@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from jaxem._core.model import Data, Layout, Model, Shards, rows_of, with_rows
+from jaxem._core.model import Data, Layout, Model, Shards, divides, rows_of, with_rows
 from jaxem._core.tracing import being_traced, is_traced
 
 # words of the layers below in what they raise when a peer is gone
@@ -109,8 +109,8 @@ def mesh_for_rows(m: Model, data: Data, mesh: Mesh | None) -> tuple[Mesh | None,
     """The mesh over which a fit's rows are spread, and the data, divided into rows where that is asked for."""
     found = mesh_for(data.x, mesh)
     if mesh is not None or (found is not None and found.is_multi_process):
-        data = m.divided("mesh", data)
-    return (found if m.divides(data) else None), data
+        data = m.rows.divided("mesh", data)
+    return (found if divides(data) else None), data
 
 
 def meshes_for_lanes(m: Model, data: Data, lanes: int, mesh: Mesh | None) -> tuple[Mesh | None, Mesh | None]:
@@ -119,7 +119,7 @@ def meshes_for_lanes(m: Model, data: Data, lanes: int, mesh: Mesh | None) -> tup
     if mesh is None:
         return None, None
     lies = any(_axes_of_rows(leaf) for leaf in jax.tree.leaves(data.x))
-    if m.divides(data) and (lies or mesh.is_multi_process or lanes < mesh.size):
+    if divides(data) and (lies or mesh.is_multi_process or lanes < mesh.size):
         return mesh, None
     return None, mesh
 

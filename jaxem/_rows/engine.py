@@ -5,6 +5,7 @@ family's products are used where their cancellations leave enough digits (`Produ
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -13,11 +14,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxem._core.model import Data, Expectation, Norms, Theta
+from jaxem._core.model import Data, Expectation, Norms, Rows, Theta
 from jaxem._core.objective import assign, assign_hard, assign_one_hot, row_free_energy, weighted
 from jaxem._rows import gpu
 from jaxem._rows.chunks import fits_one_chunk, norms_of_rows, plus, seen_here, sum_over_rows
-from jaxem._rows.products import Counts, Products, Sums
+from jaxem._rows.products import Adder, Counts, Products
 
 
 @runtime_checkable
@@ -27,7 +28,7 @@ class Family(Protocol):
     @property
     def recentres(self) -> bool: ...
     @property
-    def fast(self) -> Any: ...
+    def numerics(self) -> Any: ...
     @property
     def statistics(self) -> Callable[[Theta, Array, Array], Any]: ...
     def table(self, theta: Theta, x: Array) -> Array: ...
@@ -36,7 +37,7 @@ class Family(Protocol):
     def common(self, theta: Theta) -> Array | float: ...
 
 
-class Rows(NamedTuple):
+class Along(NamedTuple):
     """What lies along the rows."""
 
     x: Array
@@ -49,11 +50,22 @@ def in_one_chunk(theta: Theta, data: Data) -> bool:
     return fits_one_chunk(data.x.shape[0], theta["pi"].shape[0])
 
 
-def once(m: Family, theta: Theta, data: Data) -> Data:
-    """The data with ‖x_n − c‖² about a point c amid the rows; not where statistics may be about another point."""
-    if not m.fast.squares or m.recentres or in_one_chunk(theta, data) or data.norms is not None:
-        return data
-    return data._replace(norms=Norms(*norms_of_rows(data.x, data.weights, shards=data.shards)))
+@dataclass(frozen=True)
+class MixtureRows(Rows):
+    """The rows of a mixture, independent of each other."""
+
+    m: Family
+
+    def once(self, theta: Theta, data: Data) -> Data:
+        """With ‖x_n − c‖² about a point c amid the rows; not where statistics may be about another point."""
+        unused = not self.m.numerics.squares or self.m.recentres
+        if unused or in_one_chunk(theta, data) or data.norms is not None:
+            return data
+        return data._replace(norms=Norms(*norms_of_rows(data.x, data.weights, shards=data.shards)))
+
+    def size(self, data: Data) -> Array | int:
+        """W = Σ w_n."""
+        return size(data)
 
 
 def expect(m: Family, theta: Theta, data: Data, centre: Theta | None, again: Array | bool) -> Expectation:
@@ -64,11 +76,11 @@ def expect(m: Family, theta: Theta, data: Data, centre: Theta | None, again: Arr
     def differences() -> Expectation:
         return by_differences(m, theta, about, data)
 
-    if again is True or m.fast.products is None or in_one_chunk(theta, data):
+    if again is True or m.numerics.products is None or in_one_chunk(theta, data):
         return differences()
-    is_hard = jnp.asarray(True) if m.fast.hard else data.temperature == 0
+    is_hard = jnp.asarray(True) if m.numerics.hard else data.temperature == 0
     about_c = () if data.norms is None else (data.norms.c,)
-    products = m.fast.products(theta, about, jnp.logical_not(again | is_hard), *about_c)
+    products = m.numerics.products(theta, about, jnp.logical_not(again | is_hard), *about_c)
 
     def multiplied() -> Expectation:
         return by_products(m, products, theta, data)
@@ -88,14 +100,14 @@ def expect(m: Family, theta: Theta, data: Data, centre: Theta | None, again: Arr
 def by_differences(m: Family, theta: Theta, about: Theta, data: Data) -> Expectation:
     """The E-step at θ by differences, its statistics about the means of another θ."""
 
-    def chunk(rows: Rows, weights: Array) -> Expectation:
+    def chunk(rows: Along, weights: Array) -> Expectation:
         here, centre = seen_here((theta, about))
         table = exclude(m.relative_table(here, rows.x), rows.labels)
-        if m.fast.hard and m.fast.by_winner:
+        if m.numerics.hard and m.numerics.by_winner:
             winner, value = assign_hard(table, axis=0)
-            statistics = m.fast.by_winner(centre, rows.x, winner, weights)
+            statistics = m.numerics.by_winner(centre, rows.x, winner, weights)
         else:
-            gamma, value = assign_one_hot(table, axis=0) if m.fast.hard else assign(table, data.temperature, axis=0)
+            gamma, value = assign_one_hot(table, axis=0) if m.numerics.hard else assign(table, data.temperature, axis=0)
             statistics = m.statistics(centre, rows.x, gamma * weights[None])
         return expectation(statistics, value + common, weights)
 
@@ -111,9 +123,9 @@ def by_products(m: Family, products: Products, theta: Theta, data: Data) -> Expe
         return chunks()
     counts_all = data.weights is None and data.shards is None
 
-    def all_rows(interpret: bool, rows: Rows, weights: Array) -> Expectation:
+    def all_rows(interpret: bool, rows: Along, weights: Array) -> Expectation:
         w = None if counts_all else weights
-        sums = gpu.sums(fused.ell, rows.x, w, data.temperature, m.fast.hard, interpret)
+        sums = gpu.sums(fused.ell, rows.x, w, data.temperature, m.numerics.hard, interpret)
         return Expectation(products.finish(fused.unpack(sums)), sums.free_energy, sums.scale)
 
     def in_one(interpret: bool) -> Expectation:
@@ -125,7 +137,7 @@ def by_products(m: Family, products: Products, theta: Theta, data: Data) -> Expe
 def by_chunks(m: Family, products: Products, theta: Theta, data: Data) -> Expectation:
     """The same sums, chunk by chunk."""
 
-    def chunk(add: Sums, so_far: Expectation | None, rows: Rows, weights: Array) -> Expectation:
+    def chunk(add: Adder, so_far: Expectation | None, rows: Along, weights: Array) -> Expectation:
         old = None if so_far is None else so_far.statistics
         phi = products.features(rows.x, rows.squares)
         table = exclude(products.table(phi), rows.labels)
@@ -136,14 +148,14 @@ def by_chunks(m: Family, products: Products, theta: Theta, data: Data) -> Expect
     def finish(total: Expectation) -> Expectation:
         return summed(total)._replace(statistics=products.finish(total.statistics))
 
-    add = products.hard if m.fast.hard and products.hard else products.sums
+    add = products.hard if m.numerics.hard and products.hard else products.sums
     return over_rows(partial(chunk, add), theta, data, width=products.width, folds=True, then=finish)
 
 
 def objective(m: Family, theta: Theta, old: Theta, data: Data) -> Array:
     """F_T(θ, γ(θ_old)), chunk by chunk."""
 
-    def chunk(rows: Rows, weights: Array) -> Array:
+    def chunk(rows: Along, weights: Array) -> Array:
         new, before = seen_here((theta, old))
         gamma, _ = assign(exclude(m.relative_table(before, rows.x), rows.labels), data.temperature, axis=0)
         table = exclude(m.climbed(new, before, rows.x), rows.labels)
@@ -156,7 +168,7 @@ def objective(m: Family, theta: Theta, old: Theta, data: Data) -> Array:
 def sums_under(m: Family, statistics: Callable[..., Any], old: Theta, data: Data, *others: Any) -> Any:
     """Σ of statistics(x, γ(θ_old) times weights, *others), chunk by chunk: what an M-step asks the rows for."""
 
-    def chunk(rows: Rows, weights: Array) -> Any:
+    def chunk(rows: Along, weights: Array) -> Any:
         before, *here = seen_here((old, *others))
         gamma, _ = assign(exclude(m.relative_table(before, rows.x), rows.labels), data.temperature, axis=0)
         return statistics(rows.x, gamma * weights[None], *here)
@@ -165,11 +177,11 @@ def sums_under(m: Family, statistics: Callable[..., Any], old: Theta, data: Data
 
 
 def over_rows(chunk: Callable[..., Any], theta: Theta, data: Data, **options: Any) -> Any:
-    """Σ over chunks of the `Rows`, in θ's precision."""
+    """Σ over chunks of what lies `Along` the rows, in θ's precision."""
     pi = theta["pi"]
     return sum_over_rows(
         chunk,
-        Rows(data.x, data.labels, data.norms and data.norms.squares),
+        Along(data.x, data.labels, data.norms and data.norms.squares),
         data.weights,
         num_components=pi.shape[0],
         dtype=pi.dtype,

@@ -47,7 +47,7 @@ class Quadratic(NamedTuple):
         return (self.slope,) if self.squares is None else (self.slope, self.squares)
 
 
-class Sums(NamedTuple):
+class KernelSums(NamedTuple):
     """Over rows that weigh w: γ stands for wγ."""
 
     N_k: Float[Array, " K"]
@@ -90,7 +90,7 @@ def fits(ell: Quadratic) -> bool:
 @partial(jax.custom_jvp, nondiff_argnums=(4, 5))
 def sums(
     ell: Quadratic, x: Float[Array, "N D"], weights: Array | None, temperature: Array, hard: bool, interpret: bool
-) -> Sums:
+) -> KernelSums:
     """The E-step at ℓ, T > 0 or T = 0, or T known to be 0 (`hard`)."""
     from jax.experimental import pallas as pl  # here: it takes a while to import, and CPUs have no use for it
     from jax.experimental.pallas import triton
@@ -141,7 +141,7 @@ def sums(
     totals = jnp.sum(totals, axis=0)
     known = jnp.isfinite(jnp.sum(ell.slope)) & ~jnp.isnan(jnp.sum(ell.intercept))  # a maximum here passes over NaN
     value = jnp.where(known, totals[0], jnp.nan)
-    return Sums(jnp.sum(N_k, axis=0)[:K], first, second[0] if second else None, totals[2], value, totals[1])
+    return KernelSums(jnp.sum(N_k, axis=0)[:K], first, second[0] if second else None, totals[2], value, totals[1])
 
 
 def kernel(
@@ -210,14 +210,16 @@ def assigned(
 
 
 @sums.defjvp
-def _derivative(hard: bool, interpret: bool, primals: Any, tangents: Any) -> tuple[Sums, Sums]:
+def _derivative(hard: bool, interpret: bool, primals: Any, tangents: Any) -> tuple[KernelSums, KernelSums]:
     return jax.jvp(partial(by_chunks, hard=hard), primals, tangents)
 
 
-def by_chunks(ell: Quadratic, x: Float[Array, "N D"], weights: Array | None, temperature: Array, hard: bool) -> Sums:
+def by_chunks(
+    ell: Quadratic, x: Float[Array, "N D"], weights: Array | None, temperature: Array, hard: bool
+) -> KernelSums:
     """The same sums, in jnp."""
 
-    def chunk(x: Array, weights: Array) -> Sums:
+    def chunk(x: Array, weights: Array) -> KernelSums:
         x = x - ell.c[None]
         product = partial(jnp.matmul, precision=EXACT)
         table = product(ell.slope, x.T) + ell.intercept[:, None]
@@ -228,6 +230,6 @@ def by_chunks(ell: Quadratic, x: Float[Array, "N D"], weights: Array | None, tem
         value = weighted(value + ell.common[0] + ell.common[1] * norms, weights)
         squares = None if ell.squares is None else product(gamma, x**2)
         totals = (jnp.sum(weights * norms), jnp.sum(value), jnp.sum(jnp.abs(value)))
-        return Sums(jnp.sum(gamma, axis=1), product(gamma, x), squares, *totals)
+        return KernelSums(jnp.sum(gamma, axis=1), product(gamma, x), squares, *totals)
 
     return sum_over_rows(chunk, x, weights, num_components=len(ell.intercept), dtype=x.dtype)

@@ -32,7 +32,7 @@ class Counts(NamedTuple):
 
 
 # (sums so far or None, φ, ℓ (K, n), counts) → those with a chunk's, and the rows' terms of eq:bound
-Sums = Callable[[Any, Any, Array, Counts], tuple[Any, Array]]
+Adder = Callable[[Any, Any, Array, Counts], tuple[Any, Array]]
 
 
 class Products(NamedTuple):
@@ -42,8 +42,8 @@ class Products(NamedTuple):
     features: Callable[[Array, Array | None], Any]  # x (n, D), ‖x − c‖² (n,) if known → φ, arrays of leading axis n
     table: Callable[[Any], Array]  # φ → ℓ, (K, n), up to a term common to all components
     common: Callable[[Any], Array | float]  # φ → that term, (n,)
-    sums: Sums  # `by_gamma` or `by_pooling`
-    hard: Sums | None  # the same where T is known to be 0, if that is faster
+    sums: Adder  # `by_gamma` or `by_pooling`
+    hard: Adder | None  # the same where T is known to be 0, if that is faster
     finish: Callable[[Any], Any]  # such sums → the statistics that `update` takes, linearly
     # do its cancellations keep enough digits at this θ, for soft assignments, and for hard ones, which is asked of the
     # statistics they led to? None where the family sees to it chunk by chunk, and is right everywhere.
@@ -56,10 +56,10 @@ class Fused(NamedTuple):
     """The same E-step for `_rows/gpu`, and its sums as those of `sums`."""
 
     ell: gpu.Quadratic
-    unpack: Callable[[gpu.Sums], Any]
+    unpack: Callable[[gpu.KernelSums], Any]
 
 
-def by_gamma(statistics: Callable[[Any, Array], Any]) -> Sums:
+def by_gamma(statistics: Callable[[Any, Array], Any]) -> Adder:
     """Any sums over γ times weights: (φ, γ (K, n)) → sums."""
 
     def sums(so_far: Any, phi: Any, table: Array, counts: Counts) -> tuple[Any, Array]:
@@ -73,7 +73,7 @@ def by_pooling(
     pooled: Callable[[Any], tuple[Array, ...]],
     beside: Callable[[Any, Array], Any],
     add: Callable[[tuple[Array, ...], tuple[Array, ...], Array, Counts], tuple[tuple[Array, ...], Array]],
-) -> Sums:
+) -> Adder:
     """(Σγφ_i (K, F_i) of the arrays φ → (φ_1, …), and beside those the sums (φ, weights) that need no γ)."""
 
     def sums(so_far: Any, phi: Any, table: Array, counts: Counts) -> tuple[Any, Array]:

@@ -10,8 +10,12 @@ from jaxem.families import negative_binomial as negative_binomial
 from jaxem.families import poisson as poisson
 from jaxem.families import student_t as student_t
 from jaxem.families import von_mises_fisher as von_mises_fisher
+from jaxem.families._parts import Extras as Extras
+from jaxem.families._parts import Numerics as Numerics
 
 __all__ = [
+    "Extras",
+    "Numerics",
     "bernoulli",
     "categorical",
     "exponential",

@@ -45,8 +45,8 @@ def theta_alone(m: "Mixture", theta: ThetaLike) -> Theta:
 
 def check_support(m: "Mixture", theta: Theta, x: Array) -> None:
     """A ValueError where concrete rows lie outside the family's support."""
-    if m.check_support is not None and is_concrete(theta, x):
-        fault = m.check_support(np.asarray(x), {name: np.asarray(value) for name, value in theta.items()})
+    if m.extras.check_support is not None and is_concrete(theta, x):
+        fault = m.extras.check_support(np.asarray(x), {name: np.asarray(value) for name, value in theta.items()})
         if fault:
             raise ValueError(f"x: {fault}")
 

@@ -29,8 +29,9 @@ from jaxem._core.arrays import blame_rows, gaps_as_nan, listed, numbers, switch,
 from jaxem._core.handlers import alone
 from jaxem._core.model import Data, Model, Theta, ThetaLike
 from jaxem._core.tracing import is_concrete, is_traced
+from jaxem._rows.engine import MixtureRows
 from jaxem.families import _exponential_family as ef
-from jaxem.families._mixture import Fast, Mixture
+from jaxem.families._mixture import Mixture
 
 
 @jax.tree_util.register_static
@@ -59,7 +60,15 @@ class Missing(Mixture):
         return self
 
     def enter(
-        self, theta: ThetaLike, x: Any, weights: Any, temperature: Any, labels: Any, *, batched: bool
+        self,
+        theta: ThetaLike,
+        x: Any,
+        weights: Any,
+        temperature: Any,
+        labels: Any,
+        *,
+        batched: bool,
+        plans: bool = False,
     ) -> tuple[Theta, Data]:
         """θ and the rows as they are summed; a row with nothing observed has weight 0."""
         x, weights = checks.rows_and_weights(gaps_as_nan("x", x), weights)
@@ -70,18 +79,28 @@ class Missing(Mixture):
         theta, data = super().enter(theta, whole, weights, temperature, labels, batched=batched)
         return theta, data._replace(x=beside(whole, ~seen))
 
+    @property
+    def rows(self) -> MixtureRows:
+        """In an order of their own, where that is faster."""
+        return RowsInOrder(self) if self.in_order else MixtureRows(self)
+
+    def with_gaps(self, x: Any) -> Array:
+        """x (N, D), floating, NaN where it is missing."""
+        return checks.as_floating(checks.prepare_x(gaps_as_nan("x", x)))
+
+
+@dataclass(frozen=True)
+class RowsInOrder(MixtureRows):
+    """Rows that are summed sooner where those that miss as many cells lie together."""
+
     def once(self, theta: Theta, data: Data) -> Data:
-        """Those that miss fewest cells first, where that is faster; on several devices they lie as they were dealt."""
-        return super().once(theta, ordered(data, 1) if self.in_order and data.shards is None else data)
+        """Those that miss fewest cells first; on several devices they lie as they were dealt."""
+        return super().once(theta, ordered(data, 1) if data.shards is None else data)
 
     def dealt(self, data: Data, devices: int) -> Data:
         """Every device those that miss few and those that miss many, its fewest first; what lies on several stays."""
         lies = not is_traced(data.x) and len(data.x.devices()) > 1
-        return data if lies or not self.in_order else ordered(data, devices)
-
-    def rows(self, x: Any) -> Array:
-        """x (N, D), floating, NaN where it is missing."""
-        return checks.as_floating(checks.prepare_x(gaps_as_nan("x", x)))
+        return data if lies else ordered(data, devices)
 
 
 def ordered(data: Data, devices: int) -> Data:
@@ -144,8 +163,9 @@ def halves(rows: Shaped[Array, "n both"]) -> tuple[Shaped[Array, "n D"], Bool[Ar
 def missing_of(m: Mixture, **changes: Any) -> Missing:
     """The `Missing` of a mixture: all that it has, but for these."""
     own = {field.name: getattr(m, field.name) for field in dataclasses.fields(Mixture)}
-    name = f"{dataclasses.replace(m, held=frozenset())!r}.with_missing()"
-    return Missing(**(own | {"name": name, "constant": None, "condition": None, "fast": Fast()} | changes))
+    own["name"] = f"{m.but(held=frozenset())!r}.with_missing()"
+    of_whole_rows = {"constant": None, "products": None, "squares": False, "by_winner": None, "condition": None}
+    return Missing(**own).but(**(of_whole_rows | {"hard": False} | changes))
 
 
 def filled_for_a_start(key: Array, x: Float[Array, "N D"], weights: Any, filler: float = 0.0) -> Float[Array, "N D"]:
@@ -180,15 +200,15 @@ class ByColumn(NamedTuple):
 
 def by_column(m: Mixture, filler: float = 0.0) -> Missing:
     """For a family whose columns are independent given z, all its parameters but π having an axis D."""
-    sizes = m.accuracy.sizes_of_terms
+    sizes = m.numerics.sizes_of_terms
     return missing_of(
         m,
         kernel=partial(table, m),
         statistics=partial(statistics, m),
         update=partial(update, m),
         gradient_form=None,
-        surface=m.surface and partial(surface, m),
-        accuracy=m.accuracy._replace(sizes_of_terms=sizes and partial(sizes_of_terms, m)),
+        surface=m.extras.surface and partial(surface, m),
+        sizes_of_terms=sizes and partial(sizes_of_terms, m),
         law=partial(law, m),
         filler=filler,
     )
@@ -256,8 +276,8 @@ def update(m: Mixture, sums: ByColumn, theta: Theta, held: frozenset[str]) -> Th
 
 def sizes_of_terms(m: Mixture, theta: Theta, sums: ByColumn) -> Array:
     """Those of each column, and of log π."""
-    assert m.accuracy.sizes_of_terms is not None
-    of_columns = jax.vmap(m.accuracy.sizes_of_terms)(columns_of(m, theta), sums.columns)
+    assert m.numerics.sizes_of_terms is not None
+    of_columns = jax.vmap(m.numerics.sizes_of_terms)(columns_of(m, theta), sums.columns)
     return jnp.sum(of_columns) + jnp.sum(sums.N_k * ef.size_of_log(theta["pi"]))
 
 

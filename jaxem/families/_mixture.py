@@ -7,60 +7,25 @@ equal to that table, additive statistics, and the closed-form M-step.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 from numpyro import handlers
-from numpyro.distributions import Distribution, biject_to, constraints
+from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import Transform
 
 from jaxem._core import checks
 from jaxem._core.handlers import all_alone, alone
-from jaxem._core.model import Data, Digits, Expectation, Model, Step, Theta, ThetaLike
+from jaxem._core.model import Coordinates, Data, Expectation, Model, Step, Theta, ThetaLike
 from jaxem._core.values import name_of, settle
 from jaxem._rows import engine
-from jaxem._rows.products import Products
 from jaxem.families import _enter
+from jaxem.families._parts import Extras, Numerics
 
-
-class Fast(NamedTuple):
-    """The same E-step, faster.
-
-    Attributes:
-        products: (θ, the θ about whose means statistics may be, may digits cancel?) → `Products`, for data of more than
-            one chunk, used where it is accurate.
-        squares: do those take ‖x_n − c‖², which a fit then computes once? Then `products` takes that c too.
-        by_winner: (θ, x, argmax_k ℓ (n,), w (n,)) → `statistics` of the γ that says so, times w; None makes that γ.
-        hard: is T known to be 0, as in k-means? Otherwise it is data.
-    """
-
-    products: Callable[..., Products] | None = None
-    squares: bool = False
-    by_winner: Callable[[Theta, Array, Array, Array], Any] | None = None
-    hard: bool = False
-
-
-class Accuracy(NamedTuple):
-    """What a family knows of its rounding.
-
-    Attributes:
-        recentre: (θ, θ⁺) → (θ at which the statistics keep their digits, are those at θ too inexact?); None where
-            they never are.
-        scales: the names that this is for; where all are held, statistics are never too inexact.
-        rounding: (θ, statistics, held) → (the nats by which rounding θ alone can move F, has a component of θ lost
-            its digits?); None where that is less than the rounding of F itself.
-        sizes_of_terms: (θ, statistics about θ's means) → Σ γ (sizes of the terms of ℓ), nats: those that cancel inside
-            it round F by more than its own size tells. None where none do.
-    """
-
-    recentre: Callable[[Theta, Theta], tuple[Theta, Array]] | None = None
-    scales: tuple[str, ...] = ()
-    rounding: Callable[[Theta, Any, frozenset[str]], tuple[Any, Any]] | None = None
-    sizes_of_terms: Callable[[Theta, Any], Array] | None = None
+M = TypeVar("M", bound="Mixture")
 
 
 @jax.tree_util.register_static
@@ -81,25 +46,9 @@ class Mixture(Model):
         guess: (centres (K, D), x (N, D)) → θ, the start that `jaxem.inits` builds on centres; `weights` (N,) come by
             name, where there are some. A family with an axis C in `shapes` takes its size as a third argument.
         kernel: (θ, x) → ℓ (K, n), equal to the table of the program's trace; None reads the trace.
-        constant: θ → a term of ℓ that is the same for every row and component, and that the kernel leaves out; so hard
-            assignments do not depend on the unit of x. None is 0.
-        gradient_form: (θ, ∇L, N_k) → θ⁺, the M-step written as a step along the likelihood's gradient
-            (eq:XuJordan), for certificate C6; None where no such form is known.
-        condition: (θ, x, mask) → ℓ (K, n) of x[:, mask] alone, and the law of the other columns given those and
-            z, a NumPyro distribution of batch shape (K, n) or (K, 1); for `jaxem.condition`.
-        check_support: (x, θ) → what is wrong with x's values, or None; numpy arrays, called on concrete x.
+        numerics: the same E-step faster, and what is known of its rounding: `jaxem.families.Numerics`.
+        extras: what else it can do, from checking x to rows with missing cells: `jaxem.families.Extras`.
         held: names of θ that are never updated; see `hold`.
-        fast: the same E-step by matrix products; see `Fast`.
-        accuracy: what the family knows of its rounding; see `Accuracy`.
-        surface: (θ, θ_old, x) → the ℓ̂ (K, n) that the M-step climbs from θ_old, where it is not ℓ itself: ℓ̂ ≤ ℓ, and
-            equal at θ_old, so that F rises with it. Of a family that completes its rows by latents of their own, what
-            is expected of log p(x, latents, z = k | θ) at θ_old, plus the entropy of the latents there.
-        maximizer: (m, statistics, θ, data) → θ⁺ in place of `update`, as `jaxem.gradient_m_step` puts here. With an
-            attribute `last`, names: it maximises ℓ itself over those after `update` has done the others (`stages`).
-        prior: θ → log p(θ), a term of F_T that no temperature divides, and of what `update` maximises; None is none.
-        complete: (θ as a dict, x, weights, are there lanes?) → θ with those entries that data can say where θ does not;
-            None leaves it.
-        missing: m → the same mixture for rows with missing cells; None where the family cannot have any.
         name: what its repr says, e.g. "gaussian.full"; mixtures that differ by no more are equal.
     """
 
@@ -109,18 +58,9 @@ class Mixture(Model):
     update: Callable[[Any, Theta, frozenset[str]], Theta]
     guess: Callable[..., Theta]
     kernel: Callable[[Theta, Array], Array] | None = None
-    constant: Callable[[Theta], Array] | None = None
-    gradient_form: Callable[[Theta, Theta, Array, frozenset[str]], Theta] | None = None
-    condition: Callable[[Theta, Array, np.ndarray], tuple[Array, Distribution]] | None = None
-    check_support: Callable[[np.ndarray, dict[str, np.ndarray]], str | None] | None = None
+    numerics: Numerics = Numerics()  # noqa: RUF009 (it does not change)
+    extras: Extras = Extras()  # noqa: RUF009
     held: frozenset[str] = frozenset()
-    fast: Fast = Fast()  # noqa: RUF009 (a NamedTuple does not change)
-    accuracy: Accuracy = Accuracy()  # noqa: RUF009
-    surface: Callable[[Theta, Theta, Array], Array] | None = None
-    maximizer: Callable[["Mixture", Any, Theta, Data], Theta] | None = None
-    prior: Callable[[Theta], Array] | None = None
-    complete: Callable[[dict[str, Any], Array, Array | None, bool], dict[str, Any]] | None = None
-    missing: Callable[["Mixture"], "Mixture"] | None = None
     name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -171,12 +111,25 @@ class Mixture(Model):
                 f"choose from {', '.join(map(repr, self.parameters))}"
             )
         late = set(names) - self.held - {"pi"}
-        if self.prior is not None and late:
+        if self.extras.prior is not None and late:
             raise ValueError(
                 f"hold: {', '.join(map(repr, sorted(late)))} has a prior, and one of what is held decides nothing; "
                 "leave out the hold, or the prior"
             )
         return replace(self, held=self.held | set(names))
+
+    def but(self: M, **parts: Any) -> M:
+        """The same mixture, but for these of its parts, by their names in it, in `Numerics` or in `Extras`.
+
+        >>> from jaxem.families import gaussian
+        >>> gaussian.isotropic.but(gradient_form=None).extras.gradient_form is None
+        True
+        """
+        for group in ("numerics", "extras"):
+            own = getattr(self, group)
+            inner = {each.name: parts.pop(each.name) for each in fields(own) if each.name in parts}
+            parts |= {group: replace(own, **inner)} if inner else {}
+        return replace(self, **parts)
 
     def with_missing(self) -> "Mixture":
         """The same mixture for rows with missing cells: NaN is missing at random, and F the observed-data free energy.
@@ -190,19 +143,27 @@ class Mixture(Model):
         >>> m, f"{jaxem.bic(m, theta, jnp.array([[0.0, jnp.nan], [0.0, 0.0]])):.3f}"  # 3 log 2π + 3 log 2
         (gaussian.isotropic.with_missing(), '7.593')
         """
-        if self.missing is None:
+        if self.extras.missing is None:
             raise ValueError(
                 f"missing: {self!r} does not say what its rows with missing cells are; drop or impute them"
             )
-        return self.missing(self)
+        return self.extras.missing(self)
 
     def enter(
-        self, theta: ThetaLike, x: Any, weights: Any, temperature: Any, labels: Any, *, batched: bool
+        self,
+        theta: ThetaLike,
+        x: Any,
+        weights: Any,
+        temperature: Any,
+        labels: Any,
+        *,
+        batched: bool,
+        plans: bool = False,
     ) -> tuple[Theta, Data]:
         """θ in x's precision and the data, checked against what the program declares."""
         x, weights = checks.rows_and_weights(x, weights)
-        if self.complete is not None and isinstance(theta, Mapping):
-            theta = self.complete(dict(theta), x, weights, batched)
+        if self.extras.complete is not None and isinstance(theta, Mapping):
+            theta = self.extras.complete(dict(theta), x, weights, batched)
         theta = _enter.prepare_theta(self, theta, x, batched=batched)
         _enter.check_support(self, theta, x)
         temperature = checks.prepare_temperature(temperature, theta, batched)
@@ -211,10 +172,6 @@ class Mixture(Model):
         if labels is not None:
             labels = checks.prepare_labels(labels, x, theta["pi"].shape[-1], least=-1)
         return theta, Data(x, weights, temperature, labels)
-
-    def divides(self, data: Data) -> bool:
-        """Its rows are independent."""
-        return True
 
     @property
     def takes_whole_rows(self) -> bool:
@@ -251,17 +208,17 @@ class Mixture(Model):
 
     def climbed(self, theta: Theta, old: Theta, x: Array) -> Float[Array, "K n"]:
         """The table that the M-step climbs from θ_old, under γ(θ_old): ℓ, unless it has a surface of its own."""
-        return self.table(theta, x) if self.surface is None else self.surface(theta, old, x)
+        return self.table(theta, x) if self.extras.surface is None else self.extras.surface(theta, old, x)
 
     @property
     def last(self) -> frozenset[str]:
         """The free names that its M-step sets by passes over the rows, after the others."""
-        return getattr(self.maximizer, "last", frozenset()) - self.held
+        return getattr(self.extras.maximizer, "last", frozenset()) - self.held
 
     @property
     def asks_rows(self) -> bool:
         """Does its M-step need the rows, and not their statistics alone?"""
-        return self.maximizer is not None and (not hasattr(self.maximizer, "last") or bool(self.last))
+        return self.extras.maximizer is not None and (not hasattr(self.extras.maximizer, "last") or bool(self.last))
 
     def stages(self, old: Theta, new: Theta) -> list[tuple["Mixture", Theta]]:
         """What an M-step has done, in turn: it with the others held, whose `climbed` it climbed, and θ after that."""
@@ -269,11 +226,11 @@ class Mixture(Model):
             return [(self, new)]
         others = (name for name in self.free if name not in self.last)
         first = (self.hold(*self.last), new | {name: old[name] for name in self.last})
-        return [first, (replace(self.hold(*others), surface=None), new)]
+        return [first, (self.hold(*others).but(surface=None), new)]
 
     def common(self, theta: Theta) -> Array | float:
         """What that leaves out."""
-        return 0.0 if self.kernel is None or self.constant is None else self.constant(theta)
+        return 0.0 if self.kernel is None or self.numerics.constant is None else self.numerics.constant(theta)
 
     def sample(self, theta: Theta, key: Array, num_samples: int) -> tuple[Array, Array]:
         """(x, z) drawn from the program at θ."""
@@ -292,28 +249,31 @@ class Mixture(Model):
         about = getattr(constraint, "chart_about", None)
         return biject_to(constraint) if about is None else about(origin[name])
 
-    def unconstrain(self, theta: Theta, data: Data | None = None, origin: Theta | None = None) -> Theta:
-        """θ's free entries in NumPyro's unconstrained coordinates, about `origin`, θ itself if not given."""
-        origin = theta if origin is None else origin
-        with jax.numpy_rank_promotion("allow"):  # NumPyro's transforms broadcast freely
-            return {name: self.chart(name, origin).inv(theta[name]) for name in self.free}
+    def coordinates(self, theta: Theta, data: Data | None = None) -> Coordinates:
+        """NumPyro's unconstrained coordinates of the free entries; those that are about a θ, about this one."""
 
-    def constrain(self, free: Theta, theta: Theta, data: Data | None = None) -> Theta:
-        """The inverse of `unconstrain` about θ; held entries are θ's."""
-        with jax.numpy_rank_promotion("allow"):
-            return theta | {name: self.chart(name, theta)(u) for name, u in free.items()}
+        def unconstrain(at: Theta) -> Theta:
+            with jax.numpy_rank_promotion("allow"):  # NumPyro's transforms broadcast freely
+                return {name: self.chart(name, theta).inv(at[name]) for name in self.free}
+
+        def constrain(free: Theta) -> Theta:
+            with jax.numpy_rank_promotion("allow"):
+                return theta | {name: self.chart(name, theta)(u) for name, u in free.items()}
+
+        return Coordinates(unconstrain, constrain)
 
     # ---- the two maximisers of eq:F, and F itself
 
     @property
-    def recentres(self) -> bool:
+    def recentres(self) -> bool:  # type: ignore[override]
         """May an M-step find its statistics cancelled?"""
-        moves = not self.held.issuperset(self.accuracy.scales)
-        return self.accuracy.recentre is not None and self.maximizer is None and moves
+        moves = not self.held.issuperset(self.numerics.scales)
+        return self.numerics.recentre is not None and self.extras.maximizer is None and moves
 
-    def once(self, theta: Theta, data: Data) -> Data:
-        """With ‖x_n − c‖² about a point c amid the rows."""
-        return engine.once(self, theta, data)
+    @property
+    def rows(self) -> engine.MixtureRows:
+        """Independent, of one weight each."""
+        return engine.MixtureRows(self)
 
     def expect(self, theta: Theta, data: Data, centre: Theta | None = None, again: Array | bool = True) -> Expectation:
         """The E-step (eq:E): statistics of γ(θ) and F_T at θ, in one pass over the rows."""
@@ -325,27 +285,20 @@ class Mixture(Model):
 
     def with_log_prior(self, theta: Theta, total: Expectation) -> Expectation:
         """The sums over all rows, and log p(θ)."""
-        if self.prior is None:
+        if self.extras.prior is None:
             return total
-        value = self.prior(theta)
+        value = self.extras.prior(theta)
         return total._replace(free_energy=total.free_energy + value, scale=total.scale + jnp.abs(value))
 
     def maximize(self, statistics: Any, theta: Theta, data: Data) -> Step:
         """The M-step (eq:M): θ⁺ = argmax_θ Σ γ ℓ(θ), held entries as they are."""
-        if self.maximizer is not None:
-            return Step(self.maximizer(self, statistics, theta, data))
+        if self.extras.maximizer is not None:
+            return Step(self.extras.maximizer(self, statistics, theta, data))
         new = self.update(statistics, theta, self.held)
-        if not self.recentres or self.accuracy.recentre is None:
+        if not self.recentres or self.numerics.recentre is None:
             return Step(new)
-        centre, cancelled = self.accuracy.recentre(theta, new)
+        centre, cancelled = self.numerics.recentre(theta, new)
         return Step(new, cancelled, centre)
-
-    def digits(self, theta: Theta, expectation: Expectation) -> Digits:
-        """What rounding leaves open in F, beside the rounding of F_n itself."""
-        rounding, sizes_of_terms = self.accuracy.rounding, self.accuracy.sizes_of_terms
-        sizes = 0.0 if sizes_of_terms is None else sizes_of_terms(theta, expectation.statistics)
-        slack, lost = (0.0, False) if rounding is None else rounding(theta, expectation.statistics, self.held)
-        return Digits(sizes, slack, lost)
 
     def objective(self, theta: Theta, old: Theta, data: Data) -> Array:
         """F_T(θ, γ(θ_old)): the surface that the M-step climbs."""
@@ -353,11 +306,7 @@ class Mixture(Model):
 
     def log_prior(self, theta: Theta, data: Data | None = None) -> Array | float:
         """log p(θ), the part of F_T that no temperature divides."""
-        return 0.0 if self.prior is None else self.prior(theta)
-
-    def size(self, data: Data) -> Array | int:
-        """W: how much data there is, the unit in which a tolerance is stated."""
-        return engine.size(data)
+        return 0.0 if self.extras.prior is None else self.extras.prior(theta)
 
 
 def num_components(m: Mixture, theta: Theta) -> int:

@@ -13,7 +13,8 @@ from numpyro.distributions import constraints
 from jaxem._core.model import Theta
 from jaxem.families import _exponential_family as ef
 from jaxem.families._missing import by_column
-from jaxem.families._mixture import Accuracy, Mixture
+from jaxem.families._mixture import Mixture
+from jaxem.families._parts import Extras, Numerics
 
 __all__ = ["mixture"]
 
@@ -99,8 +100,6 @@ mixture = Mixture(
     statistics=family.statistics,
     update=family.update,
     guess=guess,
-    gradient_form=family.gradient_form,
-    check_support=check_support,
-    accuracy=Accuracy(sizes_of_terms=family.sizes_of_terms),
-    missing=by_column,
+    numerics=Numerics(sizes_of_terms=family.sizes_of_terms),
+    extras=Extras(check_support=check_support, missing=by_column, gradient_form=family.gradient_form),
 )

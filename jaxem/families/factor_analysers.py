@@ -25,7 +25,8 @@ from jaxem._core.model import Theta
 from jaxem.families import _exponential_family as ef
 from jaxem.families._factor_analysis import analyse, analyse_given, best_loadings, by_component, floor
 from jaxem.families._loadings import loadings as up_to_rotation
-from jaxem.families._mixture import Accuracy, Mixture
+from jaxem.families._mixture import Mixture
+from jaxem.families._parts import Extras, Numerics
 from jaxem.families.gaussian import _covariances as covariances
 from jaxem.families.gaussian._accuracy import EXACT, recentre
 from jaxem.families.gaussian._factors import at_plain, plain
@@ -213,13 +214,15 @@ def mixture(num_factors: Any) -> Mixture:
         statistics=partial(at_plain, function=covariances.statistics),
         update=update,
         guess=partial(guess, num_factors=Q),
-        check_support=check_support,
-        condition=partial(at_plain, function=covariances.condition),
-        missing=completed,
-        accuracy=Accuracy(
+        numerics=Numerics(
             recentre=partial(recentre, geometry=partial(at_plain, function=covariances.geometry), squares=False),
             scales=("sigma",),
             rounding=rounding,
             sizes_of_terms=partial(at_plain, function=partial(sizes_of_terms, inflation=covariances.inflation)),
+        ),
+        extras=Extras(
+            check_support=check_support,
+            condition=partial(at_plain, function=covariances.condition),
+            missing=completed,
         ),
     )

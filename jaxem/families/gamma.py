@@ -28,7 +28,8 @@ from jaxem.bregman import itakura_saito_terms, log_defect
 from jaxem.families import _exponential_family as ef
 from jaxem.families._gamma_function import HALF_LOG_2PI, concentration_of, inverse_digamma, log_less_digamma, rest
 from jaxem.families._missing import by_column
-from jaxem.families._mixture import Accuracy, Mixture
+from jaxem.families._mixture import Mixture
+from jaxem.families._parts import Extras, Numerics
 from jaxem.families.gaussian._moments import over_features
 
 __all__ = ["mixture"]
@@ -152,8 +153,6 @@ mixture = Mixture(
     statistics=statistics,
     update=update,
     guess=guess,
-    gradient_form=gradient_form,
-    check_support=check_support,
-    accuracy=Accuracy(sizes_of_terms=sizes_of_terms),
-    missing=partial(by_column, filler=1.0),
+    numerics=Numerics(sizes_of_terms=sizes_of_terms),
+    extras=Extras(check_support=check_support, missing=partial(by_column, filler=1.0), gradient_form=gradient_form),
 )

@@ -33,6 +33,7 @@ from jaxem.families import _exponential_family as ef
 from jaxem.families._gamma_function import log_less_digamma, rest
 from jaxem.families._missing import by_column
 from jaxem.families._mixture import Mixture
+from jaxem.families._parts import Extras
 from jaxem.families.gaussian._moments import over_features
 from jaxem.families.poisson import in_support, log_saturated
 
@@ -210,7 +211,5 @@ mixture = Mixture(
     statistics=statistics,
     update=update,
     guess=guess,
-    check_support=check_support,
-    surface=surface,
-    missing=by_column,
+    extras=Extras(check_support=check_support, missing=by_column, surface=surface),
 )

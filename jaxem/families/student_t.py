@@ -28,7 +28,8 @@ from jaxem._rows import engine
 from jaxem.bregman import i_divergence_terms, log_defect
 from jaxem.families import _exponential_family as ef
 from jaxem.families._gamma_function import log_less_digamma, rest, second_of_digamma
-from jaxem.families._mixture import Accuracy, Mixture
+from jaxem.families._mixture import Mixture
+from jaxem.families._parts import Extras, Numerics
 from jaxem.families.gaussian import _covariances as covariances
 from jaxem.families.gaussian._moments import differences, divide_where_occupied, log_weights, sum_of_squares
 from jaxem.families.gaussian._rounding import lifted, rounding_of_covariances, sizes_of_terms
@@ -140,7 +141,7 @@ def update(sums: Sums, theta: Theta, held: frozenset[str]) -> Theta:
 
 @dataclass(frozen=True)
 class BothStages:
-    """`Mixture.maximizer`: `update`, and then ν where ℓ is highest under γ(θ_old)."""
+    """`Extras.maximizer`: `update`, and then ν where ℓ is highest under γ(θ_old)."""
 
     last: frozenset[str] = frozenset({"df"})
 
@@ -196,11 +197,10 @@ mixture = Mixture(
     statistics=statistics,
     update=update,
     guess=guess,
-    surface=surface,
-    maximizer=BothStages(),
-    accuracy=Accuracy(
+    numerics=Numerics(
         scales=("Sigma",),
         rounding=partial(rounding_of_covariances, inflation=covariances.inflation, scatter=scatter),
         sizes_of_terms=partial(sizes_of_terms, inflation=covariances.inflation),
     ),
+    extras=Extras(surface=surface, maximizer=BothStages()),
 )

@@ -23,7 +23,8 @@ from jaxem._core.model import Theta
 from jaxem._core.root import root
 from jaxem.families import _exponential_family as ef
 from jaxem.families._bessel import height, spread
-from jaxem.families._mixture import Accuracy, Mixture
+from jaxem.families._mixture import Mixture
+from jaxem.families._parts import Extras, Numerics
 from jaxem.families._sphere import NEAR, VonMisesFisher, on_sphere, unit
 from jaxem.families.gaussian._moments import differences, squared_distances
 
@@ -158,7 +159,6 @@ mixture = Mixture(
     statistics=statistics,
     update=update,
     guess=guess,
-    gradient_form=gradient_form,
-    check_support=check_support,
-    accuracy=Accuracy(sizes_of_terms=sizes_of_terms),
+    numerics=Numerics(sizes_of_terms=sizes_of_terms),
+    extras=Extras(check_support=check_support, gradient_form=gradient_form),
 )

@@ -22,7 +22,12 @@ class Bound(NamedTuple):
 
 
 def tightest(value: Array, bound: Array) -> Bound:
-    """Of many pairs, the one nearest to a violation: largest value / bound, NaN first. Bounds are positive."""
+    """Of many pairs, the one nearest to a violation: largest value / bound, NaN first. Bounds are positive.
+
+    Args:
+        value: what was measured, of any shape.
+        bound: what each must not exceed, > 0, of the same shape.
+    """
     ratio = jnp.ravel(value / bound)
     worst = jnp.argmax(jnp.where(jnp.isnan(ratio), jnp.inf, ratio))
     return Bound(jnp.ravel(value)[worst], jnp.ravel(bound)[worst])

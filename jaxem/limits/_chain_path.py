@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from jaxem._core.arrays import numbers, shown
 from jaxem._core.checks import as_floating, blame_x, rows_and_weights
 from jaxem._core.tracing import is_concrete
-from jaxem._fit.em import em_path
+from jaxem._fit.path import em_path
 from jaxem.families.gaussian._moments import centred
 from jaxem.limits._bound import UNDERFLOW, Bound
 from jaxem.limits._chain import (

@@ -149,6 +149,12 @@ def likelihood_ceiling(x: Any, lower_bound: ArrayLike, sigma: ArrayLike, *, weig
 
     because a mixture is at most its largest component. J_lb is `lower_bound` of the same x, K and weights.
 
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+        lower_bound: J_lb, no more than any J of K centres, in squared units of x.
+        sigma: σ > 0, one for all.
+        weights: w (N,) ≥ 0, or None: all 1.
+
     >>> import jax.numpy as jnp, jaxem
     >>> x = jnp.array([[0.0], [1.0], [10.0], [11.0]])
     >>> bound = jaxem.limits.lower_bound(x, jnp.zeros((4, 4)), 2)

@@ -26,13 +26,18 @@ from jaxem._core.arrays import numbers
 from jaxem._core.checks import enter, prepare_x
 from jaxem._core.model import Theta
 from jaxem._core.objective import assign, row_free_energy
-from jaxem._fit.em import em_path
+from jaxem._fit.path import em_path
 from jaxem.families.gaussian import isotropic, squared_distances
 from jaxem.limits._bound import ROUNDING, Bound, tightest
 
 
 def parameters(mu: ArrayLike, sigma: ArrayLike) -> Theta:
-    """θ of `isotropic` with π = 1/K."""
+    """θ of `isotropic` with π = 1/K.
+
+    Args:
+        mu: the centres μ, (K, D).
+        sigma: σ > 0, one for all.
+    """
     mu, sigma = numbers("mu", mu), numbers("sigma", sigma)
     if mu.ndim != 2 or not mu.size:
         raise ValueError(f"mu: must be (K, D) with K ≥ 1, got shape {mu.shape}; one centre a row")
@@ -55,7 +60,11 @@ def _hard_and_soft(theta: Theta, x: Array) -> tuple[Array, Array, Array]:
 
 
 def gaps(d: Float[Array, "K N"]) -> Float[Array, " N"]:
-    """Δ_n, the gap between the two smallest d_nk; ∞ for K = 1."""
+    """Δ_n, the gap between the two smallest d_nk; ∞ for K = 1.
+
+    Args:
+        d: squared distances ‖x_n − μ_k‖², (K, N).
+    """
     if d.shape[0] == 1:
         return jnp.full(d.shape[1], jnp.inf, d.dtype)
     smallest = -lax.top_k(-d.T, 2)[0]
@@ -64,7 +73,13 @@ def gaps(d: Float[Array, "K N"]) -> Float[Array, " N"]:
 
 @jax.jit
 def assignment_gap(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> Bound:
-    """C7: |γ_nk − r_nk| ≤ (K − 1) e^{−Δ_n / 2σ²} for every n and k."""
+    """C7: |γ_nk − r_nk| ≤ (K − 1) e^{−Δ_n / 2σ²} for every n and k.
+
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+        mu: the centres μ, (K, D).
+        sigma: σ > 0, one for all.
+    """
     theta, x = _prepare(x, mu, sigma)
     d, r, gamma = _hard_and_soft(theta, x)
     value = jnp.max(jnp.abs(gamma - r), axis=0)
@@ -80,6 +95,11 @@ def objective_gap(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> Float[Array,
 
     G_σ = −2σ² Σ_n log Σ_k (1/K) e^{−d_nk/2σ²} is the negated log-likelihood in the units of J, so C8 says that
     the two objectives differ by at most 2σ²N log K.
+
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+        mu: the centres μ, (K, D).
+        sigma: σ > 0, one for all.
     """
     theta, x = _prepare(x, mu, sigma)
     table = isotropic.table(theta, x)
@@ -92,7 +112,13 @@ def objective_gap(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> Float[Array,
 
 @jax.jit
 def objective_bound(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> Bound:
-    """C8: J ≤ G_σ ≤ J + 2σ²N log K, as |v − ½ log K| ≤ ½ log K with v = `objective_gap`."""
+    """C8: J ≤ G_σ ≤ J + 2σ²N log K, as |v − ½ log K| ≤ ½ log K with v = `objective_gap`.
+
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+        mu: the centres μ, (K, D).
+        sigma: σ > 0, one for all.
+    """
     v = objective_gap(x, mu, sigma)
     half = jnp.log(jnp.asarray(jnp.shape(mu)[0], v.dtype)) / 2
     return Bound(jnp.abs(v - half), half + ROUNDING * jnp.finfo(v.dtype).eps * (1 + half))
@@ -111,6 +137,11 @@ def scaled_expectation(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> ScaledQ
     """C9: 2σ²(Q − C) = −Σγd → −J although Q diverges; C = −N log K − (ND/2) log 2πσ².
 
     0 ≤ Σγd − J ≤ 2σ²N(K − 1)/e, because γ_nk ≤ e^{−a} with a = (d_nk − min_j d_nj)/2σ², and a e^{−a} ≤ 1/e.
+
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+        mu: the centres μ, (K, D).
+        sigma: σ > 0, one for all.
     """
     theta, x = _prepare(x, mu, sigma)
     (num_rows, num_features), num_components = x.shape, theta["mu"].shape[0]
@@ -127,7 +158,11 @@ def scaled_expectation(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> ScaledQ
 
 @jax.jit
 def diameter(x: ArrayLike) -> Float[Array, ""]:
-    """diam(X) = max_{m,n} ‖x_m − x_n‖, exactly, in N² distances and O(N) memory."""
+    """diam(X) = max_{m,n} ‖x_m − x_n‖, exactly, in N² distances and O(N) memory.
+
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+    """
     x = prepare_x(x)
     return jnp.sqrt(jnp.max(lax.map(lambda row: jnp.max(jnp.sum((x - row[None]) ** 2, axis=1)), x)))
 
@@ -137,6 +172,12 @@ def centre_gap(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike, diam: ArrayLike | 
     """C10: ‖μ_k(γ) − μ_k(r)‖ ≤ diam(X) Σ_n |γ_nk − r_nk| / N_k, over k with Σ_n r_nk > 0. The M-steps' gap.
 
     `diam` may be passed when it is known.
+
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+        mu: the centres μ, (K, D).
+        sigma: σ > 0, one for all.
+        diam: diam(X), where it is known.
     """
     theta, x = _prepare(x, mu, sigma)
     _, r, gamma = _hard_and_soft(theta, x)
@@ -155,7 +196,13 @@ def centre_gap(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike, diam: ArrayLike | 
 
 @partial(jax.jit, static_argnames="num_steps")
 def least_gap(x: ArrayLike, mu: ArrayLike, *, num_steps: int) -> Float[Array, ""]:
-    """δ, the least Δ_n along `num_steps` of Lloyd's path from `mu`; 0 at a tie."""
+    """δ, the least Δ_n along `num_steps` of Lloyd's path from `mu`; 0 at a tie.
+
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+        mu: where the path starts, (K, D).
+        num_steps: how many steps to take, ≥ 1.
+    """
     theta, x = _prepare(x, mu, 1.0)
     m = isotropic.hold("pi", "sigma")
     path = em_path(m, theta, x, num_steps=num_steps, temperature=0.0)
@@ -164,14 +211,25 @@ def least_gap(x: ArrayLike, mu: ArrayLike, *, num_steps: int) -> Float[Array, ""
 
 
 def one_hot_sigma(delta: ArrayLike) -> Float[Array, ""]:
-    """C11's largest σ for a least gap δ: σ² = δ/1500 in float64, δ/210 in float32, where e^{−δ/2σ²} is 0."""
+    """C11's largest σ for a least gap δ: σ² = δ/1500 in float64, δ/210 in float32, where e^{−δ/2σ²} is 0.
+
+    Args:
+        delta: δ, the least gap along a path, in squared units of x; its dtype says which bound.
+    """
     delta = jnp.asarray(delta)
     return jnp.sqrt(delta / (1500 if delta.dtype == jnp.float64 else 210))
 
 
 @partial(jax.jit, static_argnames="num_steps")
 def iterates_gap(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike, *, num_steps: int) -> Bound:
-    """C11: at σ² < δ/1500 (float32: δ/210) EM's centres equal Lloyd's at every step, to rounding."""
+    """C11: at σ² < δ/1500 (float32: δ/210) EM's centres equal Lloyd's at every step, to rounding.
+
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+        mu: where both start, (K, D).
+        sigma: σ > 0, one for all.
+        num_steps: how many steps to take, ≥ 1.
+    """
     theta, x = _prepare(x, mu, sigma)
     m = isotropic.hold("pi", "sigma")
     em, lloyd = (em_path(m, theta, x, num_steps=num_steps, temperature=t).theta["mu"] for t in (1.0, 0.0))
@@ -183,7 +241,11 @@ def iterates_gap(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike, *, num_steps: in
 
 @jax.jit
 def critical_sigma(x: ArrayLike) -> Float[Array, ""]:
-    """σ_c = √λ_max(Cov X): below it the coincident point μ_k = x̄ is unstable (Rose 1998)."""
+    """σ_c = √λ_max(Cov X): below it the coincident point μ_k = x̄ is unstable (Rose 1998).
+
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+    """
     return jnp.sqrt(_covariance_spectrum(prepare_x(x))[-1])
 
 
@@ -198,6 +260,11 @@ def coincident_spectrum(x: ArrayLike, pi: ArrayLike, sigma: ArrayLike) -> tuple[
     """C13: the eigenvalues of EM's Jacobian in μ at μ_k = x̄, and the theorem's, both ascending.
 
     The theorem's: 0, D times, and λ_i(Cov X)/σ², K − 1 times each, whatever π.
+
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+        pi: the weights π, (K,).
+        sigma: σ > 0, one for all.
     """
     x = prepare_x(x)
     pi, sigma = jnp.asarray(pi, x.dtype), jnp.asarray(sigma, x.dtype)
@@ -217,7 +284,13 @@ def coincident_spectrum(x: ArrayLike, pi: ArrayLike, sigma: ArrayLike) -> tuple[
 
 @jax.jit
 def coincident_bound(x: ArrayLike, pi: ArrayLike, sigma: ArrayLike) -> Bound:
-    """C13's spectrum as a check: largest |measured − theorem|, against rounding alone."""
+    """C13's spectrum as a check: largest |measured − theorem|, against rounding alone.
+
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+        pi: the weights π, (K,).
+        sigma: σ > 0, one for all.
+    """
     measured, theorem = coincident_spectrum(x, pi, sigma)
     allowance = ROUNDING * jnp.finfo(measured.dtype).eps * (1 + jnp.max(jnp.abs(theorem))) * measured.shape[0]
     return Bound(jnp.max(jnp.abs(measured - theorem)), allowance)
@@ -228,6 +301,12 @@ def coincidence(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike, *, num_steps: int
     """C13: for σ > diam(X), EM (equal π held) from any start ends with all centres at x̄.
 
     Its contraction factor there is λ_max/σ² ≤ 1/4, so 100 steps leave rounding only.
+
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+        mu: where EM starts, (K, D).
+        sigma: σ > diam(X).
+        num_steps: how many steps to take, ≥ 1.
     """
     theta, x = _prepare(x, mu, sigma)
     m = isotropic.hold("pi", "sigma")
@@ -246,6 +325,13 @@ def temperature_is_variance(
     """C14: temperature T > 0 at variance σ² gives the γ of T = 1 at variance T·σ² — for equal π.
 
     With unequal `pi` the two differ (π^{1/T} against π), and the bound is exceeded.
+
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+        mu: the centres μ, (K, D).
+        sigma: σ > 0, one for all.
+        temperature: T > 0.
+        pi: other weights than 1/K, (K,), of which it is not true.
     """
     theta, x = _prepare(x, mu, sigma)
     theta = theta if pi is None else theta | {"pi": jnp.asarray(pi, x.dtype)}
@@ -262,6 +348,12 @@ def hard_em_is_kmeans(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike, *, num_step
     """C15: hard EM (T = 0, equal π held) at any σ assigns and moves as Lloyd's algorithm does.
 
     Lloyd's here is written from its definition, by distances alone (Celeux & Govaert 1992).
+
+    Args:
+        x: the data, (N, D), or (N,) for D = 1.
+        mu: where both start, (K, D).
+        sigma: σ > 0, one for all.
+        num_steps: how many steps to take, ≥ 1.
     """
     theta, x = _prepare(x, mu, sigma)
     m = isotropic.hold("pi", "sigma")

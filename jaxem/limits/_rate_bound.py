@@ -106,7 +106,11 @@ def _rate_matrix(theta: Theta, data: Data) -> Float[Array, "K K"]:
 
 @jax.jit
 def perron_bound(B: Float[Array, "K K"]) -> Float[Array, ""]:
-    """max_k (Bv)_k/v_k at a v > 0 near Perron's vector: at least the spectral radius of a matrix B ≥ 0."""
+    """max_k (Bv)_k/v_k at a v > 0 near Perron's vector: at least the spectral radius of a matrix B ≥ 0.
+
+    Args:
+        B: a matrix without negative entries, as `rate_matrix` gives.
+    """
     scale = jnp.max(jnp.sum(B, axis=1))
     eps = jnp.finfo(B.dtype).eps
 

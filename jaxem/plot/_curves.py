@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxem._fit.em import Path
 from jaxem._fit.loop import Status
+from jaxem._fit.path import Path
 from jaxem.plot._style import BLACK, COLOURS, GREY, PALE, colour, drawing, line, marker
 
 SHORT = 40  # steps up to which each half of one is marked

@@ -221,7 +221,7 @@ def thresholds(field: np.ndarray) -> np.ndarray:
 
 def counts(s: Shown) -> bool:
     """Does the family take whole numbers only?"""
-    return s.m.check_support is not None and bool(s.m.check_support(np.full((1, 1), 0.5), s.theta))
+    return s.m.extras.check_support is not None and bool(s.m.extras.check_support(np.full((1, 1), 0.5), s.theta))
 
 
 def curve_of(s: Shown, function: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -21,8 +21,6 @@ data sit far from the origin or a cluster is tight, while differences keep their
 faster, one rule says when it may be used (`_accuracy.py`).
 """
 
-from dataclasses import replace
-
 from jaxem.families.gaussian import _covariances, _factors, _scales
 from jaxem.families.gaussian._floor import with_floor
 from jaxem.families.gaussian._missing import completed
@@ -31,7 +29,7 @@ from jaxem.families.gaussian._noise import with_noise
 from jaxem.families.gaussian._prior import Prior, mclust_prior, with_prior
 
 isotropic, spherical, diagonal, tied, full, EEI, VEI, EVI, VEE, EVE, VVE, EEV, VEV, EVV = (
-    replace(m, missing=completed)
+    m.but(missing=completed)
     for m in (
         *(_scales.isotropic, _scales.spherical, _scales.diagonal, _covariances.tied, _covariances.full),
         *(_factors.EEI, _factors.VEI, _factors.EVI, _factors.VEE, _factors.EVE),

@@ -8,14 +8,14 @@ distance along feature d of the data from r; their rounding is what is left of d
 It does not depend on the units of the features, and is about eps·spread²/λ_min(Σ_k) in the isotropic case. Where
 only the vector is expanded and then squared, L⁻¹(x − r) − L⁻¹(μ − r), that is its root: eps·spread/√λ_min.
 
-1. The E-step by products (`Fast.products`) expands about c = Σ_k π_k μ_k, or a point amid the rows. It is used where
-   max_k loss_k ≤ LIMIT (of a vector: √loss_k), with reach the farthest that any component reaches from c; else
+1. The E-step by products (`Numerics.products`) expands about c = Σ_k π_k μ_k, or a point amid the rows. It is used
+   where max_k loss_k ≤ LIMIT (of a vector: √loss_k), with reach the farthest that any component reaches from c; else
    differences are. Hard assignments know no nats, only which component is nearer: there the loss is measured by the
    mean quadratic form q̄ of a row about its own component, max_k loss_k ≤ LIMIT·q̄, with reach that of the means;
    where a vector is expanded they are made by differences.
 2. The M-step expands about the old means (about c, if that E-step expanded squares). If that costs more than
    LIMIT times what an expansion about the new means does, or more than NATS a row and four times as much, a second pass
-   takes the statistics about those (`Accuracy.recentre`): it happens in the first steps from a hard start, or where
+   takes the statistics about those (`Numerics.recentre`): it happens in the first steps from a hard start, or where
    columns are all but collinear, or never.
 """
 

@@ -6,6 +6,7 @@
 Tables and statistics come twice: by differences, and by matrix products.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import jax.numpy as jnp
@@ -18,7 +19,8 @@ from numpyro.distributions import constraints
 
 from jaxem._core.model import Theta
 from jaxem._rows.products import Products, by_gamma
-from jaxem.families._mixture import Fast, Mixture
+from jaxem.families._mixture import Mixture
+from jaxem.families._parts import Extras
 from jaxem.families.gaussian._accuracy import (
     EXACT,
     and_one,
@@ -45,7 +47,7 @@ from jaxem.families.gaussian._moments import (
     underflown,
     update_weights_and_means,
 )
-from jaxem.families.gaussian._rounding import accuracy, lifted, rounding_of_covariances, shrunk
+from jaxem.families.gaussian._rounding import lifted, numerics, rounding_of_covariances, shrunk
 
 BLOCK = 64  # rows
 
@@ -335,26 +337,23 @@ def condition(theta: Theta, x: Float[Array, "n D"], mask: np.ndarray) -> tuple[A
     return constant[:, None] - jnp.sum(white**2, axis=1) / 2, law
 
 
+numerics_of_covariances = numerics(("Sigma",), inflation, rounding_of_covariances, constant=constant, scatter=scatter)
+
 tied, full = (
     Mixture(
         name=name,
         program=program,
         shapes=(("pi", "K"), ("mu", "K D"), ("Sigma", shape)),
         kernel=table,
-        constant=constant,
         statistics=statistics,
         update=update,
         guess=partial(guess, is_tied=shape == "D D"),
-        gradient_form=gradient_form,
-        fast=Fast(products),
-        accuracy=accuracy(
-            ("Sigma",),
-            partial(recentre, geometry=geometry, squares=squares),
-            inflation,
-            rounding_of_covariances,
-            scatter=scatter,
+        numerics=replace(
+            numerics_of_covariances,
+            products=products,
+            recentre=partial(recentre, geometry=geometry, squares=squares),
         ),
-        condition=condition,
+        extras=Extras(condition=condition, gradient_form=gradient_form),
     )
     for name, shape, products, squares in (
         ("gaussian.tied", "D D", tied_products, True),

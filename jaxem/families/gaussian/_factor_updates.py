@@ -40,7 +40,7 @@ AT_REST = 16  # times eps: no factor moves by more, relatively
 Factors = dict[str, Array]
 
 
-class Rows(NamedTuple):
+class Asked(NamedTuple):
     """What the rows ask of Σ_k."""
 
     S: Float[Array, "K D ..."]  # their own covariances, or the diagonals of those
@@ -48,7 +48,7 @@ class Rows(NamedTuple):
     kept: Bool[Array, " K"]  # is the component (all but) empty? Then what is its own stays
 
     @classmethod
-    def of(cls, W: Float[Array, "K D ..."], N_k: Float[Array, " K"], theta: Theta, old: Array) -> "Rows":
+    def of(cls, W: Float[Array, "K D ..."], N_k: Float[Array, " K"], theta: Theta, old: Array) -> "Asked":
         """Of W_k = N_k S_k; `old` stands in for the S_k of an empty component."""
         squares = W if W.ndim == 2 else jnp.diagonal(W, axis1=1, axis2=2)
         kept = ~ef.occupied(N_k) | jnp.any(underflown(squares, N_k[:, None], theta["mu"]), axis=1)
@@ -61,12 +61,12 @@ def over(of_component: Shaped[Array, " K"], like: Array) -> Array:
     return jnp.reshape(of_component, of_component.shape + (1,) * (like.ndim - 1))
 
 
-def volumes(factors: Factors, rows: Rows) -> Float[Array, " K"]:
+def volumes(factors: Factors, rows: Asked) -> Float[Array, " K"]:
     """λ_k of every component."""
     return jnp.broadcast_to(factors["volume"], rows.share.shape)
 
 
-def spectra(factors: Factors, rows: Rows) -> Float[Array, "K D"]:
+def spectra(factors: Factors, rows: Asked) -> Float[Array, "K D"]:
     """b_k, the diagonals of D_kᵀS_kD_k."""
     if "rotation" not in factors:
         return rows.S
@@ -74,7 +74,7 @@ def spectra(factors: Factors, rows: Rows) -> Float[Array, "K D"]:
     return jnp.sum(rotation * jnp.matmul(rows.S, rotation, precision=EXACT), axis=1)
 
 
-def traces(factors: Factors, rows: Rows) -> Float[Array, " K"]:
+def traces(factors: Factors, rows: Asked) -> Float[Array, " K"]:
     """tr(S_k D_k A_k⁻¹ D_kᵀ), or tr(C_k⁻¹S_k)."""
     if "correlation" not in factors:
         b = spectra(factors, rows)
@@ -85,7 +85,7 @@ def traces(factors: Factors, rows: Rows) -> Float[Array, " K"]:
     return jnp.trace(whole, axis1=1, axis2=2)
 
 
-def J(factors: Factors, rows: Rows) -> Float[Array, ""]:
+def J(factors: Factors, rows: Asked) -> Float[Array, ""]:
     """What the M-step minimises, nats a row, twice."""
     volume, D = volumes(factors, rows), rows.S.shape[1]
     return jnp.sum(rows.share * (D * jnp.log(volume) + traces(factors, rows) / volume))
@@ -94,21 +94,21 @@ def J(factors: Factors, rows: Rows) -> Float[Array, ""]:
 # ---- each factor given the others, and how far it moved
 
 
-def best_volume(factors: Factors, rows: Rows) -> tuple[Array, Array]:
+def best_volume(factors: Factors, rows: Asked) -> tuple[Array, Array]:
     """λ_k = tr(…)/D, a common one their mean."""
     old, own = factors["volume"], traces(factors, rows) / rows.S.shape[1]
     new = jnp.sum(rows.share * own) / jnp.sum(rows.share) if old.ndim == 0 else own
     return new, jnp.max(jnp.abs(new / old - 1))
 
 
-def best_shape(factors: Factors, rows: Rows) -> tuple[Array, Array]:
+def best_shape(factors: Factors, rows: Asked) -> tuple[Array, Array]:
     """A_k ∝ b_k, a common one ∝ Σ p_k b_k/λ_k."""
     old, b = factors["shape"], spectra(factors, rows)
     new = to_unit_product(b if old.ndim == 2 else jnp.sum(over(rows.share / volumes(factors, rows), b) * b, axis=0))
     return new, jnp.max(jnp.abs(new / old - 1))
 
 
-def best_correlation(factors: Factors, rows: Rows) -> tuple[Array, Array]:
+def best_correlation(factors: Factors, rows: Asked) -> tuple[Array, Array]:
     """C_k ∝ S_k, a common one ∝ Σ p_k S_k/λ_k."""
     old, S = factors["correlation"], rows.S
     new = to_unit_determinant(S if old.ndim == 3 else jnp.sum(over(rows.share / volumes(factors, rows), S) * S, axis=0))
@@ -116,14 +116,14 @@ def best_correlation(factors: Factors, rows: Rows) -> tuple[Array, Array]:
     return new, jnp.max(jnp.abs(new - old) / (deviation[..., :, None] * deviation[..., None, :]))
 
 
-def best_rotation(factors: Factors, rows: Rows) -> tuple[Array, Array]:
+def best_rotation(factors: Factors, rows: Asked) -> tuple[Array, Array]:
     """D_k by eigenvectors of S_k, a common one by planes."""
     if factors["rotation"].ndim == 3:
         return eigenvectors(factors, rows), jnp.zeros((), rows.S.dtype)
     return turned(factors, rows)
 
 
-BEST: dict[str, Callable[[Factors, Rows], tuple[Array, Array]]] = {
+BEST: dict[str, Callable[[Factors, Asked], tuple[Array, Array]]] = {
     "correlation": best_correlation,
     "rotation": best_rotation,
     "shape": best_shape,
@@ -144,7 +144,7 @@ def to_unit_determinant(S: Float[Array, "*k D D"]) -> Float[Array, "*k D D"]:
     return S * jnp.exp(-2 * log)[..., None, None]
 
 
-def eigenvectors(factors: Factors, rows: Rows) -> Float[Array, "K D D"]:
+def eigenvectors(factors: Factors, rows: Asked) -> Float[Array, "K D D"]:
     """Of S_k, in the order that A has: tr(S_k D A⁻¹ Dᵀ) is least there (von Neumann). Signs as they were."""
     _, vectors = in_small_batches(lambda S: tuple(jnp.linalg.eigh(S)), rows.S, cubes=25)
     rank = jnp.argsort(jnp.argsort(factors["shape"]))
@@ -153,7 +153,7 @@ def eigenvectors(factors: Factors, rows: Rows) -> Float[Array, "K D D"]:
     return jnp.where(along < 0, -vectors, vectors)
 
 
-def turned(factors: Factors, rows: Rows) -> tuple[Float[Array, "D D"], Array]:
+def turned(factors: Factors, rows: Asked) -> tuple[Float[Array, "D D"], Array]:
     """The common D turned in each plane of two axes, one after another, as far as J falls: the least is in closed form.
 
     Turned by φ in the plane (i, j), J = const + P cos 2φ + Q sin 2φ, with g_k = p_k/λ_k and B_k = DᵀS_kD,
@@ -198,7 +198,7 @@ def turned(factors: Factors, rows: Rows) -> tuple[Float[Array, "D D"], Array]:
 # ---- all of them
 
 
-def best(factors: Factors, rows: Rows, free: tuple[str, ...]) -> Factors:
+def best(factors: Factors, rows: Asked, free: tuple[str, ...]) -> Factors:
     """The factors of least J, those not in `free` as they are."""
     own = tuple(name for name in free if name in ("correlation", "rotation") and factors[name].ndim == OF_EACH[name])
     factors, _ = swept(factors, rows, own)
@@ -214,7 +214,7 @@ def best(factors: Factors, rows: Rows, free: tuple[str, ...]) -> Factors:
     return alternated(factors, rows, common) | frame
 
 
-def swept(factors: Factors, rows: Rows, names: tuple[str, ...]) -> tuple[Factors, Array]:
+def swept(factors: Factors, rows: Asked, names: tuple[str, ...]) -> tuple[Factors, Array]:
     """Each of these given the others, in order, and how far the one that moved most has moved."""
     moves = jnp.zeros((), rows.S.dtype)
     for name in ORDER:
@@ -226,7 +226,7 @@ def swept(factors: Factors, rows: Rows, names: tuple[str, ...]) -> tuple[Factors
     return factors, moves
 
 
-def lowest(factors: Factors, rows: Rows, names: tuple[str, ...]) -> Factors:
+def lowest(factors: Factors, rows: Asked, names: tuple[str, ...]) -> Factors:
     """A common D by Newton's method on J at the best A_k and λ for each D, which one sweep gives."""
     others = tuple(name for name in names if name != "rotation")
 
@@ -238,7 +238,7 @@ def lowest(factors: Factors, rows: Rows, names: tuple[str, ...]) -> Factors:
     return {name: jnp.where(rises, factors[name], new[name]) for name in factors}
 
 
-def alternated(factors: Factors, rows: Rows, names: tuple[str, ...]) -> Factors:
+def alternated(factors: Factors, rows: Asked, names: tuple[str, ...]) -> Factors:
     """Swept until no factor moves, or rounding alone moves them."""
     eps = jnp.finfo(rows.S.dtype).eps
 

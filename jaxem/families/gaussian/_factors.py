@@ -11,6 +11,7 @@ Without a rotation the E-step is that of `diagonal` at the same Σ_k, else that 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,14 +22,15 @@ from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
 from jaxem._core.model import Theta
-from jaxem.families._mixture import Fast, Mixture
+from jaxem.families._mixture import Mixture
+from jaxem.families._parts import Extras
 from jaxem.families.gaussian import _covariances as covariances
 from jaxem.families.gaussian import _scales as scales
 from jaxem.families.gaussian._accuracy import EXACT, recentre
 from jaxem.families.gaussian._constraints import orthogonal, unit_determinant, unit_product
-from jaxem.families.gaussian._factor_updates import ORDER, Rows, best, to_unit_determinant, to_unit_product
+from jaxem.families.gaussian._factor_updates import ORDER, Asked, best, to_unit_determinant, to_unit_product
 from jaxem.families.gaussian._moments import Moments, equal_weights_at, step_weights_and_means, update_weights_and_means
-from jaxem.families.gaussian._rounding import accuracy, rounding_of_covariances, rounding_of_scales
+from jaxem.families.gaussian._rounding import numerics, rounding_of_covariances, rounding_of_scales
 
 FACTORS = {
     "volume": constraints.positive,
@@ -95,9 +97,9 @@ def update(moments: Moments, theta: Theta, held: frozenset[str]) -> Theta:
     N_k, shift, spread = moments
     if "sigma" in old:
         W = jnp.maximum(spread + move * (N_k[:, None] * move - 2 * shift), 0)
-        rows = Rows.of(W, N_k, theta, old["sigma"] ** 2)
+        rows = Asked.of(W, N_k, theta, old["sigma"] ** 2)
     else:
-        rows = Rows.of(covariances.scatter(moments, theta, held), N_k, theta, old["Sigma"])
+        rows = Asked.of(covariances.scatter(moments, theta, held), N_k, theta, old["Sigma"])
     return new | best({name: theta[name] for name in ORDER if name in theta}, rows, free)
 
 
@@ -174,19 +176,23 @@ def model(name: str) -> Mixture:
         program=partial(program, factors=names),
         shapes=shapes,
         kernel=partial(at_plain, function=like.kernel),
-        constant=partial(at_plain, function=like.constant),
         statistics=partial(at_plain, function=like.statistics),
         update=update,
         guess=partial(guess, shapes=shapes),
-        gradient_form=gradient_form_of_EEI if name == "EEI" else None,
-        fast=Fast(partial(at_plain, function=like.fast.products)),
-        accuracy=accuracy(
-            names,
-            partial(recentre, geometry=geometry, squares=name.endswith("I")),
-            inflation,
-            partial(rounding, names=names),
+        numerics=replace(
+            numerics(
+                names,
+                inflation,
+                partial(rounding, names=names),
+                constant=partial(at_plain, function=like.numerics.constant),
+                recentre=partial(recentre, geometry=geometry, squares=name.endswith("I")),
+            ),
+            products=partial(at_plain, function=like.numerics.products),
         ),
-        condition=partial(at_plain, function=like.condition),
+        extras=Extras(
+            condition=partial(at_plain, function=like.extras.condition),
+            gradient_form=gradient_form_of_EEI if name == "EEI" else None,
+        ),
     )
 
 

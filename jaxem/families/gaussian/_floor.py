@@ -1,7 +1,7 @@
 """A floor under the covariances, off by default: no component can collapse onto a point."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -64,19 +64,17 @@ def with_floor(m: Mixture, variance: float) -> Mixture:
     def floored(function: Callable[..., Theta]) -> Callable[..., Theta]:
         return Floored(function, scale, variance)
 
-    gradient_form = None if m.gradient_form is None else floored(m.gradient_form)
-    m_step, rounding = m.update, m.accuracy.rounding
+    ascent = m.extras.gradient_form
+    m_step, rounding = m.update, m.numerics.rounding
     if scale == "Sigma":
         rounding = partial(rounding_of_covariances, inflation=inflation, scatter=None)
         m_step = partial(update, lifts=False) if m.update is update else m.update  # the floor lifts it
-    accuracy = m.accuracy._replace(rounding=rounding)
-    return replace(
-        m,
-        name=f"gaussian.with_floor({replace(m, held=frozenset())!r}, {variance:g})",
+    return m.but(
+        name=f"gaussian.with_floor({m.but(held=frozenset())!r}, {variance:g})",
         update=floored(m_step),
         guess=floored(m.guess),
-        gradient_form=gradient_form,
-        accuracy=accuracy,
+        rounding=rounding,
+        gradient_form=None if ascent is None else floored(ascent),
     )
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from jaxem._core.model import Theta
 from jaxem._rows.products import Products, by_gamma
 from jaxem.families._missing import Missing, halves, missing_of
-from jaxem.families._mixture import Fast, Mixture
+from jaxem.families._mixture import Mixture
 from jaxem.families.gaussian import _covariances as covariances
 from jaxem.families.gaussian import _missing_shared as shared
 from jaxem.families.gaussian import _scales as scales
@@ -48,7 +48,7 @@ def completed(m: Mixture) -> Missing:
         m,
         kernel=table,
         statistics=statistics,
-        fast=Fast(products),
+        products=products,
         law=law,
         surface=surface,
         in_order=bool({"Sigma", "rotation", "correlation", "loadings"} & dict(m.shapes).keys()),

@@ -25,7 +25,12 @@ class Moments(NamedTuple):
 
 
 def squared_distances(x: Float[Array, "n D"], mu: Float[Array, "K D"]) -> Float[Array, "K n"]:
-    """d_nk = ‖x_n − μ_k‖², component-major, by differences: exact where the expanded square cancels."""
+    """d_nk = ‖x_n − μ_k‖², component-major, by differences: exact where the expanded square cancels.
+
+    Args:
+        x: rows, (n, D).
+        mu: centres μ, (K, D).
+    """
     return over_features(lambda x, mu: (x - mu) ** 2, x, mu)
 
 

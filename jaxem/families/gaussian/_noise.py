@@ -6,7 +6,7 @@ V is held; π_0 is the last entry of π, of K + 1, and the rest of θ is the K G
 of which take no part in μ and Σ, and the M-step is the family's on the other columns, with π_0 = Σγ_0/N.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -23,7 +23,8 @@ from jaxem._core.model import Theta
 from jaxem._core.tracing import is_concrete
 from jaxem._core.values import settle
 from jaxem.families import _exponential_family as ef
-from jaxem.families._mixture import Accuracy, Fast, Mixture, whole_rows_only
+from jaxem.families._mixture import Mixture, whole_rows_only
+from jaxem.families._parts import Extras, Numerics
 from jaxem.families.gaussian._factors import plain
 from jaxem.families.gaussian._moments import Moments, log_weights
 from jaxem.families.gaussian._scales import by_feature
@@ -66,7 +67,7 @@ def with_noise(m: Mixture, volume: Any = None) -> Mixture:
         raise ValueError(f"m: must be a family of jaxem.families.gaussian, got {m!r}; noise stands beside Gaussians")
     if dict(m.shapes)["pi"] != "K":
         raise ValueError(f"m: has noise already, {m!r}; one component of noise is enough")
-    if m.maximizer is not None:
+    if m.extras.maximizer is not None:
         raise ValueError("m: climbs a gradient; put noise first, gradient_m_step(with_noise(m))")
     if volume is not None:
         given = raw("volume", volume)
@@ -75,26 +76,27 @@ def with_noise(m: Mixture, volume: Any = None) -> Mixture:
                 f"volume: must be a finite number > 0, in the unit of x to the power of D, got {shown(volume)}"
             )
         volume = float(given)
-    noisy = Noisy(replace(m, held=frozenset()), volume)
+    noisy = Noisy(m.but(held=frozenset()), volume)
     shapes = (("pi", "K+1"), *m.shapes[1:], *(((BOX, "2 D"),) if volume is None else ()))
     said = "" if volume is None else f", {volume:g}"
-    a = m.accuracy
+    own = m.numerics
     return Mixture(
         name=f"gaussian.with_noise({noisy.m!r}{said})",
         program=noisy.program,
         shapes=shapes,
         kernel=noisy.table,
-        constant=noisy.constant,
         statistics=noisy.statistics,
         update=noisy.update,
         guess=noisy.guess,
-        held=m.held | ({BOX} if volume is None else set()),
-        fast=Fast(),
-        accuracy=Accuracy(
-            a.recentre and noisy.recentre, a.scales, a.rounding and noisy.rounding, a.sizes_of_terms and noisy.sizes
+        numerics=Numerics(
+            constant=noisy.constant,
+            recentre=own.recentre and noisy.recentre,
+            scales=own.scales,
+            rounding=own.rounding and noisy.rounding,
+            sizes_of_terms=own.sizes_of_terms and noisy.sizes,
         ),
-        prior=m.prior and noisy.log_prior,
-        complete=noisy.complete if volume is None else None,
+        extras=Extras(prior=m.extras.prior and noisy.log_prior, complete=noisy.complete if volume is None else None),
+        held=m.held | ({BOX} if volume is None else set()),
     )
 
 
@@ -189,18 +191,18 @@ class Noisy:
         return moments._replace(N_k=moments.N_k[:-1])
 
     def recentre(self, theta: Theta, new: Theta) -> tuple[Theta, Array]:
-        assert self.m.accuracy.recentre is not None
-        _, cancelled = self.m.accuracy.recentre(self.alone(theta), self.alone(new))
+        assert self.m.numerics.recentre is not None
+        _, cancelled = self.m.numerics.recentre(self.alone(theta), self.alone(new))
         return theta | {"mu": new["mu"]}, cancelled
 
     def rounding(self, theta: Theta, moments: Moments, held: frozenset[str]) -> tuple[Any, Any]:
-        assert self.m.accuracy.rounding is not None
-        return self.m.accuracy.rounding(self.alone(theta), self.of_gaussians(moments), held)
+        assert self.m.numerics.rounding is not None
+        return self.m.numerics.rounding(self.alone(theta), self.of_gaussians(moments), held)
 
     def sizes(self, theta: Theta, moments: Moments) -> Array:
-        assert self.m.accuracy.sizes_of_terms is not None
+        assert self.m.numerics.sizes_of_terms is not None
         of_noise = moments.N_k[-1] * jnp.abs(self.log_density(theta))
-        return self.m.accuracy.sizes_of_terms(self.alone(theta), self.of_gaussians(moments)) + of_noise
+        return self.m.numerics.sizes_of_terms(self.alone(theta), self.of_gaussians(moments)) + of_noise
 
     # ---- the program
 

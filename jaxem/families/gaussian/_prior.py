@@ -18,7 +18,7 @@ with its constant, where the density is proper. VEI, EVI, EEV and VEV have R mcl
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -136,8 +136,8 @@ def with_prior(m: Mixture, prior: Any) -> Mixture:
     (['0.47', '0.53'], True)
     """
     m = mixture_only("with_prior", m)
-    bare = replace(m, held=frozenset(), missing=None)  # as FORMS has them
-    if bare not in FORMS or bare.prior is not None:
+    bare = m.but(held=frozenset(), missing=None)  # as FORMS has them
+    if bare not in FORMS or bare.extras.prior is not None:
         names = " ".join(form.name.removeprefix("gaussian.") for form in FORMS)
         raise ValueError(
             f"m: a conjugate prior is for gaussian.{names.replace(' ', ', ')}, as in mclust, without a floor, noise or "
@@ -154,19 +154,18 @@ def with_prior(m: Mixture, prior: Any) -> Mixture:
 
 def with_conjugate(m: Mixture, fields: Mapping[str, Any]) -> Mixture:
     """The same mixture under a prior that is known to fit it, of what a `Conjugate` says beside the model."""
-    bare, scale = replace(m, held=frozenset(), missing=None), tuple(map(tuple, fields["scale"]))
+    bare, scale = m.but(held=frozenset(), missing=None), tuple(map(tuple, fields["scale"]))
     conjugate = Conjugate(bare, tuple(fields["mean"]), fields["shrinkage"], fields["dof"], scale)
-    accuracy, update = m.accuracy, m.update
+    rounding, update = m.numerics.rounding, m.update
     if conjugate.lifts and m.update is covariances.update:  # the prior lifts it
         rounding = partial(rounding_of_covariances, inflation=covariances.inflation, scatter=None)
-        accuracy, update = accuracy._replace(rounding=rounding), partial(covariances.update, lifts=False)
-    return replace(
-        m,
+        update = partial(covariances.update, lifts=False)
+    return m.but(
         name=f"gaussian.with_prior({conjugate.m!r}, dof={conjugate.dof:g}, shrinkage={conjugate.shrinkage:g})",
         update=MaximumAPosteriori(update, conjugate),
         prior=conjugate.log_density,
         gradient_form=None,
-        accuracy=accuracy,
+        rounding=rounding,
     )
 
 

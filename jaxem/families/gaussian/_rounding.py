@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxem._core.model import Theta
 from jaxem.families import _exponential_family as ef
-from jaxem.families._mixture import Accuracy
+from jaxem.families._parts import Numerics
 from jaxem.families.gaussian._moments import LIMIT, Moments, centre, in_small_batches
 
 NEAR = 8.0  # times D·eps, of trials: what rows on a plane leave in an eigenvalue of C
@@ -123,13 +123,21 @@ def sizes_of_terms(theta: Theta, moments: HasCounts, *, inflation: Inflation) ->
     return jnp.sum(moments.N_k * where_occupied(moments.N_k, a_row))
 
 
-def accuracy(
+def numerics(
     scales: tuple[str, ...],
-    recentre: Callable[[Theta, Theta], tuple[Theta, Array]],
     inflation: Inflation,
     rounding: Callable[..., tuple[Array, Array | bool]],
+    *,
+    constant: Callable[[Theta], Array],
+    recentre: Callable[[Theta, Theta], tuple[Theta, Array]] | None = None,
     **options: Callable | None,
-) -> Accuracy:
-    """What a `Mixture` takes of this file."""
+) -> Numerics:
+    """A Gaussian's `Numerics`, its products apart: when digits are lost, and what is left of them."""
     rounding = partial(rounding, inflation=inflation, **options)
-    return Accuracy(recentre, scales, rounding, partial(sizes_of_terms, inflation=inflation))
+    return Numerics(
+        constant=constant,
+        recentre=recentre,
+        scales=scales,
+        rounding=rounding,
+        sizes_of_terms=partial(sizes_of_terms, inflation=inflation),
+    )

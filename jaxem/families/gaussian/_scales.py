@@ -6,6 +6,7 @@
 Tables and statistics come twice: by differences, and by matrix products in natural parameters.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,10 +19,11 @@ from numpyro.distributions import constraints
 
 from jaxem._core.model import Theta
 from jaxem._rows.chunks import squared_norms
-from jaxem._rows.gpu import Quadratic, Sums
+from jaxem._rows.gpu import KernelSums, Quadratic
 from jaxem._rows.products import Fused, Products, added, in_fours
 from jaxem.families import _exponential_family as ef
-from jaxem.families._mixture import Fast, Mixture
+from jaxem.families._mixture import Mixture
+from jaxem.families._parts import Extras
 from jaxem.families.gaussian._accuracy import and_one, linear, recentre
 from jaxem.families.gaussian._moments import (
     Moments,
@@ -41,7 +43,7 @@ from jaxem.families.gaussian._moments import (
     underflown,
     update_weights_and_means,
 )
-from jaxem.families.gaussian._rounding import accuracy, rounding_of_scales
+from jaxem.families.gaussian._rounding import numerics, rounding_of_scales
 
 
 def by_feature(sigma: Array, mu: Float[Array, "K D"]) -> Float[Array, "K D"]:
@@ -204,7 +206,7 @@ def fused(c: Float[Array, "1 D"], eta: tuple[Array, ...], height: Array, a_squar
     squares = jnp.broadcast_to(of_squares[0], slope.shape) if of_squares else None
     common = jnp.stack([height, jnp.asarray(a_square, height.dtype)])
 
-    def unpack(sums: Sums) -> tuple[tuple[Array, ...], Any]:
+    def unpack(sums: KernelSums) -> tuple[tuple[Array, ...], Any]:
         pooled = jnp.concatenate([sums.x, sums.N_k[:, None]], axis=1)
         if sums.squares is None:
             return (pooled,), sums.norms
@@ -315,23 +317,27 @@ def condition(theta: Theta, x: Float[Array, "n D"], mask: np.ndarray) -> tuple[A
     return table, law
 
 
-accuracy_of_scales = accuracy(
-    ("sigma",), partial(recentre, geometry=geometry, squares=True), inflation, rounding_of_scales
+numerics_of_scales = numerics(
+    ("sigma",),
+    inflation,
+    rounding_of_scales,
+    constant=constant,
+    recentre=partial(recentre, geometry=geometry, squares=True),
 )
+extras = Extras(condition=condition, gradient_form=gradient_form)
 
 isotropic = Mixture(
     name="gaussian.isotropic",
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "")),
     kernel=round_table,
-    constant=constant,
     statistics=round_statistics,
     update=update,
     guess=isotropic_guess,
-    gradient_form=gradient_form,
-    fast=Fast(isotropic_products, squares=True, by_winner=round_statistics_by_winner),
-    accuracy=accuracy_of_scales,
-    condition=condition,
+    numerics=replace(
+        numerics_of_scales, products=isotropic_products, squares=True, by_winner=round_statistics_by_winner
+    ),
+    extras=extras,
 )
 
 spherical = Mixture(
@@ -339,14 +345,11 @@ spherical = Mixture(
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "K")),
     kernel=round_table,
-    constant=constant,
     statistics=round_statistics,
     update=update,
     guess=spherical_guess,
-    gradient_form=gradient_form,
-    fast=Fast(spherical_products, squares=True),
-    accuracy=accuracy_of_scales,
-    condition=condition,
+    numerics=replace(numerics_of_scales, products=spherical_products, squares=True),
+    extras=extras,
 )
 
 diagonal = Mixture(
@@ -354,12 +357,9 @@ diagonal = Mixture(
     program=program,
     shapes=(("pi", "K"), ("mu", "K D"), ("sigma", "K D")),
     kernel=diagonal_table,
-    constant=constant,
     statistics=diagonal_statistics,
     update=update,
     guess=diagonal_guess,
-    gradient_form=gradient_form,
-    fast=Fast(diagonal_products),
-    accuracy=accuracy_of_scales,
-    condition=condition,
+    numerics=replace(numerics_of_scales, products=diagonal_products),
+    extras=extras,
 )
