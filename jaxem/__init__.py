@@ -53,6 +53,7 @@ from jaxem._fit.fit import fit
 from jaxem._fit.gradient import gradient_m_step
 from jaxem._fit.kmedoids import KMedoids, kmedoids
 from jaxem._fit.loop import Fit, Status
+from jaxem._fit.nats_left import nats_left
 from jaxem._fit.online import OnlineFit, em_online
 from jaxem._fit.outcome import EMError, best, check
 from jaxem._fit.path import Path, em_path
@@ -139,6 +140,7 @@ __all__ = [
     "log_joint",
     "log_likelihood",
     "marginals",
+    "nats_left",
     "num_parameters",
     "optimality_gap",
     "plot",

@@ -218,12 +218,12 @@ def non_negative(name: str, value: ArrayLike, remedy: str) -> None:
             raise ValueError(f"{name}: must be finite and ≥ 0, got {shown(value)}; {remedy}")
 
 
-def tolerance(value: Any, dtype: Any) -> Any:
+def tolerance(value: Any, dtype: Any, name: str = "tol") -> Any:
     """tol as the loop takes it: NumPy's where it is known, which JAX places in less time than it makes its own."""
-    tol = raw("tol", value)
+    tol = raw(name, value)
     if tol.shape != ():
-        raise ValueError(f"tol: must be a scalar, got shape {tol.shape}")
-    non_negative("tol", tol, "0 stops at the floor of rounding")
+        raise ValueError(f"{name}: must be a scalar, got shape {tol.shape}")
+    non_negative(name, tol, "0 stops at the floor of rounding")
     return tol.astype(dtype)
 
 

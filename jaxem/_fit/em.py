@@ -14,11 +14,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxem._core import columns
-from jaxem._core.arrays import RESCALE, one_of, raw, steps, switch, tolerance
+from jaxem._core.arrays import RESCALE, one_of, raw, steps, switch
 from jaxem._core.checks import blame_x, enter, prepare_centres, rows_and_weights
 from jaxem._core.model import Data, Model, Theta, ThetaLike
 from jaxem._core.tracing import is_concrete, is_traced
-from jaxem._fit import acceleration, loop
+from jaxem._fit import acceleration, loop, nats_left
 from jaxem._fit import lanes as _lanes
 from jaxem._fit.acceleration import Accelerator
 from jaxem._fit.implicit import at_the_fixed_point
@@ -50,7 +50,7 @@ class Run(NamedTuple):
 
     theta: Theta
     data: Data
-    tol: Array | np.ndarray
+    tol: Any  # a number, or a `NatsLeft` of numbers
     max_steps: Array | np.ndarray
 
 
@@ -62,12 +62,12 @@ def _prepare_run(
     temperature: ArrayLike,
     weights: ArrayLike | None = None,
     labels: ArrayLike | None = None,
-    tol: ArrayLike,
+    tol: Any,
     max_steps: ArrayLike,
     batched: bool = False,
 ) -> Run:
     theta, data = enter(m, theta, x, weights, temperature, labels, batched=batched, plans=True)
-    smallest, most = tolerance(tol, data.temperature.dtype), steps("max_steps", max_steps)
+    smallest, most = nats_left.stopping(m, theta, data, tol, batched=batched), steps("max_steps", max_steps)
     return Run(theta, data, smallest, most)
 
 
@@ -128,7 +128,7 @@ def em(
     temperature: ArrayLike = 1.0,
     weights: ArrayLike | None = None,
     labels: ArrayLike | None = None,
-    tol: ArrayLike = 1e-10,
+    tol: Any = 1e-10,
     max_steps: ArrayLike = 1000,
     missing: bool = False,
     accelerate: Any = None,
@@ -156,7 +156,8 @@ def em(
         temperature: T of eq:F. 1 is EM; 0 is hard EM, which for `isotropic` with equal π held is k-means.
         weights: w (N,) ≥ 0, one per row.
         labels: (N,) the component of a row where it is known, −1 where not: γ is fixed to it (semi-supervised).
-        tol: smallest gain worth a step, in nats per unit of weight.
+        tol: smallest gain worth a step, in nats per unit of weight. `jaxem.nats_left(0.005)` asks instead for what is
+            left: stop about so many nats below the maximum.
         max_steps: most M-steps to do; 0 only evaluates.
         missing: NaN in x is a missing cell, at random, of a mixture: F is the observed-data free energy, and a row with
             nothing observed counts 0. So are masked entries, and None or NA of a data frame. By default an error.
@@ -198,7 +199,7 @@ def em_batch(
     temperature: ArrayLike = 1.0,
     weights: ArrayLike | None = None,
     labels: ArrayLike | None = None,
-    tol: ArrayLike = 1e-10,
+    tol: Any = 1e-10,
     max_steps: ArrayLike = 1000,
     missing: bool = False,
     accelerate: Any = None,
@@ -281,7 +282,7 @@ def kmeans(
     mu: ArrayLike,
     weights: ArrayLike | None = None,
     *,
-    tol: ArrayLike = 0.0,
+    tol: Any = 0.0,
     max_steps: ArrayLike = 1000,
     empty: str = "keep",
     accelerate: Any = None,
@@ -311,6 +312,7 @@ def kmeans(
     ([[0.5], [10.5]], 1.0)
     """
     one_of("empty", empty, ("keep", "relocate"))
+    nats_left.refuse("kmeans", tol, "it ends where no centre changes, with nothing left to gain nearby")
     acceleration.refuse("kmeans", accelerate, "it ends after finitely many steps, at a point that needs no guess")
     relocates = empty == "relocate"
     if relocates and mesh is not None:

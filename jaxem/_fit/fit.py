@@ -35,7 +35,7 @@ def fit(
     temperature: ArrayLike = 1.0,
     weights: ArrayLike | None = None,
     labels: ArrayLike | None = None,
-    tol: ArrayLike = 1e-10,
+    tol: Any = 1e-10,
     max_steps: ArrayLike = 1000,
     missing: bool = False,
     accelerate: Any = None,

@@ -78,7 +78,7 @@ def run_lanes(
     m: Model,
     thetas: Theta,
     data: Data,
-    tol: Array,
+    tol: Any,
     max_steps: Array,
     stop: Stop,
     mesh: Mesh | None = None,
@@ -92,7 +92,7 @@ def run_lanes(
     args, data = dealt_out(thetas, data)
     lanes = args.temperature.shape[0]
 
-    def here(args: Lanes, data: Data, tol: Array, max_steps: Array) -> Fit:
+    def here(args: Lanes, data: Data, tol: Any, max_steps: Array) -> Fit:
         # once for all lanes, but where it puts rows in order, which weights of a lane's own would not be in
         alike = args.weights is None or not isinstance(m, Missing)
         if alike:
@@ -164,7 +164,7 @@ class Slots(NamedTuple):
 
 
 def _in_slots(
-    m: Model, args: Lanes, data: Data, tol: Array, max_steps: Array, stop: Stop, slots: int, accelerate: Any
+    m: Model, args: Lanes, data: Data, tol: Any, max_steps: Array, stop: Stop, slots: int, accelerate: Any
 ) -> Fit:
     """A step of all slots at a time."""
     lanes = args.temperature.shape[0]
@@ -192,7 +192,7 @@ def _in_slots(
         return Slots(jax.tree.map(either, fresh, climbs), lane, slots_.next + jnp.sum(ended), done)
 
     lane = jnp.arange(slots)
-    climbs = jax.vmap(lambda lane: unstarted(m, lane.theta, lane.to(data), accelerate))(of(lane))
+    climbs = jax.vmap(lambda lane: unstarted(m, lane.theta, lane.to(data), accelerate, tol))(of(lane))
     done = jax.tree.map(lambda leaf: jnp.zeros((lanes, *leaf.shape[1:]), leaf.dtype), fit_of(climbs.state))
     first = Slots(climbs, lane, jnp.asarray(slots), done)
     return lax.while_loop(lambda slots_: jnp.any(slots_.lane < lanes), body, first).done

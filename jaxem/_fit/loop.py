@@ -24,6 +24,7 @@ from jaxem._core.model import Data, Expectation, Model, Theta
 from jaxem._core.tracing import compiled
 from jaxem._fit.acceleration import Course, after_guess, guessed
 from jaxem._fit.digits import Digits, digits_at
+from jaxem._fit.nats_left import NatsLeft, Watch, look
 from jaxem._fit.progress import awaited, bar
 
 NEWS = 0.2  # seconds between two looks at a fit that is watched
@@ -34,7 +35,8 @@ NEARLY = 100.0  # tolerances: what a gain may be before the last one
 class Status(enum.IntEnum):
     """How a fit ended. Codes, not exceptions, so that they survive `jit` and `vmap`; `check` raises."""
 
-    CONVERGED = 0  # the last gain in F was within tolerance, and none grows (k-means: no centre changed)
+    CONVERGED = 0  # the last gain in F was within tolerance, and none grows (k-means: no centre changed); or as few
+    # nats are left as `nats_left` asked for
     MAX_STEPS = 1  # still rising after max_steps
     DECREASED = 2  # an M-step lowered F by more than tolerance and rounding: it does not maximise; θ from before it
     NONFINITE = 3  # F is NaN or infinite, or a component came to rest on fewer dimensions than the data have, where F
@@ -119,13 +121,15 @@ class Climb(NamedTuple):
     centre: Theta  # the θ about whose means they are: the state's own, or where those were cancelled the next ones
     again: Array  # were they summed again, about those?
     course: Course | None = None  # what an accelerated fit remembers of its way
+    watch: Watch | None = None  # what one that asks for nats left remembers of its looks
 
 
-def unstarted(m: Model, theta: Theta, data: Data, accelerate: Any = None) -> Climb:
+def unstarted(m: Model, theta: Theta, data: Data, accelerate: Any = None, tol: Any = None) -> Climb:
     """θ before its E-step."""
     shapes = jax.eval_shape(lambda: begin(m, theta, expect(m, at(m, theta), data)))
     state: State = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return renewed(Climb(state, theta, jnp.zeros((), bool), Course.new(accelerate, theta, m, data)), theta)
+    course, watch = Course.new(accelerate, theta, m, data), Watch.new(tol, state.gain)
+    return renewed(Climb(state, theta, jnp.zeros((), bool), course, watch), theta)
 
 
 def renewed(climb: Climb, theta: Theta) -> Climb:
@@ -135,7 +139,8 @@ def renewed(climb: Climb, theta: Theta) -> Climb:
         num_steps=jnp.full_like(climb.state.num_steps, -1),
         status=jnp.full_like(climb.state.status, Status.MAX_STEPS),
     )
-    return Climb(state, theta, jnp.zeros_like(climb.again), climb.course and climb.course.renewed(theta))
+    course, watch = climb.course and climb.course.renewed(theta), climb.watch and climb.watch.renewed()
+    return Climb(state, theta, jnp.zeros_like(climb.again), course, watch)
 
 
 def begin(m: Model, theta: Theta, expectation: Expectation) -> State:
@@ -183,15 +188,32 @@ def choose(condition: Array, this: Any, other: Any) -> Any:
     return jax.tree.map(partial(jnp.where, condition), this, other)
 
 
-def step(m: Model, climb: Climb, data: Data, tol: Array, size: Array | int, stop: Stop) -> Climb:
+def step(m: Model, climb: Climb, data: Data, tol: Any, size: Array | int, stop: Stop) -> Climb:
     """One M-step and the E-step after it; of a new state, or of cancelled statistics, an E-step alone."""
     proposal = propose(m, climb, data)
-    course = climb.course
+    course, asked = climb.course, tol
+    if climb.watch is not None:
+        tol = climb.watch.tolerance(asked)
     if course is not None:
         proposal, course = beyond(m, climb.state, course, proposal, data)
     expectation = expect(m, proposal, data)
     after = advance(m, climb, proposal, expectation, tol, size, stop)
-    return after if course is None else accelerated(m, climb, course, after, proposal, expectation, tol, size)
+    if course is not None:
+        after = accelerated(m, climb, course, after, proposal, expectation, tol, size)
+    return after if climb.watch is None else watched(m, climb, course, after, data, asked, size)
+
+
+def watched(
+    m: Model, climb: Climb, course: Course | None, after: Climb, data: Data, tol: NatsLeft, size: Array | int
+) -> Climb:
+    """The climb after a step, at its end where few enough nats are left; as ever, no fit ends at a guess."""
+    assert climb.watch is not None
+    state, rises = after.state, after.state.status == Status.MAX_STEPS
+    can = rises & (state.num_steps > jnp.maximum(climb.state.num_steps, 0)) & ~state.lost
+    can = can if course is None else can & ~course.tried
+    few, watch = look(m, climb.watch, state.theta, data, state.gain, state.rounding, can, tol, size)
+    status = jnp.where(few, Status.CONVERGED, state.status).astype(state.status.dtype)
+    return after._replace(state=state._replace(status=status), watch=watch)
 
 
 def propose(m: Model, climb: Climb, data: Data) -> Proposal:
@@ -296,17 +318,17 @@ def judged(
 
 
 @partial(compiled, static_argnames="stop")
-def run(m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop, accelerate: Any = None) -> Fit:
+def run(m: Model, theta: Theta, data: Data, tol: Any, max_steps: Array, stop: Stop, accelerate: Any = None) -> Fit:
     """The one loop: step until a status is reached or max_steps are done."""
     return run_on(m, theta, m.rows.once(theta, data), tol, max_steps, stop, accelerate)
 
 
-def run_on(m: Model, theta: Theta, data: Data, tol: Array, max_steps: Array, stop: Stop, accelerate: Any = None) -> Fit:
+def run_on(m: Model, theta: Theta, data: Data, tol: Any, max_steps: Array, stop: Stop, accelerate: Any = None) -> Fit:
     """The same, of data that `Rows.once` has seen."""
-    return fit_of(ascend(m, unstarted(m, theta, data, accelerate), data, tol, max_steps, stop).state)
+    return fit_of(ascend(m, unstarted(m, theta, data, accelerate, tol), data, tol, max_steps, stop).state)
 
 
-def ascend(m: Model, climb: Climb, data: Data, tol: Array, max_steps: Array, stop: Stop) -> Climb:
+def ascend(m: Model, climb: Climb, data: Data, tol: Any, max_steps: Array, stop: Stop) -> Climb:
     """The end of the loop."""
     size = m.rows.size(data)  # once a fit: over a mesh it may be a sum of its own
     return lax.while_loop(
@@ -331,7 +353,7 @@ def run_in_legs(
     m: Model,
     theta: Theta,
     data: Data,
-    tol: Array,
+    tol: Any,
     max_steps: Array,
     stop: Stop,
     accelerate: Any = None,
@@ -343,7 +365,7 @@ def run_in_legs(
     A call is made before the one before it has ended, so that the devices need not wait; past the end it does nothing.
     """
     data = data._replace(**once(m, theta, data))
-    climb, last, done = begin_legs(m, theta, data, accelerate), int(max_steps), 0
+    climb, last, done = begin_legs(m, theta, data, accelerate, tol), int(max_steps), 0
     while True:
         before, done = climb, min(done + steps_a_leg, last)
         climb = run_leg(m, before, data, tol, np.int32(done), stop)  # NumPy: in every process
@@ -356,7 +378,7 @@ def run_watched(
 ) -> Fit:
     """The same with a tqdm bar: legs as long as people wait for news, each awaited so that Ctrl-C is heard."""
     data = data._replace(**once(m, theta, data))
-    climb, last, done, steps = begin_legs(m, theta, data, accelerate), int(max_steps), 0, 1
+    climb, last, done, steps = begin_legs(m, theta, data, accelerate, tol), int(max_steps), 0, 1
     with bar(True, last, "step") as show:
         while True:
             began, before, done = time.monotonic(), done, min(done + steps, last)

@@ -26,7 +26,7 @@ from jaxem._core.model import Data, Expectation, Model, Theta, ThetaLike
 from jaxem._core.tracing import compiled
 from jaxem._fit import batches as _batches
 from jaxem._fit import checkpoint as _checkpoint
-from jaxem._fit import names
+from jaxem._fit import names, nats_left
 from jaxem._fit.acceleration import refuse
 from jaxem._fit.argument_batches import ArgumentsReader
 from jaxem._fit.loop import Climb, Fit, Proposal, State, Status, advance, at, begin, fit_of, gain_is_small, propose
@@ -183,7 +183,7 @@ def em_stream(
     batches: _batches.Batches,
     *,
     temperature: ArrayLike = 1.0,
-    tol: ArrayLike = 1e-10,
+    tol: Any = 1e-10,
     max_steps: int = 1000,
     accelerate: Any = None,
     mesh: Mesh | None = None,
@@ -234,6 +234,7 @@ def em_stream(
     True
     """
     _batches.check("em_stream", m, batches, prefetch)
+    nats_left.refuse("em_stream", tol, "a look takes several passes, in reverse mode too")
     refuse("em_stream", accelerate, "a checkpoint holds a θ, and not the way to it; em and em_batch accelerate")
     is_program = isinstance(m, Program)
     smallest = float(tolerance(tol, float))
