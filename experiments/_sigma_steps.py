@@ -50,6 +50,7 @@ def certifiers(x: jax.Array) -> list[Any]:
     computed twice may then differ from itself.
     """
     quickly = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    quickly |= {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
     options = quickly if x.dtype == jnp.float64 else None
     return [jax.jit(part, compiler_options=options) for part in (of_certificates, of_limits, of_rate, of_shadow)]
 

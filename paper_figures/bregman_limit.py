@@ -39,7 +39,7 @@ LEAST = 1e-12  # of the first panel's axis
 def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = DOUBLE) -> Figure:
     """Cooling from left to right; at every T where EM ends there."""
     figure, axes = panels(width, "ab;cd", rows=(2.1, 2.5), narrow_rows=(1.7, 1.4, 1.4, 2.7))
-    ceiling = np.log(results["summary"]["num_components"])
+    ceiling, warmest = np.log(results["summary"]["num_components"]), 0.0  # at rest
     axes["b"].axhline(1, color=GREY, linewidth=0.8)
     axes["c"].axhspan(0, ceiling, color=GREY, alpha=0.12, linewidth=0)
     for family, (colour, marker, label) in LOOK.items():
@@ -50,9 +50,12 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray], width: float = 
         axes["b"].plot(column["T"][seen], column["gamma"][seen] / column["gamma bound"][seen], **style)
         axes["c"].plot(column["T"], column["F"], **style)
         rests = column["path"] == 0
+        warmest = max([warmest, *column["T"][rests]])
         axes["d"].plot(column["T"][~rests], column["path"][~rests], **style)
         axes["d"].plot(column["T"][rests], floor(column["path"][rests]), **style | FOOT)
-    axes["d"].annotate("exactly 0", (2.5e-5, TINY), xytext=(0, -3), textcoords="offset points", color=GREY, ha="right")
+    axes["d"].annotate(
+        "exactly 0", (warmest, TINY), xytext=(-5, -3), textcoords="offset points", color=GREY, ha="right"
+    )
     axes["c"].annotate(
         r"$0$ to $\log K$, allowed", (0.96, ceiling), xytext=(0, -3), textcoords="offset points",
         xycoords=axes["c"].get_yaxis_transform(), ha="right", va="top",

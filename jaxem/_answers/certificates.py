@@ -19,6 +19,7 @@ from jaxem._core.arrays import numbers
 from jaxem._core.checks import blame_x, enter
 from jaxem._core.model import Data, Expectation, Model, Theta, ThetaLike, maximize
 from jaxem._core.objective import assign, prepare_tables, row_free_energy, weighted
+from jaxem._core.tracing import compiled
 from jaxem._programs.m_step import stages
 from jaxem._programs.program import Program
 from jaxem.families._missing import for_rows
@@ -118,7 +119,7 @@ def certify(
     return certificate
 
 
-@jax.jit
+@compiled
 def _certify(m: Mixture, theta: Theta, data: Data) -> Certificate:
     expectation = m.expect(theta, data)
     new = maximize(m, expectation, theta, data)
@@ -293,7 +294,7 @@ def _gradient_form_residual(m: Mixture, theta: Theta, new: Theta, gamma: Array, 
 # ---- the same for any program
 
 
-@jax.jit
+@compiled
 def _certify_program(m: Program, theta: Theta, data: Data) -> Certificate:
     expectation, entropy = jax.jvp(
         lambda temperature: m.expect_whole(theta, data._replace(temperature=temperature)),

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxem._core.checks import blame_x, enter
 from jaxem._core.model import Data, Model, Theta, ThetaLike, maximize
+from jaxem._core.tracing import compiled
 
 
 class Rate(NamedTuple):
@@ -62,7 +63,7 @@ def convergence_rate(
     return rate
 
 
-@jax.jit
+@compiled
 def _rate(m: Model, theta: Theta, data: Data) -> Rate:
     coordinates = m.coordinates(theta, data)
     free, unravel = ravel_pytree(coordinates.unconstrain(theta))

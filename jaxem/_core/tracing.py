@@ -1,9 +1,10 @@
-"""What is being traced, and how jaxem's own programs are compiled: for all of a CPU's vector registers, and for a GPU's
-library of products.
+"""What is being traced, and how jaxem's own programs are compiled: for all of a CPU's vector registers, for a GPU's
+library of products, and quickly where little is to be done.
 
 XLA takes half of AVX-512's by default. Whole ones make a fit of a thousand rows a fifth faster, and a large one up to
 a tenth; a machine without them does as it did. On a GPU it tries Triton's products beside cuBLAS's, which takes seconds
-to compile, or minutes, and is no faster (experiments/GPU.md).
+to compile, or minutes, and is no faster (experiments/GPU.md). XLA's younger way to make a CPU's loops takes twice as
+long to compile: for large data they are a tenth faster, a fit of hundreds of rows is as fast without.
 """
 
 import functools
@@ -15,18 +16,23 @@ import jax
 import numpy as np
 
 OPTIONS = {"xla_cpu_prefer_vector_width": 512, "xla_gpu_enable_triton_gemm": False}
+QUICKLY = OPTIONS | {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+LITTLE = 2**17  # numbers in all arguments: of fewer, most of the time goes into compiling
 
 
 @functools.cache
 def accepted(options: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
     """Those options that the XLA which runs here knows."""
-    return {name: value for name, value in options if is_known(name, value)}
+    all_of_them = dict(options)
+    if are_known(all_of_them):
+        return all_of_them
+    return {name: value for name, value in options if are_known({name: value})}
 
 
-def is_known(name: str, value: Any) -> bool:
-    """Does XLA take this option?"""
+def are_known(options: dict[str, Any]) -> bool:
+    """Does XLA take these options?"""
     try:
-        jax.jit(lambda: 0, compiler_options={name: value})()
+        jax.jit(lambda: 0, compiler_options=options)()
     except Exception:  # each version of XLA says it in its own words
         return False
     return True
@@ -37,13 +43,16 @@ def compiled(f: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     part = jax.jit(f, **options)
 
     @functools.cache
-    def own() -> Callable[..., Any]:  # not before the first call: asking XLA starts it
-        return jax.jit(f, compiler_options=accepted(tuple(OPTIONS.items())), **options)
+    def own(quickly: bool) -> Callable[..., Any]:  # not before the first call: asking XLA starts it
+        known = accepted(tuple((QUICKLY if quickly else OPTIONS).items()))
+        return jax.jit(f, compiler_options=known, **options)
 
     @functools.wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:
-        inside = is_traced(args, kwargs) or being_traced()
-        return (part if inside else own())(*args, **kwargs)
+        leaves = jax.tree.leaves((args, kwargs))
+        if is_traced(leaves) or being_traced():
+            return part(*args, **kwargs)
+        return own(sum(getattr(leaf, "size", 1) for leaf in leaves) <= LITTLE)(*args, **kwargs)
 
     return call
 
