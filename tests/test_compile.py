@@ -22,6 +22,16 @@ def test_options_are_for_programs_of_its_own(monkeypatch):
     assert jax.vmap(double)(jnp.ones(3)).tolist() == [2, 2, 2]
 
 
+def test_where_little_is_to_be_done_it_is_compiled_quickly(monkeypatch):
+    monkeypatch.setattr(tracing, "QUICKLY", {"no_such_option": 1})
+    monkeypatch.setattr(tracing, "LITTLE", 4)
+    monkeypatch.setattr(tracing, "accepted", dict)
+    double = tracing.compiled(lambda tree: 2 * tree["x"])
+    assert double({"x": jnp.ones(5)}).tolist() == 5 * [2]
+    with pytest.raises(Exception, match="no_such_option"):
+        double({"x": jnp.ones(4)})
+
+
 def test_it_takes_the_options_of_jit():
     power = tracing.compiled(lambda x, n: x**n, static_argnames="n")
     assert power(3.0, n=2) == jax.jit(power, static_argnames="n")(3.0, n=2) == 9

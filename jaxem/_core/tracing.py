@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 OPTIONS = {"xla_cpu_prefer_vector_width": 512, "xla_gpu_enable_triton_gemm": False}
-QUICKLY = OPTIONS | {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+QUICKLY = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 LITTLE = 2**17  # numbers in all arguments: of fewer, most of the time goes into compiling
 
 
@@ -44,7 +44,7 @@ def compiled(f: Callable[..., Any], **options: Any) -> Callable[..., Any]:
 
     @functools.cache
     def own(quickly: bool) -> Callable[..., Any]:  # not before the first call: asking XLA starts it
-        known = accepted(tuple((QUICKLY if quickly else OPTIONS).items()))
+        known = accepted(tuple((OPTIONS | QUICKLY if quickly else OPTIONS).items()))
         return jax.jit(f, compiler_options=known, **options)
 
     @functools.wraps(f)
