@@ -1,7 +1,8 @@
 """What may come into a mixture: θ and rows against the names and shapes that it declares."""
 
 import functools
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 from numpyro import handlers
 from numpyro.distributions import constraints
+from numpyro.primitives import Messenger
 
 from jaxem._core.arrays import numbers
 from jaxem._core.checks import admitted, as_floating, named_entries
@@ -83,19 +85,37 @@ def _check_shapes(m: "Mixture", theta: Theta, x: Array | jax.ShapeDtypeStruct, b
             raise ValueError(f"theta: has no {what} ({axis} = 0); pass at least one")
 
 
+class Enough(Exception):
+    """All that was asked for is known."""
+
+
+class Declared(Messenger):
+    """Reads the constraints that a program declares, and ends it with the last one.
+
+    What comes after, the laws of z and x, NumPyro would make and validate: ten times the work.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names, self.found = names, dict[str, constraints.Constraint]()
+        super().__init__()
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "param":
+            self.found[msg["name"]] = msg["kwargs"].get("constraint", constraints.real)
+            if self.found.keys() >= set(self.names):
+                raise Enough
+
+
 @functools.cache
 def constraints_of(m: "Mixture") -> dict[str, constraints.Constraint]:
     """Each parameter's constraint, from a trace of the program on shapes alone."""
-    found: dict[str, constraints.Constraint] = {}
-    sizes = {"K": 2, "D": 2, "C": 2}
+    declared, sizes = Declared(m.parameters), {"K": 2, "D": 2, "C": 2}
 
     def visit() -> None:
         theta = {name: jnp.ones([length(axis, sizes) for axis in spec.split()]) for name, spec in m.shapes}
         model = handlers.seed(handlers.substitute(m.program, data=theta), jax.random.key(0))
-        with alone():
-            sites = handlers.trace(model).get_trace(None, num_points=2)
-        for name in m.parameters:
-            found[name] = sites[name]["kwargs"].get("constraint", constraints.real)
+        with alone(), suppress(Enough), declared:
+            model(None, num_points=2)
 
     jax.eval_shape(visit)
-    return found
+    return {name: declared.found[name] for name in m.parameters}
