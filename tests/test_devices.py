@@ -145,10 +145,10 @@ def test_the_stopping_rule_counts_rows_once():
     """W in tol·W is the number of rows, not that of the rows with their overlap."""
     x, theta = CASE.x(N=9), CASE.theta()
     _, data = jaxem._core.checks.enter(M, theta, x)
-    assert float(M.size(_devices.spread_rows(data, mesh_of(4)))) == 9
+    assert float(M.rows.size(_devices.spread_rows(data, mesh_of(4)))) == 9
     weights = jnp.arange(9.0).astype(x.dtype)
     weighted = _devices.spread_rows(data._replace(weights=weights), mesh_of(4))
-    assert float(M.size(weighted)) == 36
+    assert float(M.rows.size(weighted)) == 36
 
 
 @pytest.mark.parametrize("num_rows", [5, 4099, 20_011])  # fewer than a chunk; shares and chunks that do not divide
