@@ -19,7 +19,7 @@ from jaxem._core import ward
 from jaxem._core.arrays import RESCALE, listed, random_key, raw, shown, static_count
 from jaxem._core.checks import as_floating, blame_x, prepare_labels, rows_and_weights
 from jaxem._core.model import Theta
-from jaxem._core.tracing import is_concrete
+from jaxem._core.tracing import compiled, is_concrete
 from jaxem.families._centres import LOG_WEIGHTS, draw_centres, proportional_to_distance, uniform_over_the_rest
 from jaxem.families._enter import check_support
 from jaxem.families._exponential_family import mean_of_rows
@@ -300,7 +300,7 @@ def _guess(
     return theta
 
 
-@partial(jax.jit, static_argnames="num_categories")
+@partial(compiled, static_argnames="num_categories")
 def _start(m: Mixture, centres: Array, x: Array, w: Array | None, num_categories: int | None) -> Theta:
     weighted = {} if w is None else {"weights": w}
     if not m.numerics.scales:
@@ -310,7 +310,7 @@ def _start(m: Mixture, centres: Array, x: Array, w: Array | None, num_categories
     return {name: value * unit ** POWERS.get(name, 0) for name, value in theta.items()}
 
 
-@jax.jit
+@compiled
 def _mean(x: Array, w: Array | None) -> Array:
     return mean_of_rows(x, w)
 
@@ -362,7 +362,7 @@ def _not_singular(m: Mixture, theta: Theta) -> None:
                 )
 
 
-@jax.jit
+@compiled
 def _m_step(m: Mixture, theta: Theta, x: Array, w: Array | None, labels: Array) -> Theta:
     gamma = jax.nn.one_hot(labels, theta["pi"].shape[0], axis=0, dtype=x.dtype)
     gamma = gamma if w is None else gamma * w[None]

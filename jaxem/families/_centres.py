@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from jaxem._core.tracing import compiled
 from jaxem.families.gaussian._moments import over_features, unit_of
 
 
@@ -30,16 +31,16 @@ def mismatches(x: Array, centre: Array) -> Array:
     return jnp.sum(x != centre[None], axis=1).astype(x.dtype)
 
 
-@partial(jax.jit, static_argnames=("num_components", "log_weights", "categorical"))
+@partial(compiled, static_argnames=("num_components", "log_weights", "categorical"))
 def draw_centres(
     key: Array, x: Array, w: Array | None, num_components: int, log_weights: Callable, categorical: bool
 ) -> tuple[Array, Array]:
     """K rows of x, each drawn by `log_weights` of the distances to those before, times w; were they distinct?"""
-    first, *rest = jax.random.split(key, num_components)
+    keys = jax.random.split(key, num_components)
     log_w = 0 if w is None else jnp.log(w)
-    any_row = jax.random.randint(first, (), 0, x.shape[0]) if w is None else jax.random.categorical(first, log_w)
+    any_row = jax.random.randint(keys[0], (), 0, x.shape[0]) if w is None else jax.random.categorical(keys[0], log_w)
     start = x[any_row]
-    if not rest:
+    if num_components == 1:
         return start[None], jnp.array(True)
 
     per_unit = 1 if categorical else 1 / unit_of(jnp.max(jnp.abs(x - start[None])))
@@ -55,5 +56,5 @@ def draw_centres(
         return (nearest, x[index]), (x[index], nearest[index] > 0)
 
     far = jnp.full(x.shape[0], jnp.inf, x.dtype)
-    _, (others, distinct) = lax.scan(draw, (far, start), jnp.stack(rest))
+    _, (others, distinct) = lax.scan(draw, (far, start), keys[1:])
     return jnp.concatenate([start[None], others]), jnp.all(distinct)
