@@ -1,4 +1,4 @@
-"""Whose turn it is: a statement about every family or program is run on a sixth of them with every change.
+"""Whose turn it is: a statement about every family, program, page or experiment is run on a sixth of them each time.
 
 Each instance of such a statement is a program to trace and compile, some seconds of it, and there are a thousand. The
 float64 leg takes turn 0 and the float32 leg turn 1, so that of what is stated in both they come past a third of the
