@@ -54,9 +54,10 @@ def at_the_fixed_point(m: Model, theta: Theta, data: Data, fit: Fit) -> Fit:
 
 def to_the_top(m: Model) -> Model:
     """The same model, of whose gradient M-step the maximiser is taken: an optimiser's steps have another derivative."""
-    climb = getattr(m, "maximizer", None)
-    if isinstance(m, Mixture) and isinstance(climb, GradientAscent) and climb.optimizer is not None:
-        return m.but(maximizer=GradientAscent(None, EXACT_STEPS))
+    if isinstance(m, Mixture):
+        climb = m.extras.maximizer
+        if isinstance(climb, GradientAscent) and climb.optimizer is not None:
+            return m.but(maximizer=GradientAscent(None, EXACT_STEPS))
     return m
 
 
