@@ -209,6 +209,17 @@ def has_no_digits(theta: Theta, eps: float, counts: Any = True) -> bool:
     return bool(np.any(~fine & counts))
 
 
+def as_far_as_seen(new: Theta, theta: Theta, share: np.ndarray, eps: float) -> Theta:
+    """θ⁺, but components of a share below eps as they were: what they do, F does not tell at this precision."""
+    seen = share > eps * share.sum()
+
+    def kept(name: str, value: np.ndarray) -> np.ndarray:
+        each = name != "pi" and value.ndim > 0 and len(value) == len(seen)
+        return np.where(seen.reshape(-1, *[1] * (value.ndim - 1)), value, theta[name]) if each else value
+
+    return {name: kept(name, value) for name, value in new.items()}
+
+
 def faults(family: str, p: dict[str, Any], fit: Any) -> list[str]:
     """What is false about a fit."""
     with np.errstate(all="ignore"):
@@ -231,7 +242,7 @@ def _faults(family: str, p: dict[str, Any], fit: Any):
         yield f"DECREASED by {float(fit.gain):.3g}, rounding {float(fit.rounding):.1e}: the M-step is exact"
     new = m_step(family, theta, p, gamma)
     if status == Status.CONVERGED:
-        gain = float(e_step(family, new, p)[1] - exact)
+        gain = float(e_step(family, as_far_as_seen(new, theta, gamma.sum(0), eps), p)[1] - exact)
         allowed = 100 * max(1e-10 * W, 8 * eps * abs(F)) + 4 * noise + 2 * float(fit.rounding)
         if not np.isfinite(gain) and not has_no_digits(new, eps):
             yield "CONVERGED, and F is not finite"
