@@ -312,9 +312,7 @@ def judged(
     status = jnp.where(done & ~lost, Status.CONVERGED, Status.MAX_STEPS)
     status = jnp.where(fell, Status.DECREASED, status)
     status = jnp.where(finite & ~collapsed, status, Status.NONFINITE).astype(jnp.int32)
-    accept = finite & ~fell
-    kept = jax.tree.map(lambda new, old: jnp.where(accept, new, old), after, state)
-    return kept._replace(status=status)
+    return choose(finite & ~fell, after, state)._replace(status=status)
 
 
 @partial(compiled, static_argnames="stop")
